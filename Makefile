@@ -1,0 +1,54 @@
+# One command for each thing; all of them work in a fresh clone and repeat only what changed.
+# Needs Python 3.11 or newer with its venv module. Another interpreter: make PYTHON=python3.13 run
+
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+# pip's own progress and version notices are noise here; what fails is still shown.
+PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check
+
+.DEFAULT_GOAL := help
+.PHONY: help run test lint types bench clean
+# A half-made stamp would skip the rest of its recipe for ever.
+.DELETE_ON_ERROR:
+
+help: ## show this list
+	@sed -n 's/^\([a-z]*\):.*## /  make \1\t/p' $(MAKEFILE_LIST)
+
+run: $(VENV)/.installed ## serve on 127.0.0.1:8000 with conf/dev.toml
+	exec $(BIN)/qgstream serve --config conf/dev.toml
+
+test: $(VENV)/.test ## run every test, with coverage
+	$(BIN)/python -m pytest --cov --cov-report=term
+
+lint: $(VENV)/.lint ## check style
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+
+types: $(VENV)/.lint $(VENV)/.test ## check types
+	$(BIN)/mypy
+
+bench: $(VENV)/.installed ## measure this machine
+	$(BIN)/qgstream bench
+
+clean: ## remove all that these commands made
+	rm -rf $(VENV) build dist *.egg-info .coverage .coverage.* htmlcov .mypy_cache .pytest_cache .ruff_cache
+	find . -name __pycache__ -type d -not -path './$(VENV)/*' -prune -exec rm -rf {} +
+
+$(VENV)/.created:
+	@$(PYTHON) -c 'import sys; sys.version_info >= (3, 11) or sys.exit(f"Python {sys.version.split()[0]} is too old: 3.11 or newer is needed (make PYTHON=python3.13 ...)")'
+	@$(PYTHON) -c 'import ensurepip, venv' || { echo "$(PYTHON) cannot make virtual environments; on Debian: apt-get install python3-venv" >&2; exit 1; }
+	$(PYTHON) -m venv --clear $(VENV)
+	@touch $@
+
+$(VENV)/.installed: $(VENV)/.created setup.py
+	$(PIP) --editable .
+	@touch $@
+
+$(VENV)/.test: $(VENV)/.installed
+	$(PIP) --editable '.[test]'
+	@touch $@
+
+$(VENV)/.lint: $(VENV)/.installed
+	$(PIP) --editable '.[lint]'
+	@touch $@

