@@ -1,0 +1,143 @@
+"""The exception tree: every refusal knows its HTTP status and its stable code.
+
+The sentence says what was got and what was expected; the facts are attributes, so that a caller never parses text.
+"""
+
+from __future__ import annotations
+
+
+class QgstreamError(Exception):
+    """Base of all errors that qgstream raises on purpose.
+
+    `status` is the HTTP status that fits (whose fault it is), `code` a stable word for programs.
+    """
+
+    status = 500
+    code = "server_error"
+
+
+class BadRequest(QgstreamError):
+    """The request is malformed: `field` names the part that is wrong, when there is one."""
+
+    status = 400
+    code = "bad_request"
+
+    def __init__(self, message: str, *, field: str | None = None, code: str | None = None) -> None:
+        super().__init__(message)
+        self.field = field
+        if code is not None:
+            self.code = code
+
+
+class InvalidField(BadRequest):
+    """A field holds a value that can never be published or subscribed to."""
+
+    code = "invalid_field"
+
+    def __init__(self, field: str, message: str) -> None:
+        super().__init__(f"{field}: {message}", field=field)
+
+
+class TooLarge(QgstreamError):
+    """A body or an event is over its bound; `limit_bytes` is that bound."""
+
+    status = 413
+    code = "too_large"
+
+    def __init__(self, what: str, got_bytes: int, limit_bytes: int) -> None:
+        super().__init__(f"{what} is {got_bytes} bytes, at most {limit_bytes} expected")
+        self.got_bytes = got_bytes
+        self.limit_bytes = limit_bytes
+
+
+class UnsupportedMediaType(QgstreamError):
+    """A body came with a content type that no handler reads."""
+
+    status = 415
+    code = "unsupported_media_type"
+
+
+class Unauthorized(QgstreamError):
+    """No credentials, or credentials that are not valid."""
+
+    status = 401
+    code = "unauthorized"
+
+    def __init__(self, message: str, *, code: str | None = None) -> None:
+        super().__init__(message)
+        if code is not None:
+            self.code = code
+
+
+class Forbidden(QgstreamError):
+    """Valid credentials that do not allow this."""
+
+    status = 403
+    code = "forbidden"
+
+
+class NoAdminKeys(Forbidden):
+    """The admin interface was asked for, and nobody may use it: the configuration names no key for it."""
+
+    code = "no_admin_keys"
+
+
+class Conflict(QgstreamError):
+    """A value that would be right in itself, but not with the state of this process: `field` names it."""
+
+    status = 409
+    code = "conflict"
+
+    def __init__(self, field: str, message: str) -> None:
+        super().__init__(f"{field}: {message}")
+        self.field = field
+
+
+class NotFound(QgstreamError):
+    """No such resource."""
+
+    status = 404
+    code = "not_found"
+
+
+class MethodNotAllowed(QgstreamError):
+    """The resource exists and does not know this method."""
+
+    status = 405
+    code = "method_not_allowed"
+
+
+class TooManyRequests(QgstreamError):
+    """A per-client limit; try again after `retry_after_seconds`."""
+
+    status = 429
+    code = "too_many_requests"
+
+    def __init__(self, message: str, *, retry_after_seconds: float, code: str | None = None) -> None:
+        super().__init__(message)
+        self.retry_after_seconds = retry_after_seconds
+        if code is not None:
+            self.code = code
+
+
+class Unavailable(QgstreamError):
+    """The server cannot take this now: full, draining, or its broker is away."""
+
+    status = 503
+    code = "unavailable"
+
+    def __init__(self, message: str, *, retry_after_seconds: float, code: str | None = None) -> None:
+        super().__init__(message)
+        self.retry_after_seconds = retry_after_seconds
+        if code is not None:
+            self.code = code
+
+
+class ConfigError(QgstreamError):
+    """The configuration cannot be used; every problem found is a line of the message."""
+
+    code = "invalid_configuration"
+
+    def __init__(self, problems: list[str]) -> None:
+        super().__init__("\n".join(problems))
+        self.problems = problems
