@@ -1,0 +1,85 @@
+"""What a subscriber asked for, and what of the log is its part. Pure.
+
+Two subscribers with equal subscriptions share one feed, so everything that decides what their bytes are is in here.
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from enum import IntEnum
+
+from qgstream import sse
+from qgstream.publication import Position, Publication
+from qgstream.topics import matches_any
+
+
+class Framing(IntEnum):
+    """How an event is wrapped for its transport."""
+
+    CHUNKED = 0  # HTTP/1.1
+    RAW = 1  # HTTP/1.0: the body ends with the connection
+
+
+@dataclass(frozen=True, slots=True)
+class Subscription:
+    """A set of topics and how their events are to look.
+
+    `patterns` empty means every topic. `events` empty means every event type; an event without a type is `message`.
+    `grants` are the patterns of private topics that the subscriber may see; `private_patterns` says which those are.
+    """
+
+    patterns: frozenset[str] = frozenset()
+    events: frozenset[str] = frozenset()
+    envelope: bool = False
+    framing: Framing = Framing.CHUNKED
+    grants: frozenset[str] = frozenset()
+    private_patterns: frozenset[str] = frozenset()
+
+    def wants(self, publication: Publication) -> bool:
+        """Whether the publication is part of this subscription."""
+        return any(
+            (not self.patterns or topic in self.patterns or matches_any(self.patterns, topic))
+            and self.accepts(publication, topic)
+            for topic in publication.topics
+        )
+
+    def accepts(self, publication: Publication, topic: str) -> bool:
+        """Whether it may have, and is not filtered to be without, this publication on a topic that it asked for."""
+        if self.events and (publication.event or "message") not in self.events:
+            return False
+        if not publication.private and not (self.private_patterns and matches_any(self.private_patterns, topic)):
+            return True
+        return matches_any(self.grants, topic)
+
+    def frame(self, publication: Publication, epoch: str) -> bytes:
+        """The publication's bytes for this kind of subscription, made once and shared by all of the kind."""
+        frames = publication.frames
+        if frames is None:
+            frames = publication.frames = [None, None, None, None]
+        kind = self.framing + 2 * self.envelope
+        frame = frames[kind]
+        if frame is None:
+            frame = frames[kind] = self.wrap(_encode(publication, epoch, envelope=self.envelope))
+        return frame
+
+    def wrap(self, payload: bytes) -> bytes:
+        """The payload in this subscription's framing."""
+        return sse.chunk(payload) if self.framing is Framing.CHUNKED else payload
+
+    @property
+    def end(self) -> bytes:
+        """What ends the stream cleanly in this framing."""
+        return sse.LAST_CHUNK if self.framing is Framing.CHUNKED else b""
+
+
+def _encode(publication: Publication, epoch: str, *, envelope: bool) -> bytes:
+    id = str(Position(epoch, publication.offset))
+    data = publication.data
+    if envelope:
+        # The data is JSON text already and goes in as it is: nothing is parsed, so no number loses a digit.
+        wrapped = data if publication.is_json else json.dumps(data.decode()).encode()
+        topic = publication.topics[0] if len(publication.topics) == 1 else list(publication.topics)
+        head = json.dumps({"id": id, "topic": topic, "event": publication.event})
+        data = b'%b, "data": %b}' % (head[:-1].encode(), wrapped)
+    return sse.encode(data, event=publication.event, id=id, retry_ms=publication.retry_ms)

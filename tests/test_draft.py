@@ -1,0 +1,176 @@
+"""What somebody wants to publish, checked once."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from qgstream.draft import MAX_EVENTS_PER_BATCH, MAX_RETRY_MS, MAX_TOPICS_PER_EVENT, draft, parse_json, parse_ndjson
+from qgstream.errors import BadRequest, InvalidField, TooLarge
+
+LIMIT = 1000
+TEXT = st.text(st.characters(exclude_categories=["Cs"]), max_size=50)
+JSON: st.SearchStrategy[Any] = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False, allow_infinity=False) | TEXT,
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(TEXT, inner, max_size=3),
+    max_leaves=10,
+)
+
+
+def body(**fields: object) -> bytes:
+    return json.dumps({"topic": "a", "data": 1} | fields).encode()
+
+
+@given(JSON, st.sampled_from([None, 1, "\t"]))
+def test_any_json_comes_out_as_it_went_in(data: Any, indent: Any) -> None:
+    publication = parse_json(json.dumps({"topic": "a", "data": data}, indent=indent).encode(), 10**6)
+    if isinstance(data, str):
+        assert (publication.is_json, publication.data.decode()) == (False, data)
+    else:
+        assert publication.is_json
+        assert json.loads(publication.data) == data
+        assert b"\n" not in publication.data
+
+
+def test_no_number_loses_a_digit() -> None:
+    raw = b'{"n": 18446744073709551616123, "x": 0.1000000000000000055511151231257827}'
+    assert parse_json(b'{"topic": "a", "data": ' + raw + b"}", LIMIT).data == raw
+
+
+def test_every_field_arrives() -> None:
+    publication = parse_json(
+        body(topic=["a", "b", "a"], event="created", retry=5, private=True, idempotency_key="k"), LIMIT
+    )
+    assert publication.topics == ("a", "b")
+    assert (publication.event, publication.retry_ms) == ("created", 5)
+    assert (publication.private, publication.idempotency_key) == (True, "k")
+
+
+@given(st.binary(max_size=300))
+def test_no_bytes_raise_anything_but_a_refusal(received: bytes) -> None:
+    for parse in (parse_json, parse_ndjson):
+        with pytest.raises((BadRequest, TooLarge)):
+            parse(received + b"x", LIMIT)
+
+
+@given(st.dictionaries(st.sampled_from(["topic", "data", "event", "retry", "private", "idempotency_key", "x"]), JSON))
+def test_any_object_is_published_or_refused(fields: dict[str, Any]) -> None:
+    try:
+        publication = parse_json(json.dumps(fields).encode(), LIMIT)
+    except (BadRequest, TooLarge):
+        return
+    assert publication.topics
+    for text in (*publication.topics, publication.event or "", publication.idempotency_key or ""):
+        assert not set(text) & set("\r\n\0")
+
+
+@pytest.mark.parametrize("bad", ["a\nb", "a\rb", "a\0b", "\x1f", "\x7f", "\x85", ""])
+@pytest.mark.parametrize("field", ["topic", "event", "idempotency_key"])
+def test_nothing_is_injected_through_a_field(field: str, bad: str) -> None:
+    with pytest.raises(InvalidField, match=f"^{field}: ") as caught:
+        parse_json(body(**{field: bad}), LIMIT)
+    assert caught.value.field == field
+
+
+@pytest.mark.parametrize(
+    ("received", "field"),
+    [
+        (body(topic=7), "topic"),
+        (body(topic=["a", 7]), "topic"),
+        (body(topic=[]), "topic"),
+        (body(topic=[f"t{n}" for n in range(MAX_TOPICS_PER_EVENT + 1)]), "topic"),
+        (body(topic="a*"), "topic"),
+        (body(event=7), "event"),
+        (body(retry="5"), "retry"),
+        (body(retry=-1), "retry"),
+        (body(retry=1.5), "retry"),
+        (body(retry=True), "retry"),
+        (body(retry=MAX_RETRY_MS + 1), "retry"),
+        (body(private="yes"), "private"),
+        (body(idempotency_key=1), "idempotency_key"),
+        (b'{"data": 1}', "topic"),
+        (b'{"topic": "a"}', "data"),
+        (body(unknown=1), "unknown"),
+        (b'{"topic": "a", "data": "\\ud800"}', "data"),
+        (b'{"topic": "\\ud800", "data": 1}', "topic"),
+        (b'{"topic": "a", "data": ' + b"[" * 100_000 + b"]" * 100_000 + b"}", "data"),
+    ],
+)
+def test_a_refusal_names_the_field(received: bytes, field: str) -> None:
+    with pytest.raises(BadRequest) as caught:
+        parse_json(received, LIMIT)
+    assert caught.value.field == field
+    assert field in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    "received", [b"", b"[]", b"7", b"{", b'{"topic": "a", "data": 1} x', b"\xff", b'{"topic":\xff}']
+)
+def test_what_is_no_json_object_is_refused(received: bytes) -> None:
+    with pytest.raises(BadRequest):
+        parse_json(received, LIMIT)
+
+
+def test_an_event_over_the_limit_says_both_sizes() -> None:
+    parse_json(body(data="x" * LIMIT), LIMIT)
+    with pytest.raises(TooLarge, match="data is 1001 bytes, at most 1000") as caught:
+        parse_json(body(data="x" * (LIMIT + 1)), LIMIT)
+    assert (caught.value.got_bytes, caught.value.limit_bytes) == (LIMIT + 1, LIMIT)
+
+
+def test_a_batch_is_all_or_nothing_and_says_which_line() -> None:
+    good = body()
+    assert len(parse_ndjson(good + b"\n\n" + good + b"\r\n", LIMIT)) == 2
+    for bad, sentence in [
+        (b"{", "line 2: "),
+        (body(topic=7), "line 2: topic"),
+        (body(topic="a\n"), "event 2: topic"),
+        (body(data="x" * (LIMIT + 1)), "event 2: data is"),
+    ]:
+        with pytest.raises((BadRequest, TooLarge), match=sentence):
+            parse_ndjson(good + b"\n" + bad + b"\n" + good, LIMIT)
+    with pytest.raises(BadRequest, match="no event"):
+        parse_ndjson(b"\n \n", LIMIT)
+    assert len(parse_ndjson(json.dumps({"topic": "a", "data": 1}, indent=1).encode(), LIMIT)) == 1
+    with pytest.raises(BadRequest, match="at most") as caught:
+        parse_ndjson(b"\n".join([good] * (MAX_EVENTS_PER_BATCH + 1)), LIMIT)
+    assert caught.value.code == "too_many_events"
+
+
+@given(JSON)
+def test_python_values_are_sent_as_json_and_strings_as_they_are(data: Any) -> None:
+    publication = draft(["a"], data, max_event_bytes=10**6)
+    if isinstance(data, str):
+        assert publication.data == data.encode()
+    else:
+        assert json.loads(publication.data) == data
+
+
+@pytest.mark.parametrize(
+    ("arguments", "field"),
+    [
+        ({"data": object()}, "data"),
+        ({"data": {1: object()}}, "data"),
+        ({"data": "\ud800"}, "data"),
+        ({"data": {"a": "\ud800"}}, "data"),
+        ({"topic": 7}, "topic"),
+        ({"topic": ["a", None]}, "topic"),
+        ({"event": "a\n"}, "event"),
+        ({"retry_ms": 1.0}, "retry"),
+    ],
+)
+def test_python_values_that_cannot_be_sent_name_their_field(arguments: dict[str, Any], field: str) -> None:
+    call: dict[str, Any] = {"topic": "a", "data": 1, "max_event_bytes": LIMIT} | arguments
+    with pytest.raises(InvalidField) as caught:
+        draft(**call)
+    assert caught.value.field == field
+
+
+def test_a_batch_that_is_wrong_in_no_line_is_refused_all_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("qgstream.draft._find_bad_line", lambda *_: None)
+    with pytest.raises(BadRequest, match="not JSON"):
+        parse_ndjson(b"{", LIMIT)
