@@ -1,0 +1,55 @@
+"""How a stream begins: what it is told first, and what of the log it gets before it is live. Pure."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from qgstream import messages
+from qgstream.publication import Position, Publication
+from qgstream.reasons import ReplayResult
+from qgstream.subscription import Subscription
+from qgstream.window import Window
+
+
+@dataclass(frozen=True, slots=True)
+class Opening:
+    """The first bytes of a stream, unframed, and its replay.
+
+    `replay_from` is the offset that the replay starts after; None without one. `latest` comes before that.
+    `everything` means that what is forgotten already is not missed.
+    """
+
+    first: bytes
+    result: ReplayResult
+    replay_from: int | None = None
+    everything: bool = False
+    latest: Sequence[Publication] = ()
+
+
+def opening(
+    window: Window, subscription: Subscription, last_event_id: str | None, *, latest: bool,
+    older: Position | None = None, now: float, retry_ms: int,
+) -> Opening:  # fmt: skip
+    """How a stream begins that last heard `last_event_id` (None or "" for a new one).
+
+    `older` is where it can go on all the same when the window does not reach back so far: the broker has the rest.
+    With `latest`, who has nothing to resume gets the newest event of each topic first: state instead of history.
+    """
+    window.forget(now)
+    resumed = window.resume(last_event_id, subscription.patterns) if last_event_id else None
+    everything = last_event_id == "earliest"
+    if older is not None and older.epoch == window.epoch and (everything or resumed == "too_old"):
+        resumed, everything = older, False
+    if isinstance(resumed, Position):
+        first = messages.connected(now, id=str(resumed), replay="complete", retry_ms=retry_ms)
+        return Opening(first, "complete", resumed.offset, everything=everything)
+    newest = window.position
+    state = [p for p in window.latest(subscription.patterns) if subscription.wants(p)] if latest else []
+    # Whoever leaves before the state has arrived must not resume after it, so then there is no position yet.
+    id = None if state else str(newest)
+    replay_from = newest.offset if state else None
+    first = messages.connected(now, id=id, replay="reset" if resumed else "none", retry_ms=retry_ms)
+    if resumed:
+        first += messages.reset(now, id=id, reason=resumed)
+    return Opening(first, resumed or "none", replay_from, latest=state)

@@ -1,0 +1,298 @@
+"""The window: the newest part of the log, bounded by events, bytes and age. Pure; time is an argument."""
+
+from __future__ import annotations
+
+from bisect import bisect_right
+from collections import deque
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from operator import attrgetter
+from typing import Literal
+
+from pydantic import Field, field_validator
+
+from qgstream.errors import InvalidField
+from qgstream.publication import Position, Publication
+from qgstream.settings import Section
+from qgstream.topics import check_pattern, covers, matches
+
+ResetReason = Literal["too_old", "unknown_id", "epoch_changed"]
+
+
+class TopicHistory(Section):
+    """`[[history.topics]]`: another history for some topics. The first entry that matches a topic holds for it."""
+
+    pattern: str = Field(description="A topic, or a prefix that ends in `*`.")
+    max_age_seconds: float | None = Field(None, gt=0, description="Instead of history.max_age_seconds.")
+    store: bool = Field(True, description="false: never replayed, and missing it is no reset. For chatter.")
+
+    @field_validator("pattern")
+    @classmethod
+    def _is_pattern(cls, pattern: str) -> str:
+        try:
+            return check_pattern(pattern, field="pattern")
+        except InvalidField as error:
+            raise ValueError(str(error).partition(": ")[2]) from None
+
+
+class HistorySettings(Section):
+    """`[history]`: how much a client that comes back can still get."""
+
+    max_events: int = Field(10_000, ge=0, description="Events kept at most.")
+    max_bytes: int = Field(64 * 1024 * 1024, ge=0, description="Memory for kept events at most, in bytes.")
+    max_age_seconds: float = Field(3600, gt=0, description="Events older than this are forgotten.")
+    topics: tuple[TopicHistory, ...] = Field((), description="Exceptions for some topics.")
+
+    # What is kept lies on shelves: one for each of `topics`, by its index, and the last for all other topics.
+
+    def shelves_of_event(self, topics: Iterable[str]) -> Iterator[int]:
+        """The shelf of each of an event's topics that is stored."""
+        for topic in topics:
+            for shelf, entry in enumerate((*self.topics, None)):
+                if entry is None or matches(entry.pattern, topic):
+                    if entry is None or entry.store:
+                        yield shelf
+                    break
+
+    def shelves_of_patterns(self, patterns: Iterable[str]) -> list[int]:
+        """The shelves on which a subscription's events may lie; no pattern means every topic.
+
+        What was not stored lies on none: nobody is told of missing it.
+        """
+        wanted = tuple(patterns) or ("*",)
+        found = [
+            shelf
+            for shelf, entry in enumerate(self.topics)
+            if entry.store and any(covers(entry.pattern, p) or covers(p, entry.pattern) for p in wanted)
+        ]
+        if not all(any(covers(entry.pattern, pattern) for entry in self.topics) for pattern in wanted):
+            found.append(len(self.topics))
+        return found
+
+
+class Shelf:
+    """The held publications that share an age limit. `forgotten` is the offset of the newest that is not held any more.
+
+    A topic's shelf is chosen by its first matching `TopicHistory`; `pattern` None is the shelf of all others.
+    """
+
+    __slots__ = ("pattern", "max_age_seconds", "forgotten", "held")
+
+    def __init__(self, pattern: str | None, max_age_seconds: float, forgotten: int) -> None:
+        self.pattern = pattern
+        self.max_age_seconds = max_age_seconds
+        self.forgotten = forgotten
+        self.held: deque[Publication] = deque()
+
+
+class Window:
+    """The publications that can still be replayed, in the log's order.
+
+    Appending costs the same however much is held (forgetting is spread over the appends), and a position is found in
+    O(log n). `newest` is the offset of the last publication of the log, held or not.
+    """
+
+    def __init__(self, settings: HistorySettings, position: Position) -> None:
+        self.epoch = position.epoch
+        self.newest = position.offset
+        self.size_bytes = 0
+        self.generation = 0  # of its shelves: whoever keeps some asks for new ones when it has changed
+        self._log: list[Publication] = []  # some of it is gone already: see _clear_up
+        self._log_start = 0  # how many were cut off the front of _log, so that index + _log_start never changes
+        self._gone = 0  # how many in _log are gone
+        self._latest: dict[str, Publication] = {}
+        self._shelves: list[Shelf] = []
+        self._settings = settings
+        self._build_shelves(position.offset)
+
+    def __len__(self) -> int:
+        """How many publications are held."""
+        return len(self._log) - self._gone
+
+    @property
+    def position(self) -> Position:
+        """The position after the newest publication."""
+        return Position(self.epoch, self.newest)
+
+    @property
+    def settings(self) -> HistorySettings:
+        """The bounds in effect."""
+        return self._settings
+
+    @settings.setter
+    def settings(self, settings: HistorySettings) -> None:
+        if settings == self._settings:
+            return
+        # What was forgotten under the old shelves may concern any of the new ones: each starts with the worst. And what
+        # was not stored at all may be asked for from now on.
+        forgotten = max(shelf.forgotten for shelf in self._shelves)
+        if settings.topics != self._settings.topics and not all(entry.store for entry in self._settings.topics):
+            forgotten = self.newest
+        self._settings = settings
+        held = [publication for publication in self._log if not publication.gone]
+        self._build_shelves(forgotten)
+        self._log_start += len(self._log) - len(held)
+        self._log, self._gone = held, 0
+        for publication in held:
+            shelf = self._shelf(publication)
+            if shelf is None:
+                self._drop(publication)
+            else:
+                shelf.held.append(publication)
+        self._clear_up()
+
+    def _build_shelves(self, forgotten: int) -> None:
+        self.generation += 1
+        default = self._settings.max_age_seconds
+        self._shelves = [
+            Shelf(topic.pattern, topic.max_age_seconds or default, forgotten) for topic in self._settings.topics
+        ]
+        self._shelves.append(Shelf(None, default, forgotten))
+
+    # Appending and forgetting.
+
+    def preload(
+        self, publications: Iterable[Publication], newest: int, forgotten_of: Mapping[str, int], now: float
+    ) -> None:
+        """Take what the log holds already, up to the offset `newest`. `forgotten_of`: what is gone of some topics, by
+        the pattern of their `TopicHistory`."""
+        for publication in publications:
+            self.append(publication)
+        self.newest = newest
+        for shelf in self._shelves:
+            shelf.forgotten = max(shelf.forgotten, forgotten_of.get(shelf.pattern or "", 0))
+        self.forget(now)
+
+    def append(self, publication: Publication) -> None:
+        """Take the next publication of the log, whose offset must be above `newest`."""
+        self.newest = publication.offset
+        shelf = self._shelf(publication)
+        if shelf is None:
+            return
+        shelf.held.append(publication)
+        self._log.append(publication)
+        self.size_bytes += publication.size_bytes
+        for topic in publication.topics:
+            self._latest[topic] = publication
+        self.forget(publication.published_at)
+
+    def stores(self, publication: Publication) -> bool:
+        """Whether it is, or would have been, kept at all."""
+        return self._shelf(publication) is not None
+
+    def _shelf(self, publication: Publication) -> Shelf | None:
+        """Where it is kept, or None if it is not stored: of several topics the longest-lived decides."""
+        if len(self._shelves) == 1:
+            return self._shelves[0]
+        return max(self._shelves_of_topics(publication), key=_max_age_seconds, default=None)
+
+    def _shelves_of_topics(self, publication: Publication) -> Iterator[Shelf]:
+        """The shelf of each of its topics that is stored."""
+        return map(self._shelves.__getitem__, self._settings.shelves_of_event(publication.topics))
+
+    def forget(self, now: float) -> None:
+        """Drop what is over the bounds at the time `now` (the clock of `published_at`)."""
+        for shelf in self._shelves:
+            oldest_allowed = now - shelf.max_age_seconds
+            while shelf.held and shelf.held[0].published_at < oldest_allowed:
+                self._take_down(shelf)
+        settings = self._settings
+        while len(self) > settings.max_events or self.size_bytes > settings.max_bytes:
+            self._take_down(min((s for s in self._shelves if s.held), key=_oldest_offset))
+        self._clear_up()
+
+    def _take_down(self, shelf: Shelf) -> None:
+        publication = shelf.held.popleft()
+        self._drop(publication)
+        # Whoever asks for another of its topics misses it too, and looks at that topic's shelf.
+        several = len(publication.topics) > 1 and len(self._shelves) > 1
+        for concerned in self._shelves_of_topics(publication) if several else (shelf,):
+            concerned.forgotten = max(concerned.forgotten, publication.offset)
+
+    def _drop(self, publication: Publication) -> None:
+        publication.gone = True
+        self._gone += 1
+        self.size_bytes -= publication.size_bytes
+        for topic in publication.topics:
+            if self._latest.get(topic) is publication:
+                del self._latest[topic]
+
+    def _clear_up(self) -> None:
+        # Rewriting the list moves what is held: do it when that is at most as much as what is gone.
+        if self._gone > len(self):
+            self._log_start += self._gone
+            self._log = [publication for publication in self._log if not publication.gone]
+            self._gone = 0
+
+    # Reading.
+
+    def shelves_of(self, patterns: Iterable[str]) -> tuple[Shelf, ...]:
+        """The shelves on which a subscription's publications may lie; see `HistorySettings.shelves_of_patterns`."""
+        return tuple([self._shelves[index] for index in self._settings.shelves_of_patterns(patterns)])
+
+    def complete_after(self, patterns: Iterable[str]) -> Position:
+        """Behind which all that these topics have a history for is held."""
+        return Position(self.epoch, max((s.forgotten for s in self.shelves_of(patterns)), default=self.newest))
+
+    def resume(self, last_event_id: str, patterns: Iterable[str] = ()) -> Position | ResetReason:
+        """Where a client with this id and these topics goes on, or why it cannot.
+
+        Never a guess, never a partial replay. `earliest` is everything that is held: behind the place where the
+        longest of several histories begins.
+        """
+        shelves = self.shelves_of(patterns)
+        if last_event_id == "earliest":
+            return Position(self.epoch, min((shelf.forgotten for shelf in shelves), default=self.newest))
+        position = Position.parse(last_event_id)
+        if position is None:
+            return "unknown_id"
+        if position.epoch != self.epoch:
+            return "epoch_changed"
+        if position.offset > self.newest:
+            return "unknown_id"  # from the future
+        if not holds(shelves, position.offset):
+            return "too_old"
+        return position
+
+    def page(self, offset: int, size: int) -> Sequence[Publication]:
+        """What is held after `offset`, oldest first: up to the next multiple of `size` in the log.
+
+        Pages of readers that started anywhere end at the same places, so that their encodings can be shared.
+        """
+        index = bisect_right(self._log, offset, key=_offset)
+        while index < len(self._log):
+            stop = index + size - (self._log_start + index) % size
+            held = [publication for publication in self._log[index:stop] if not publication.gone]
+            if held:
+                return held
+            index = stop  # all of these are gone: what is held behind them is the next page, not nothing
+        return []
+
+    def newest_first(self) -> Iterator[Publication]:
+        """What is held, from its end."""
+        return (publication for publication in reversed(self._log) if not publication.gone)
+
+    def latest(self, patterns: Iterable[str]) -> list[Publication]:
+        """The newest held publication of each topic that the patterns cover, in the log's order."""
+        wanted = tuple(patterns)
+        if wanted and not any(pattern.endswith("*") for pattern in wanted):
+            found = {id(p): p for topic in wanted if (p := self._latest.get(topic)) is not None}
+        else:
+            found = {
+                id(publication): publication
+                for topic, publication in self._latest.items()
+                if not wanted or any(matches(pattern, topic) for pattern in wanted)
+            }
+        return sorted(found.values(), key=_offset)
+
+
+def holds(shelves: Iterable[Shelf], offset: int) -> bool:
+    """Whether everything after `offset` is still on these shelves."""
+    return all(offset >= shelf.forgotten for shelf in shelves)
+
+
+_offset = attrgetter("offset")
+_max_age_seconds = attrgetter("max_age_seconds")
+
+
+def _oldest_offset(shelf: Shelf) -> int:
+    return shelf.held[0].offset

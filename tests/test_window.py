@@ -1,0 +1,267 @@
+"""The newest part of the log: what is held, what is forgotten, and that nobody is told otherwise."""
+
+from __future__ import annotations
+
+import gc
+import weakref
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from pydantic import ValidationError
+
+from qgstream.publication import Position, Publication
+from qgstream.window import HistorySettings, TopicHistory, Window
+from tests.model import Ask, Bounds, Fact
+
+TOPICS = ("a", "b", "b/1", "chat", "chat/x")
+PATTERNS = [(), ("a",), ("b",), ("b*",), ("b/1",), ("chat*",), ("chat", "a"), ("*",), ("c", "b/*")]
+START = Position("e", 0)
+
+EXCEPTIONS = st.lists(
+    st.builds(
+        TopicHistory,
+        pattern=st.sampled_from(["a", "b*", "b/1", "chat*", "*"]),
+        max_age_seconds=st.sampled_from([None, 5, 50, 500]),
+        store=st.sampled_from([True, True, False]),
+    ),
+    max_size=3,
+)
+SETTINGS = st.builds(
+    HistorySettings,
+    max_events=st.sampled_from([1000, 12, 3, 0]),
+    max_bytes=st.sampled_from([10**6, 9000]),
+    max_age_seconds=st.sampled_from([1000, 30]),
+    topics=EXCEPTIONS.map(tuple),
+)
+PUBLICATIONS = st.tuples(
+    st.lists(st.sampled_from(TOPICS), min_size=1, max_size=3, unique=True), st.sampled_from([1, 100, 2000]),
+    st.sampled_from([0, 0, 1, 7, 40]),
+)  # fmt: skip
+
+
+def publication(offset: int, *topics: str, at: float = 0.0, size: int = 1) -> Publication:
+    return Publication(topics or ("a",), b"x" * size, offset=offset, published_at=at)
+
+
+def window(*publications: Publication, topics: tuple[TopicHistory, ...] = (), **bounds: float) -> Window:
+    made = Window(HistorySettings.model_validate({**bounds, "topics": topics}), START)
+    for one in publications:
+        made.append(one)
+    return made
+
+
+def held(window: Window, size: int = 1000) -> list[int]:
+    """All that its pages have."""
+    found: list[int] = []
+    while page := window.page(found[-1] if found else 0, size):
+        found += [publication.offset for publication in page]
+    return found
+
+
+@given(st.data())
+def test_it_holds_what_a_plain_reading_of_its_bounds_holds(data: st.DataObject) -> None:
+    bounds = Bounds(data.draw(SETTINGS))
+    window, facts, now = Window(bounds.settings, START), list[Fact](), 1000.0
+    for _ in range(data.draw(st.integers(1, 8))):
+        for topics, size, seconds in data.draw(st.lists(PUBLICATIONS, max_size=8)):
+            now += seconds
+            one = publication(len(facts) + 1, *topics, at=now, size=size)
+            fact = Fact(one.offset, one.topics, now, one.size_bytes)
+            window.append(one)
+            bounds.add(facts, fact)
+            assert window.stores(one) is bool(fact.kept)
+        if data.draw(st.booleans()):
+            bounds.change(data.draw(SETTINGS), facts, now)
+            window.settings = bounds.settings
+        window.forget(now)
+        bounds.apply(facts, now)
+
+        expected = [fact for fact in facts if fact.held]
+        for size in (1, 3, 256):
+            assert held(window, size) == [fact.offset for fact in expected]
+        assert [one.offset for one in window.newest_first()] == [fact.offset for fact in reversed(expected)]
+        assert len(window) == len(expected)
+        assert window.size_bytes == sum(fact.size for fact in expected)
+        assert window.newest == len(facts)
+        assert window.position == Position("e", len(facts))
+        for patterns in PATTERNS:
+            check_resume(window, facts, patterns, bounds.floor)
+
+
+def check_resume(window: Window, facts: list[Fact], patterns: tuple[str, ...], floor: int) -> None:
+    ask, newest = Ask(patterns), len(facts)
+    lost = [fact.offset for fact in facts if fact.lost]
+    missed = [fact.offset for fact in facts if fact.lost and ask.topics(fact) & fact.kept]
+    for offset in range(newest + 1):
+        resumed = window.resume(f"e-{offset}", patterns)
+        if resumed == "too_old":
+            assert max(*lost, floor, 0) > offset, "nothing was forgotten since"
+        else:
+            assert resumed == Position("e", offset)
+            assert max(missed, default=0) <= offset, "it said nothing of what was forgotten"
+    assert window.resume(f"e-{newest}", patterns) == Position("e", newest)
+    complete = window.complete_after(patterns)
+    assert window.resume(str(complete), patterns) == complete
+    # What lies on a shelf for another topic's sake may be held longer than the history of these.
+    own = [fact.offset for fact in facts if fact.held and fact.kept <= ask.topics(fact)]
+    earliest = window.resume("earliest", patterns)
+    assert isinstance(earliest, Position)
+    assert earliest.offset < min((offset for offset in own if offset > floor), default=newest + 1)
+
+
+@pytest.mark.parametrize(
+    ("id", "expected"),
+    [
+        ("e-3", Position("e", 3)),
+        ("e-2", Position("e", 2)),
+        ("e-1", "too_old"),
+        ("e-0", "too_old"),
+        ("e-4", "unknown_id"),  # from the future: Nchan gave such a client nothing, for ever
+        ("e-9999999999999999999", "unknown_id"),
+        ("f-3", "epoch_changed"),
+        ("f-9", "epoch_changed"),
+        ("", "unknown_id"),
+        ("3", "unknown_id"),
+        ("e-03", Position("e", 3)),
+        ("e--1", "unknown_id"),
+        ("e-1e1", "unknown_id"),
+        ("e-\u0663", "unknown_id"),
+        ("x" * 10**6, "unknown_id"),
+        ("\ufffd\ufffd", "unknown_id"),
+        ("earliest", Position("e", 2)),
+        ("Earliest", "unknown_id"),
+    ],
+)
+def test_an_id_is_a_place_or_the_reason_why_not(id: str, expected: object) -> None:
+    made = window(*(publication(n) for n in (1, 2, 3)), max_events=1)
+    assert made.resume(id) == expected
+
+
+def test_what_another_shelf_forgets_is_no_reset() -> None:
+    exceptions = (TopicHistory(pattern="b*", max_age_seconds=10),)
+    made = window(publication(1, "b", at=0), publication(2, "a", at=1), publication(3, "c", at=2), topics=exceptions)
+    made.forget(50)
+    assert made.resume("e-0", ["b"]) == "too_old"
+    assert made.resume("e-0", ["b/x"]) == "too_old"  # the shelf is shared: it cannot tell
+    assert made.resume("e-0") == "too_old"
+    assert made.resume("e-0", ["a", "c*"]) == Position("e", 0)
+    assert made.resume("e-1") == Position("e", 1)
+
+
+def test_an_event_on_two_shelves_is_missed_on_both() -> None:
+    exceptions = (TopicHistory(pattern="long", max_age_seconds=1000), TopicHistory(pattern="chat", store=False))
+    one = publication(1, "a", "long", "chat", at=0)
+    made = window(one, publication(2, "other", at=1), topics=exceptions, max_age_seconds=100)
+    made.forget(500)
+    assert held(made) == [1]  # the longest-lived of its topics decides
+    made.forget(2000)
+    assert made.resume("e-0", ["long"]) == "too_old"
+    assert made.resume("e-0", ["a"]) == "too_old"
+    assert made.resume("e-0", ["chat"]) == Position("e", 0)
+
+
+def test_chatter_is_not_held_and_its_listeners_are_not_told() -> None:
+    made = window(publication(1, "chat"), publication(2, "a"), topics=(TopicHistory(pattern="chat", store=False),))
+    assert held(made) == [2]
+    assert made.newest == 2
+    assert made.resume("e-0", ["chat"]) == Position("e", 0)
+    assert made.resume("earliest", ["chat"]) == Position("e", 2)
+
+
+def test_earliest_is_everything_that_is_held_on_any_shelf() -> None:
+    exceptions = (TopicHistory(pattern="b", max_age_seconds=10),)
+    made = window(publication(1, "a", at=0), publication(2, "b", at=1), publication(3, "a", at=2), topics=exceptions)
+    made.forget(50)
+    assert made.resume("earliest") == Position("e", 0)
+    assert made.resume("earliest", ["b"]) == Position("e", 2)
+    assert made.complete_after(()) == Position("e", 2)
+    assert held(made) == [1, 3]
+
+
+def test_a_page_looks_behind_a_stretch_that_is_gone() -> None:
+    exceptions = (TopicHistory(pattern="chat", max_age_seconds=10),)
+    chatter = [publication(n, "chat", at=1) for n in range(2, 10)]
+    late = [publication(n, "a", at=2) for n in range(10, 20)]
+    made = window(publication(1, at=0), *chatter, *late, topics=exceptions)
+    made.forget(50)
+    assert [one.offset for one in made.page(1, 4)] == [10, 11, 12]  # and ends where every page of four does
+    assert [one.offset for one in made.page(12, 4)] == [13, 14, 15, 16]
+    assert made.page(19, 4) == []
+
+
+def test_pages_of_all_readers_end_at_the_same_places_whatever_was_cut_off() -> None:
+    made = window(*(publication(n) for n in range(1, 101)), max_events=30)
+    ends = {made.page(offset, 8)[-1].offset for offset in range(70, 100)}
+    assert ends == {72, 80, 88, 96, 100}
+
+
+def test_new_settings_forget_no_shelfs_past() -> None:
+    exceptions = (TopicHistory(pattern="b", max_age_seconds=10),)
+    made = window(publication(1, "b", at=0), publication(2, "a", at=1), topics=exceptions)
+    made.forget(50)
+    generation = made.generation
+    made.settings = HistorySettings(topics=exceptions)
+    assert made.generation == generation  # nothing has changed
+    assert made.resume("e-0", ["a"]) == Position("e", 0)
+    made.settings = HistorySettings(max_events=1)
+    assert made.generation > generation
+    assert made.resume("e-0", ["a"]) == "too_old"  # which topics it was is not known any more
+    assert held(made) == [2]
+
+
+def test_new_settings_put_away_what_is_not_stored_any_more() -> None:
+    made = window(publication(1, "a"), publication(2, "b"), publication(3, "c"))
+    made.settings = HistorySettings(topics=(TopicHistory(pattern="b", store=False),))
+    assert held(made) == [1, 3]
+    assert made.size_bytes == 2 * publication(1).size_bytes
+    assert made.latest(["b"]) == []
+    made.settings = HistorySettings(topics=(TopicHistory(pattern="*", store=False),))
+    assert held(made) == []
+    assert made.size_bytes == 0
+
+
+def test_the_latest_of_each_topic_comes_once_and_in_order() -> None:
+    both = publication(3, "a", "b/1")
+    made = window(publication(1, "a"), publication(2, "c"), both, publication(4, "d"), max_events=10)
+    assert made.latest(["a", "b/1"]) == [both]
+    assert [one.offset for one in made.latest(["c", "a", "nobody"])] == [2, 3]
+    assert [one.offset for one in made.latest(["b*", "d"])] == [3, 4]
+    assert [one.offset for one in made.latest([])] == [2, 3, 4]
+    made.settings = HistorySettings(max_events=1)
+    made.forget(0)
+    assert [one.offset for one in made.latest([])] == [4]
+
+
+def test_what_the_log_held_before_is_taken_over() -> None:
+    exceptions = (TopicHistory(pattern="b", max_age_seconds=10),)
+    made = Window(HistorySettings(topics=exceptions), Position("e", 5))
+    made.preload([publication(7, "a", at=100), publication(8, "a", at=4000)], 9, {"b": 8, "": 6}, now=4000)
+    assert made.position == Position("e", 9)
+    assert held(made) == [8]
+    assert made.resume("e-7", ["a"]) == Position("e", 7)
+    assert made.resume("e-6", ["a"]) == "too_old"
+    assert made.resume("e-7", ["b"]) == "too_old"
+    assert made.resume("e-8", ["b"]) == Position("e", 8)
+
+
+class Watched(Publication):
+    __slots__ = ("__weakref__",)
+
+
+def test_memory_is_bounded_by_twice_what_is_held() -> None:
+    made = window(max_events=50)
+    alive: weakref.WeakSet[Watched] = weakref.WeakSet()
+    for offset in range(1, 1001):
+        one = Watched(("a",), b"x", offset=offset)
+        alive.add(one)
+        made.append(one)
+        del one
+        assert len(alive) <= 2 * 50 + 2
+    gc.collect()
+    assert len(made) == 50
+
+
+def test_a_pattern_in_the_settings_is_checked() -> None:
+    with pytest.raises(ValidationError, match=r"expected '\*' only as the last character"):
+        TopicHistory(pattern="a*b")
