@@ -1,0 +1,114 @@
+"""Which origins may read the answers. Pure: settings in, headers out.
+
+Browsers enforce CORS, not servers: a foreign origin's request is served without the headers, and its page cannot
+read the answer. Source: the Fetch standard, "CORS protocol".
+"""
+
+from __future__ import annotations
+
+import re
+from typing import Annotated, Self
+
+from pydantic import AfterValidator, Field, field_validator, model_validator
+
+from qgstream.settings import Section
+
+_ORIGIN = re.compile(
+    r"(?P<scheme>[a-z][a-z0-9+.-]*)://"
+    r"(?P<host>(?:\*\.)?[a-z0-9_-]+(?:\.[a-z0-9_-]+)*|\[[0-9a-f:.]+\])"
+    r"(?::(?P<port>[0-9]{1,5}))?"
+)
+_SUBDOMAIN = re.compile(r"[a-z0-9_-]+(?:\.[a-z0-9_-]+)*")
+_DEFAULT_PORTS = {"http": "80", "https": "443"}
+
+
+def parse_origin(text: str) -> str:
+    """An origin or a pattern as browsers write origins: in lower case, without the scheme's own port; `*` as it is.
+
+    Raises `ValueError` for anything else: a path or a trailing slash would never match a browser's `Origin`.
+    """
+    if text == "*":
+        return text
+    found = _ORIGIN.fullmatch(text.lower())
+    if found is None:
+        raise ValueError(
+            f"got {text!r}, expected scheme://host or scheme://host:port without a path or a trailing slash, "
+            'a pattern such as https://*.example.com, or "*" alone'
+        )
+    origin = f"{found['scheme']}://{found['host']}"
+    if found["port"] is None or found["port"] == _DEFAULT_PORTS.get(found["scheme"]):
+        return origin
+    return f"{origin}:{found['port']}"
+
+
+class CorsSettings(Section):
+    """`[cors]`: the origins whose pages may open streams and read answers."""
+
+    allow_origins: tuple[Annotated[str, AfterValidator(parse_origin)], ...] = Field(
+        (), description='Exact origins, `https://*.example.com` patterns, or "*" alone for every origin.'
+    )
+    allow_credentials: bool = Field(False, description='Let pages send cookies; refused together with "*".')
+    max_age_seconds: int = Field(600, ge=0, description="How long a browser remembers a preflight's answer.")
+
+    @field_validator("allow_origins")
+    @classmethod
+    def _everybody_alone(cls, origins: tuple[str, ...]) -> tuple[str, ...]:
+        others = ", ".join(origin for origin in origins if origin != "*")
+        if "*" in origins and others:
+            raise ValueError(f'got "*" beside {others}, expected "*" alone: it allows every origin already')
+        return ("*",) if "*" in origins else origins
+
+    @model_validator(mode="after")
+    def _no_credentials_for_everybody(self) -> Self:
+        # Fetch standard, "CORS check": a browser refuses `*` for a request with credentials.
+        if self.allow_credentials and "*" in self.allow_origins:
+            raise ValueError(
+                'got allow_credentials = true with allow_origins = ["*"], expected the exact origins: '
+                "browsers refuse the two together"
+            )
+        return self
+
+
+_ALLOW_HEADERS = "Authorization, Content-Type, Last-Event-ID, Cache-Control"
+_ALLOW_METHODS = "GET, HEAD, POST, PATCH, DELETE, OPTIONS"
+_EXPOSE_HEADERS = "Retry-After"
+
+
+def is_allowed(settings: CorsSettings, origin: str) -> bool:
+    """Whether pages of this origin (as a browser sends it) may read the answers."""
+    origin = origin.lower()
+    for allowed in settings.allow_origins:
+        if allowed in ("*", origin):
+            return True
+        scheme, wildcard, domain = allowed.partition("*")
+        # `https://*.example.com` covers every depth of subdomain, and not example.com itself.
+        if wildcard and origin.startswith(scheme) and origin.endswith(domain):
+            subdomain = origin[len(scheme) : len(origin) - len(domain)]
+            if _SUBDOMAIN.fullmatch(subdomain):
+                return True
+    return False
+
+
+def headers(settings: CorsSettings, origin: str | None, *, preflight: bool = False) -> list[tuple[str, str]]:
+    """The CORS headers of an answer to a request with this `Origin` (None for one without)."""
+    if not settings.allow_origins:
+        return []
+    if settings.allow_origins == ("*",):
+        answer = [("Access-Control-Allow-Origin", "*")]
+    else:
+        # Also for origins that are not allowed and requests without one: a shared cache must keep them apart.
+        answer = [("Vary", "Origin")]
+        if origin is None or not is_allowed(settings, origin):
+            return answer
+        answer.append(("Access-Control-Allow-Origin", origin))
+        if settings.allow_credentials:
+            answer.append(("Access-Control-Allow-Credentials", "true"))
+    if preflight:
+        answer += [
+            ("Access-Control-Allow-Methods", _ALLOW_METHODS),
+            ("Access-Control-Allow-Headers", _ALLOW_HEADERS),
+            ("Access-Control-Max-Age", str(settings.max_age_seconds)),
+        ]
+    else:
+        answer.append(("Access-Control-Expose-Headers", _EXPOSE_HEADERS))
+    return answer

@@ -1,0 +1,196 @@
+"""Limits: their settings, a token bucket, and admission. Pure: the time is an argument.
+
+What is refused, and what an operator tunes while the server runs, is decided here and nowhere else.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from random import Random
+from typing import Literal
+
+from pydantic import Field
+
+from qgstream.reasons import RejectReason
+from qgstream.settings import Section
+
+KIB = 1024
+MIB = 1024 * KIB
+GIB = 1024 * MIB
+TIB = 1024 * GIB
+# No limit is larger: numbers beyond it overflow in the kernel's calls and in the arithmetic of floats.
+MANY = 1_000_000_000
+# What a refused client is told at most: at a rate near 0 the true answer may be infinite.
+MAX_WAIT_SECONDS = 86_400.0
+
+
+class LimitSettings(Section):
+    """`[limits]`: what one process accepts. 0 switches a limit off where its description says so."""
+
+    max_connections: int = Field(10_000, ge=0, le=MANY, description="Open streams at most.")
+    max_connections_per_ip: int = Field(
+        0, ge=0, le=MANY, description="Open streams at most from one address; 0 is off."
+    )
+    connect_rate_per_ip: float = Field(
+        0, ge=0, le=MANY, description="New streams a second from one address, sustained; 0 is off."
+    )
+    connect_burst_per_ip: int = Field(
+        20, ge=1, le=MANY, description="New streams at once from one address, before the rate."
+    )
+    max_topics_per_connection: int = Field(64, ge=1, le=10_000, description="`topic` parameters of one stream at most.")
+    max_connection_age_seconds: float = Field(
+        0, ge=0, le=MANY, description="A stream is told to reconnect after this long, jittered by 20 %; 0 is off."
+    )
+    max_backlog_bytes: int = Field(
+        1 * MIB, ge=4 * KIB, le=TIB, description="A subscriber further behind than this is closed as slow_consumer."
+    )
+    backlog_grace_seconds: float = Field(
+        1, ge=0, le=60, description="How long a subscriber may be over max_backlog_bytes: a burst is no slow reader."
+    )
+    max_total_backlog_bytes: int = Field(
+        256 * MIB,
+        ge=64 * KIB,
+        le=TIB,
+        description="Held for all slow subscribers together; the furthest behind go first.",
+    )
+    max_event_bytes: int = Field(256 * KIB, ge=1, le=GIB, description="An event's encoded data at most.")
+    max_body_bytes: int = Field(
+        8 * MIB, ge=1 * KIB, le=GIB, description="A published body at most (a batch of events)."
+    )
+    publish_rate_per_key: float = Field(
+        0, ge=0, le=MANY, description="Events a second by one key, sustained; 0 is off."
+    )
+    publish_burst_per_key: int = Field(1000, ge=1, le=MANY, description="Events at once by one key, before the rate.")
+    overload_response: Literal["auto", "error"] = Field(
+        "auto",
+        description="Over a connection limit: 'auto' answers an EventSource 200, a rejected message and retry "
+        "(any other status stops it for good) and everybody else 503 or 429; 'error' answers everybody 503 or 429.",
+    )
+    retry_seconds: float = Field(
+        3, gt=0, le=3600, description="`retry:` of every stream: how long a browser waits before it reconnects."
+    )
+    overload_retry_seconds: float = Field(
+        10, gt=0, le=3600, description="`retry:` and Retry-After of a refused client, jittered from this to twice it."
+    )
+    max_sockets: int = Field(
+        0,
+        ge=0,
+        le=MANY,
+        description="Accepted sockets of every kind at most; 0 is max_connections + 10 % + 100. "
+        "A socket over it is closed at once.",
+    )
+    tcp_user_timeout_seconds: float = Field(
+        30,
+        ge=0,
+        le=86_400,
+        description="A peer that acknowledges nothing for this long is gone (Linux); 0 is the kernel's way.",
+    )
+    send_buffer_bytes: int = Field(
+        64 * KIB, ge=0, le=GIB, description="SO_SNDBUF of a stream; 0 is the kernel's way (up to 2.8 MB a stalled one)."
+    )
+
+
+class TokenBucket:
+    """`rate` tokens a second, sustained, and at most `burst` at once. The time is an argument, in seconds."""
+
+    __slots__ = ("tokens", "updated_at")
+
+    def __init__(self, burst: float, now: float) -> None:
+        self.tokens = burst
+        self.updated_at = now
+
+    def take(self, amount: float, *, rate: float, burst: float, now: float) -> float:
+        """Take `amount` and return 0, or take nothing and return the seconds until it would be there (a day at most).
+
+        Tokens come back continuously, not in steps of a second: the sustained rate is the configured one at any rate.
+        An amount above the burst is allowed when the bucket is full, and leaves it in debt.
+        """
+        self.tokens = min(burst, self.tokens + max(0.0, now - self.updated_at) * rate)
+        self.updated_at = now
+        needed = min(amount, burst)
+        if self.tokens >= needed:
+            self.tokens -= amount
+            return 0.0
+        return min((needed - self.tokens) / rate, MAX_WAIT_SECONDS)
+
+
+class RateLimiter:
+    """A token bucket for each key. Full buckets are forgotten, so memory is bounded by the keys of the last moments."""
+
+    MAX_KEYS = 100_000  # about 20 MB; beyond it the longest unused go, and start anew with a full bucket
+
+    def __init__(self) -> None:
+        self._buckets: dict[str, TokenBucket] = {}
+
+    def __len__(self) -> int:
+        return len(self._buckets)
+
+    def take(self, key: str, amount: float, *, rate: float, burst: float, now: float) -> float:
+        """Like `TokenBucket.take`, for `key`; a rate of 0 is no limit."""
+        if rate <= 0:
+            return 0.0
+        bucket = self._buckets.pop(key, None)
+        if bucket is None:
+            if len(self._buckets) >= self.MAX_KEYS:
+                del self._buckets[next(iter(self._buckets))]
+            bucket = TokenBucket(burst, now)
+        self._buckets[key] = bucket  # at the end again: the dict's order is the order of use
+        return bucket.take(amount, rate=rate, burst=burst, now=now)
+
+    def sweep(self, *, rate: float, burst: float, now: float) -> None:
+        """Forget the keys whose bucket has filled up again."""
+        full = [key for key, b in self._buckets.items() if b.tokens + (now - b.updated_at) * rate >= burst]
+        for key in full:
+            del self._buckets[key]
+
+
+@dataclass(frozen=True, slots=True)
+class Rejection:
+    """Why a stream is refused. `per_client`: it is this client's doing (429), not the server's state (503)."""
+
+    reason: RejectReason
+    message: str
+    per_client: bool
+    wait_seconds: float = 0.0
+
+
+class Admission:
+    """Decides whether one more stream may open."""
+
+    def __init__(self) -> None:
+        self._rates = RateLimiter()
+
+    def admit(
+        self, limits: LimitSettings, client: str, *, now: float, connections: int, connections_of_client: int
+    ) -> Rejection | None:
+        """None to let it in. The rate is charged only to those who pass the other limits."""
+        if connections >= limits.max_connections:
+            return Rejection(
+                "max_connections", f"open streams: {connections}, at most {limits.max_connections} allowed", False
+            )
+        if limits.max_connections_per_ip and connections_of_client >= limits.max_connections_per_ip:
+            return Rejection(
+                "max_connections_per_ip",
+                f"open streams from your address: {connections_of_client}, "
+                f"at most {limits.max_connections_per_ip} allowed",
+                True,
+            )
+        rate, burst = limits.connect_rate_per_ip, limits.connect_burst_per_ip
+        wait = self._rates.take(client, 1, rate=rate, burst=burst, now=now)
+        if wait:
+            return Rejection(
+                "connect_rate_per_ip",
+                f"your address opens streams too fast, at most {rate:g} a second (and {burst} at once) allowed",
+                True,
+                wait,
+            )
+        return None
+
+    def sweep(self, limits: LimitSettings, now: float) -> None:
+        """Free what is not needed any more; call it every minute or so."""
+        self._rates.sweep(rate=limits.connect_rate_per_ip, burst=limits.connect_burst_per_ip, now=now)
+
+
+def jittered(seconds: float, random: Random) -> float:
+    """Between `seconds` and twice that: what comes at once must not come back at once."""
+    return seconds * (1 + random.random())

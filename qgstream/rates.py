@@ -1,0 +1,64 @@
+"""How much is published to each topic, in bounded memory. Pure: the time is an argument, in seconds of any clock."""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Iterable
+from heapq import nlargest
+
+# The last minute, in steps: a step's counts are given up as a whole.
+STEP_SECONDS = 15.0
+STEPS = 4
+# Topics told apart in one step. With 256 characters each this is about 5 MB for the whole minute.
+MAX_TOPICS = 1000
+
+
+class TopicRates:
+    """Counts publications by topic over the last minute.
+
+    Which topics are told apart when there are more than `MAX_TOPICS`: those that are published to most. This is the
+    counting of Misra and Gries ("Finding repeated elements", 1982): every topic with more than a thousandth of a
+    step's events is counted, and no count is low by more than that thousandth.
+    """
+
+    def __init__(self, now: float) -> None:
+        self._counts: dict[str, int] = {}
+        self._steps: deque[dict[str, int]] = deque(maxlen=STEPS)
+        self._step_ends_at = now + STEP_SECONDS
+        self._started_at = now
+
+    def count(self, topics: Iterable[str], now: float) -> None:
+        """A publication to these topics."""
+        if now >= self._step_ends_at:
+            self._turn(now)
+        counts = self._counts
+        for topic in topics:
+            counts[topic] = counts.get(topic, 0) + 1
+        if len(counts) > 2 * MAX_TOPICS:
+            self._thin_out()
+
+    def _turn(self, now: float) -> None:
+        while now >= self._step_ends_at:
+            self._steps.append(self._counts)
+            self._counts = {}
+            self._step_ends_at += STEP_SECONDS
+            if now - self._step_ends_at > (STEPS + 1) * STEP_SECONDS:  # nothing for long: start anew
+                self._steps.clear()
+                self._started_at = now
+                self._step_ends_at = now + STEP_SECONDS
+
+    def _thin_out(self) -> None:
+        given_up = nlargest(MAX_TOPICS + 1, self._counts.values())[-1]
+        self._counts = {topic: count - given_up for topic, count in self._counts.items() if count > given_up}
+
+    def per_second(self, now: float) -> dict[str, float]:
+        """Events a second of each topic told apart, over the last minute or as long as there is something to tell."""
+        if now >= self._step_ends_at:
+            self._turn(now)
+        first_at = self._step_ends_at - (len(self._steps) + 1) * STEP_SECONDS
+        seconds = max(1.0, now - max(first_at, self._started_at))
+        sums: dict[str, int] = {}
+        for counts in (*self._steps, self._counts):
+            for topic, count in counts.items():
+                sums[topic] = sums.get(topic, 0) + count
+        return {topic: count / seconds for topic, count in sums.items()}

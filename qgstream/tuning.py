@@ -1,0 +1,51 @@
+"""Limits changed while the server runs: a partial object in, checked limits out. Pure but for the descriptor limit."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Mapping
+
+from pydantic import ValidationError
+
+from qgstream.errors import ConfigError, Conflict, InvalidField
+from qgstream.limits import LimitSettings
+from qgstream.sockets import raise_descriptor_limit
+
+
+def tune(limits: LimitSettings, changes: Mapping[str, object], *, streams: int) -> LimitSettings:
+    """The limits with these changes, for a process with so many streams open.
+
+    Raises `InvalidField` that names the first wrong one (unknown, of a wrong type, out of its bounds), and `Conflict`
+    for more sockets than the process may have descriptors, or too few to let anybody in. The soft limit on descriptors
+    is raised as far as needed.
+    """
+    for name in changes:
+        if name not in LimitSettings.model_fields:
+            near = difflib.get_close_matches(name, LimitSettings.model_fields, n=1, cutoff=0.5)
+            raise InvalidField(name[:100], f"unknown limit{f'; did you mean {near[0]}?' if near else ''}")
+    merged = limits.model_dump() | {name: _whole(value) for name, value in changes.items()}
+    try:
+        # Strict: "20000" and true are mistakes here, not spellings of a number as in the environment.
+        tuned = LimitSettings.model_validate(merged, strict=True)
+    except ValidationError as error:
+        details = error.errors(include_url=False)[0]
+        field = str(details["loc"][0]) if details["loc"] else "limits"
+        expected = details["msg"].removeprefix("Input should be ")
+        raise InvalidField(field, f"got {repr(details['input'])[:100]}, expected {expected}") from None
+    if 0 < tuned.max_sockets <= streams:
+        raise Conflict(
+            "max_sockets",
+            f"got {tuned.max_sockets} with {streams} streams open: every new socket would be closed at once, "
+            "an operator's too; expected 0 or more than that",
+        )
+    try:
+        raise_descriptor_limit(tuned)
+    except ConfigError as error:
+        name, _, message = error.problems[0].removeprefix("limits.").partition(": ")
+        raise Conflict(name, message) from None
+    return tuned
+
+
+def _whole(value: object) -> object:
+    """JSON does not tell 10.0 from 10."""
+    return int(value) if isinstance(value, float) and value.is_integer() else value
