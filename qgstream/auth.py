@@ -1,0 +1,305 @@
+"""Who asks, and what may they: credentials in, principal out. Pure: the time is an argument.
+
+A key is a secret of an operator's own choice; a token is a JWT by whoever holds the signing key. Without credentials
+one is anonymous, which is enough for public topics. Source for the bearer token: RFC 6750, section 2.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import hmac
+import re
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field
+from typing import Any, ClassVar, Literal
+
+from pydantic import Field, SecretStr, field_validator
+
+from qgstream.errors import ConfigError, Forbidden, InvalidField, Unauthorized
+from qgstream.keys import ReadFile, Secret, SecretFile, SecretSection, load_secret, read_file
+from qgstream.tokens import MAX_TOKEN_CHARACTERS, Check, JwtSettings, TokenVerifier, looks_like_jwt
+from qgstream.topics import check_pattern, covers, matches_any
+
+Kind = Literal["anonymous", "publish_key", "admin_key", "token"]
+Source = Literal["none", "header", "query", "cookie"]
+
+EVERY_TOPIC = "*"
+
+# A key's name goes to logs and answers in the key's place.
+_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,63}")
+
+# A key is sent in a header: what HTTP would strip or refuse there can never match.
+_NOT_IN_A_HEADER = re.compile(r"[\s\x00-\x1f\x7f]")
+
+# What a proxy in front asks for, checks and passes on. Any other scheme was meant for us and is wrong.
+_SCHEMES_OF_PROXIES = frozenset({"basic", "digest", "negotiate", "ntlm"})
+
+
+class AuthSettings(SecretSection):
+    """`[auth]`: who may publish and administer, and which topics are not for everybody."""
+
+    secret_fields: ClassVar[frozenset[str]] = frozenset({"publish_keys", "admin_keys"})
+
+    publish_keys: dict[str, Secret] = Field(
+        {},
+        description='Keys that may publish and subscribe to everything: name = "key" or name = {file = "path"}. '
+        "A list is named key-1, key-2 and so on.",
+    )
+    admin_keys: dict[str, Secret] = Field(
+        {}, description="Keys for /admin, written as publish_keys are. They neither publish nor see private topics."
+    )
+    private_topics: tuple[str, ...] = Field(
+        (), description="Topic names, or prefixes ending in '*', whose events go only to who has a grant."
+    )
+    jwt: JwtSettings | None = Field(None, description="How tokens (JWT) are verified; unset, there are only keys.")
+
+    @field_validator("publish_keys", "admin_keys", mode="before")
+    @classmethod
+    def _name_keys(cls, keys: Any) -> Any:
+        if isinstance(keys, str | SecretStr):
+            keys = [keys]
+        if isinstance(keys, list | tuple):
+            return {f"key-{number}": key for number, key in enumerate(keys, 1)}
+        return keys
+
+    @field_validator("publish_keys", "admin_keys")
+    @classmethod
+    def _check_names(cls, keys: dict[str, Secret]) -> dict[str, Secret]:
+        # The name is not shown: who writes the pair the wrong way round has put the key there.
+        for number, name in enumerate(keys, 1):
+            if not _NAME.fullmatch(name):
+                raise ValueError(
+                    f"the name of key {number} is not 1 to 64 of A-Z a-z 0-9 _ . - (letter or digit first)"
+                )
+        return keys
+
+    @field_validator("private_topics")
+    @classmethod
+    def _check_private_topics(cls, patterns: tuple[str, ...]) -> tuple[str, ...]:
+        for pattern in patterns:
+            try:
+                check_pattern(pattern, field="pattern")
+            except InvalidField as error:
+                raise ValueError(str(error)) from None
+        return patterns
+
+
+@dataclass(frozen=True, slots=True)
+class Credentials:
+    """What a request carried: the Authorization header, `?access_token=` and the cookie named by `auth.jwt.cookie`.
+
+    The first of them in this order counts; a worse one after it is not looked at.
+    """
+
+    authorization: str | None = field(default=None, repr=False)
+    access_token: str | None = field(default=None, repr=False)
+    cookie: str | None = field(default=None, repr=False)
+
+    @property
+    def source(self) -> Source:
+        """Where what counts came from. A POST by cookie needs its Origin checked: any page can send one."""
+        if self.authorization is not None and _scheme(self.authorization) not in _SCHEMES_OF_PROXIES:
+            return "header"
+        if self.access_token is not None:
+            return "query"
+        # Logging out often empties the cookie instead of removing it.
+        return "cookie" if self.cookie else "none"
+
+    @property
+    def token(self) -> str | None:
+        """The key or token that counts; None without any. `Unauthorized` for a header that is not a bearer token's."""
+        source = self.source
+        if source == "query":
+            return self.access_token
+        if source == "cookie":
+            return self.cookie
+        if source == "none" or self.authorization is None:
+            return None
+        # RFC 9110 11.1: the scheme is case-insensitive.
+        if _scheme(self.authorization) != "bearer":
+            raise Unauthorized("Authorization: expected 'Bearer' and a key or token", code="wrong_scheme")
+        return _as_sent(self.authorization.strip(" ")[len("bearer") :].strip(" "))
+
+
+@dataclass(frozen=True, slots=True)
+class Principal:
+    """Who asks. `name` is a key's name or a token's subject and may be logged; `publish` and `subscribe` are patterns.
+
+    `expires_at` (unix seconds) is the moment from which the credentials are refused, so a stream ends there; None is
+    never.
+    """
+
+    name: str
+    kind: Kind
+    publish: tuple[str, ...] = ()
+    subscribe: tuple[str, ...] = ()
+    expires_at: float | None = None
+
+    def may_publish(self, topic: str) -> bool:
+        """Whether this name of a topic is among the grants."""
+        return matches_any(self.publish, topic)
+
+    def grants(self, topic: str) -> bool:
+        """Whether events of this topic may be delivered even though they, or it, are private."""
+        return matches_any(self.subscribe, topic)
+
+    def may_subscribe(self, pattern: str, private_topics: Iterable[str]) -> bool:
+        """Whether asking for this pattern can be allowed; a name is a pattern, too.
+
+        A pattern that lies within a private one needs a grant that meets it, or nothing could ever be delivered. Any
+        other is allowed, and what it meets of private topics is held back at delivery unless `grants` lets it pass:
+        `*` is for everybody, and gives everybody their own part.
+        """
+        if not any(covers(private, pattern) for private in private_topics):
+            return True
+        return any(covers(grant, pattern) or covers(pattern, grant) for grant in self.subscribe)
+
+    def require_publish(self, topics: Iterable[str]) -> None:
+        """Raise `Unauthorized` (anonymous) or `Forbidden` unless all of the topics may be published to."""
+        for topic in topics:
+            if not self.may_publish(topic):
+                raise self._refusal(f"publish to {topic!r}")
+
+    def require_subscribe(self, patterns: Iterable[str], private_topics: Iterable[str]) -> None:
+        """Raise `Unauthorized` (anonymous) or `Forbidden` unless all of the patterns may be asked for."""
+        private_topics = tuple(private_topics)
+        for pattern in patterns:
+            if not self.may_subscribe(pattern, private_topics):
+                raise self._refusal(f"subscribe to {pattern!r}")
+
+    def require_admin(self) -> None:
+        """Raise `Unauthorized` (anonymous) or `Forbidden` for everybody but an admin key."""
+        if self.kind != "admin_key":
+            raise self._refusal("use the admin interface")
+
+    def _refusal(self, what: str) -> Unauthorized | Forbidden:
+        if self.kind == "anonymous":
+            return Unauthorized(f"got no credentials, expected some that may {what}", code="missing_credentials")
+        return Forbidden(f"{self.kind} {self.name!r} may not {what}")
+
+
+ANONYMOUS = Principal("anonymous", "anonymous")
+
+
+class Authenticator:
+    """Tells who asks, by one `[auth]`. A reload builds another one, which is how keys are rotated.
+
+    Reads the files that the settings name, once. Raises `ConfigError` with every problem found.
+    """
+
+    def __init__(self, settings: AuthSettings, *, read_file: ReadFile = read_file) -> None:
+        self.settings = settings
+        problems: list[str] = []
+        # SHA-256 of each key: equal lengths, so that comparing takes equal time.
+        self._keys: dict[bytes, Principal] = {}
+        self._tokens: TokenVerifier | None = None
+        # Called when a token names a key that is not in the set: the issuer may have rotated its keys.
+        self.on_unknown_key_id: Callable[[], None] = lambda: None
+        places: dict[bytes, str] = {}
+        for where, secret, principal in _principals(settings):
+            try:
+                digest = _load_digest(secret, where=where, read_file=read_file)
+            except ConfigError as error:
+                problems += error.problems
+                continue
+            if digest in places:
+                problems.append(f"{where}: the same key as {places[digest]}, expected a key of its own")
+            places.setdefault(digest, where)
+            self._keys[digest] = principal
+        if settings.jwt is not None:
+            try:
+                self._tokens = TokenVerifier(settings.jwt, read_file=read_file)
+            except ConfigError as error:
+                problems += error.problems
+        if problems:
+            raise ConfigError(problems)
+
+    def authenticate(self, credentials: Credentials, now: float) -> Principal:
+        """Who asks at `now` (unix seconds): anonymous without credentials, `Unauthorized` with bad ones.
+
+        Its code says which check failed, and its message repeats nothing of the credentials. `Unavailable` until the
+        first JWK set has come. A key is not taken from a cookie: that is for tokens, which expire.
+        """
+        token = credentials.token
+        if token is None:
+            return ANONYMOUS
+        by_cookie = credentials.source == "cookie"
+        principal = None if by_cookie else self._match(token)
+        if principal is not None:
+            return principal
+        if self._tokens is None:
+            raise Unauthorized("credentials: not one of the keys", code="unknown_key")
+        if not by_cookie and not looks_like_jwt(token):
+            raise Unauthorized("credentials: neither one of the keys nor a JWT", code="unknown_key")
+        try:
+            claims = self._tokens.verify(token, now)
+        except Unauthorized as error:
+            if error.code == "unknown_key_id":
+                self.on_unknown_key_id()
+            raise
+        return Principal(claims.subject or "token", "token", claims.publish, claims.subscribe, claims.expires_at)
+
+    def explain(self, token: str, now: float) -> list[Check]:
+        """Every check that `authenticate` makes of a key or token, with its outcome, for whoever holds it."""
+        principal = self._match(token)
+        if principal is not None:
+            return [Check("key", True, f"{principal.kind} {principal.name!r}")]
+        if self._tokens is None:
+            return [Check("key", False, "not one of the keys, and auth.jwt is not set")]
+        return self._tokens.explain(token, now)
+
+    def is_private(self, topic: str) -> bool:
+        """Whether this topic's events go only to principals that `grants` it."""
+        return matches_any(self.settings.private_topics, topic)
+
+    def replace_jwks(self, document: object) -> int:
+        """Use a JWK set that was fetched from `auth.jwt.jwks_url`; see `TokenVerifier.replace_jwks`."""
+        if self._tokens is None:
+            raise ConfigError(["auth.jwt: not set, so no key set is expected"])
+        return self._tokens.replace_jwks(document)
+
+    def _match(self, token: str) -> Principal | None:
+        digest = _digest(token.encode("utf-8", "surrogatepass"))
+        found = None
+        # No way out early: how long it takes must not tell which key was near, or which one it was.
+        for known, principal in self._keys.items():
+            if hmac.compare_digest(known, digest):
+                found = principal
+        return found
+
+
+def _principals(settings: AuthSettings) -> Iterable[tuple[str, SecretStr | SecretFile, Principal]]:
+    for name, secret in settings.publish_keys.items():
+        everything = (EVERY_TOPIC,)
+        yield f"auth.publish_keys.{name}", secret, Principal(name, "publish_key", everything, everything)
+    for name, secret in settings.admin_keys.items():
+        yield f"auth.admin_keys.{name}", secret, Principal(name, "admin_key")
+
+
+def _load_digest(secret: SecretStr | SecretFile, *, where: str, read_file: ReadFile) -> bytes:
+    key = load_secret(secret, where=where, read_file=read_file)
+    try:
+        text = key.decode()
+    except UnicodeDecodeError:
+        raise ConfigError([f"{where}: got bytes that are not UTF-8, expected text"]) from None
+    if not 1 <= len(text) <= MAX_TOKEN_CHARACTERS:
+        raise ConfigError([f"{where}: got {len(text)} characters, expected 1 to {MAX_TOKEN_CHARACTERS}"])
+    if _NOT_IN_A_HEADER.search(text):
+        raise ConfigError([f"{where}: got white space or a control character, which no header can carry"])
+    return _digest(key)
+
+
+def _digest(key: bytes) -> bytes:
+    return hashlib.sha256(key).digest()
+
+
+def _scheme(authorization: str) -> str:
+    return authorization.strip(" ").partition(" ")[0].lower()
+
+
+def _as_sent(header: str) -> str:
+    """The text of a header's value. HTTP servers hand its bytes on as Latin-1, and clients send UTF-8."""
+    try:
+        return header.encode("latin-1").decode()
+    except UnicodeError:
+        return header
