@@ -1,0 +1,208 @@
+"""Prometheus instruments behind verbs: code says what happened, Prometheus gets the nouns.
+
+Labels come from closed sets and are present from the start. What can be read live (open connections, backlog) is read
+at the scrape, so that it cannot drift.
+"""
+
+from __future__ import annotations
+
+import platform
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from math import inf
+
+import tornado
+from prometheus_client import CollectorRegistry, Counter, GCCollector, Histogram, ProcessCollector
+from prometheus_client.core import GaugeMetricFamily, Metric
+from prometheus_client.registry import Collector
+
+from qgstream.reasons import CLOSE_REASONS, REJECT_REASONS, REPLAY_RESULTS, CloseReason, RejectReason, ReplayResult
+from qgstream.version import __version__
+
+_FAST = (0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10)
+_AGE = (1, 5, 15, 60, 300, 900, 3600, 4 * 3600, 12 * 3600, 24 * 3600)
+_EVENTS = (0, 1, 10, 100, 1000, 10_000, 100_000)
+
+
+@dataclass(frozen=True, slots=True)
+class Live:
+    """What is read at the moment of a scrape."""
+
+    connections: int = 0
+    connections_limit: int = 0
+    topics: int = 0
+    backlog_bytes_total: int = 0
+    backlog_bytes_max: int = 0
+    history_events: int = 0
+    history_bytes: int = 0
+    broker_up: bool = True
+    draining: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Totals:
+    """What was counted since the start, for people who watch. Buckets are (upper bound in seconds, count up to it)."""
+
+    opened: int
+    closed: dict[str, int]
+    rejected: dict[str, int]
+    published: int
+    delivered: int
+    bytes_sent: int
+    lag: tuple[tuple[float | None, int], ...]
+    loop_lag: tuple[tuple[float | None, int], ...]
+
+
+class Metrics:
+    """One process's instruments, on a registry of their own."""
+
+    def __init__(self, registry: CollectorRegistry | None = None) -> None:
+        self.registry = registry or CollectorRegistry()
+        self._live: Callable[[], Live] = Live
+
+        def counter(name: str, text: str, *labels: str) -> Counter:
+            return Counter(f"qgstream_{name}", text, labels, registry=self.registry)
+
+        def histogram(name: str, text: str, buckets: tuple[float, ...]) -> Histogram:
+            return Histogram(f"qgstream_{name}", text, buckets=buckets, registry=self.registry)
+
+        self._opened = counter("connections_opened", "Streams opened.")
+        self._closed = counter("connections_closed", "Streams ended, by reason.", "reason")
+        self._rejected = counter("connections_rejected", "Streams refused, by reason.", "reason")
+        self._published = counter("events_published", "Events taken into the log through this process.")
+        self._delivered = counter("events_delivered", "Events handed to subscribers' sockets.")
+        self._bytes = counter("bytes_sent", "Bytes of events handed to subscribers' sockets.")
+        self._heartbeats = counter("heartbeats", "Heartbeats sent.")
+        self._replay = counter("replay", "Answers to a Last-Event-ID, by result.", "result")
+        self._age = histogram("connection_age_seconds", "How old streams were when they ended.", _AGE)
+        self._fanout = histogram(
+            "fanout_seconds", "The longest round over a feed, of each tenth of a second with one.", _FAST
+        )
+        self._lag = histogram(
+            "publish_to_write_seconds",
+            "From publish until the last subscriber's turn, the longest of each 0.1 s.",
+            _FAST,
+        )
+        self._loop_lag = histogram("loop_lag_seconds", "How late the event loop ran a timer.", _FAST)
+        self._replay_events = histogram("replay_events", "Events in one finished replay.", _EVENTS)
+        for closed in CLOSE_REASONS:
+            self._closed.labels(closed)
+        for rejected in REJECT_REASONS:
+            self._rejected.labels(rejected)
+        for result in REPLAY_RESULTS:
+            self._replay.labels(result)
+        ProcessCollector(registry=self.registry)
+        GCCollector(registry=self.registry)
+        self.registry.register(_LiveCollector(self))
+
+    def watch(self, live: Callable[[], Live]) -> None:
+        """Read `live()` at each scrape."""
+        self._live = live
+
+    @property
+    def live(self) -> Live:
+        """What holds now."""
+        return self._live()
+
+    @property
+    def totals(self) -> Totals:
+        """What was counted since the start."""
+        return Totals(
+            opened=_total(self._opened),
+            closed=_by_reason(self._closed),
+            rejected=_by_reason(self._rejected),
+            published=_total(self._published),
+            delivered=_total(self._delivered),
+            bytes_sent=_total(self._bytes),
+            lag=_buckets(self._lag),
+            loop_lag=_buckets(self._loop_lag),
+        )
+
+    def opened(self) -> None:
+        """A stream was opened."""
+        self._opened.inc()
+
+    def closed(self, reason: CloseReason, age_seconds: float) -> None:
+        """A stream ended."""
+        self._closed.labels(reason).inc()
+        self._age.observe(age_seconds)
+
+    def rejected(self, reason: RejectReason) -> None:
+        """A stream was refused."""
+        self._rejected.labels(reason).inc()
+
+    def published(self, events: int) -> None:
+        """Events were taken into the log."""
+        self._published.inc(events)
+
+    def delivered(self, events: int, bytes_: int) -> None:
+        """Events were handed to sockets: once for each subscriber."""
+        self._delivered.inc(events)
+        self._bytes.inc(bytes_)
+
+    def heartbeats(self, sent: int) -> None:
+        """Heartbeats went out."""
+        self._heartbeats.inc(sent)
+
+    def resumed(self, result: ReplayResult) -> None:
+        """A stream began with this answer to its Last-Event-ID."""
+        self._replay.labels(result).inc()
+
+    def replayed(self, events: int) -> None:
+        """A replay reached the present."""
+        self._replay_events.observe(events)
+
+    def fanned_out(self, round_seconds: float, lag_seconds: float) -> None:
+        """Rounds over feeds ended: how long the longest took, and how long the oldest event had waited for its end."""
+        self._fanout.observe(round_seconds)
+        self._lag.observe(lag_seconds)
+
+    def loop_was_late(self, seconds: float) -> None:
+        """A timer of the event loop ran this late."""
+        self._loop_lag.observe(seconds)
+
+
+def _total(counter: Counter) -> int:
+    return sum(_by_reason(counter).values())
+
+
+def _by_reason(counter: Counter) -> dict[str, int]:
+    return {
+        sample.labels.get("reason", ""): int(sample.value)
+        for metric in counter.collect()
+        for sample in metric.samples
+        if sample.name.endswith("_total")
+    }
+
+
+def _buckets(histogram: Histogram) -> tuple[tuple[float | None, int], ...]:
+    """The bounds as JSON has them: None for infinity."""
+    return tuple(
+        (None if (bound := float(sample.labels["le"])) == inf else bound, int(sample.value))
+        for metric in histogram.collect()
+        for sample in metric.samples
+        if sample.name.endswith("_bucket")
+    )
+
+
+class _LiveCollector(Collector):
+    def __init__(self, metrics: Metrics) -> None:
+        self._metrics = metrics
+
+    def collect(self) -> Iterator[Metric]:
+        live = self._metrics.live
+        for name, text, value in (
+            ("connections", "Streams open now.", live.connections),
+            ("connections_limit", "limits.max_connections in effect.", live.connections_limit),
+            ("topics", "Distinct subscriptions with a subscriber now.", live.topics),
+            ("backlog_bytes", "Bytes waiting for all subscribers together.", live.backlog_bytes_total),
+            ("backlog_largest_bytes", "Bytes waiting for the subscriber furthest behind.", live.backlog_bytes_max),
+            ("history_events", "Events held for replay.", live.history_events),
+            ("history_bytes", "Bytes of events held for replay.", live.history_bytes),
+            ("broker_up", "1 while the broker answers.", live.broker_up),
+            ("draining", "1 while the server is leaving.", live.draining),
+        ):
+            yield GaugeMetricFamily(f"qgstream_{name}", text, value=float(value))
+        build = GaugeMetricFamily("qgstream_build_info", "Versions.", labels=("version", "python", "tornado"))
+        build.add_metric((__version__, platform.python_version(), tornado.version), 1)
+        yield build

@@ -1,0 +1,175 @@
+"""Accepted sockets: tuned, counted, and never more than the descriptors allow."""
+
+from __future__ import annotations
+
+import errno
+import re
+import resource
+import ssl
+from collections.abc import Awaitable, Callable
+from typing import Any
+
+from tornado.httpserver import HTTPServer
+from tornado.iostream import IOStream, SSLIOStream
+
+from qgstream.errors import ConfigError
+from qgstream.limits import LimitSettings
+from qgstream.logs import log
+
+# Descriptors that are not accepted sockets: standard streams, epoll, listeners, the self-pipe, certificates being
+# read, /proc for metrics, a broker's connections. And those who ask on admin.port, who must get in when all is full.
+RESERVED_DESCRIPTORS = 64
+ADMIN_SOCKETS = 32
+
+# A last event id may come with a header of a megabyte and is answered `reset`, not a 400 that stops an EventSource.
+MAX_HEADER_BYTES = 1024 * 1024 + 64 * 1024
+# It is also how long a publisher may keep an idle connection.
+HEADER_SECONDS = 30.0
+BODY_SECONDS = 30.0
+# The kernel's queue of connections not accepted yet, and (in Tornado) the accepts of one turn of the loop.
+BACKLOG = 1024
+
+
+def max_sockets(limits: LimitSettings, *, streams: int = 0) -> int:
+    """The hard cap on accepted sockets: streams, and some for publishers, probes and those being refused.
+
+    There are some for those even when more streams are open than a lowered `max_connections` allows.
+    """
+    if limits.max_sockets:
+        return limits.max_sockets
+    return max(streams, limits.max_connections) + limits.max_connections // 10 + 100
+
+
+def raise_descriptor_limit(limits: LimitSettings) -> int:
+    """Raise the soft limit on descriptors to the hard one and return it.
+
+    Raises `ConfigError` with the arithmetic when the sockets cannot fit: at the limit an accept loop spins.
+    """
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    sockets = max_sockets(limits)
+    needed = sockets + RESERVED_DESCRIPTORS
+    allowed = max(soft, needed) if hard == resource.RLIM_INFINITY else hard
+    if needed > allowed:
+        fits = allowed - RESERVED_DESCRIPTORS
+        key, got = "limits.max_sockets", limits.max_sockets
+        if not got:
+            key, got, fits = "limits.max_connections", limits.max_connections, (fits - 100) * 10 // 11
+        problem = (
+            f"{key}: got {got}, which needs {needed} descriptors "
+            f"({sockets} sockets + {RESERVED_DESCRIPTORS} reserved), but the hard limit is {allowed}; "
+            f"expected at most {max(0, fits)}, or a higher limit (ulimit -Hn, LimitNOFILE=)"
+        )
+        raise ConfigError([problem])
+    if soft != allowed:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (allowed, hard))
+    return allowed
+
+
+class TlsContext(ssl.SSLContext):
+    """A server's context for Tornado, whose accept loop forgives a socket that is gone already only ECONNABORTED.
+
+    Wrapping one that was reset, as port scans and balancers' probes do, raises ECONNRESET, EPROTO and others: each
+    would be a traceback that anybody could cause.
+    """
+
+    def wrap_socket(self, *args: Any, **kwargs: Any) -> ssl.SSLSocket:
+        """See `ssl.SSLContext`. Nothing is said on the wire yet."""
+        try:
+            return super().wrap_socket(*args, **kwargs)
+        except OSError as error:
+            raise ConnectionAbortedError(errno.ECONNABORTED, str(error)) from error
+
+
+class _EndOfHead:
+    """Finds the empty line behind a request's head without looking at any byte twice.
+
+    Tornado looks for it from the beginning whenever something has come, which takes 16 ms in a megabyte: somebody who
+    sends that and then single bytes kept a processor busy with sixty packets a second.
+    """
+
+    # Where Tornado's own `\r?\n\r?\n` ends, at a third of the cost: it begins with a byte that is rare.
+    pattern = re.compile(rb"\n\r?\n")
+
+    def __init__(self) -> None:
+        self._seen = 0
+
+    def search(self, buffer: bytearray) -> re.Match[bytes] | None:
+        """As of a compiled pattern. The buffer is the one of the last call with more behind it."""
+        found = self.pattern.search(buffer, max(0, self._seen - 2))
+        self._seen = len(buffer)
+        return found
+
+
+class _ClientsStream(IOStream):
+    """A stream of whose other end nothing good can be assumed."""
+
+    def read_until_regex(self, regex: bytes, max_bytes: int | None = None) -> Awaitable[bytes]:  # noqa: ARG002
+        """See `IOStream`; a server uses it for the head of a request and for nothing else."""
+        future = super().read_until_regex(_EndOfHead.pattern.pattern, max_bytes)
+        if self._read_future is not None:
+            # Should Tornado's next version name it differently, this does nothing, and heads are searched as ever.
+            self._read_regex = _EndOfHead()  # type: ignore[assignment]  # all that it needs is `search`
+        return future
+
+    def _is_connreset(self, exc: BaseException) -> bool:
+        """A broken TLS record or a dead route is the end, as a reset is, and no error of ours to be logged or raised.
+        The base says: "May be overridden in subclasses"."""
+        return isinstance(exc, OSError)
+
+
+class _TlsClientsStream(_ClientsStream, SSLIOStream):
+    """The same over TLS."""
+
+
+class StreamServer(HTTPServer):
+    """Tornado's HTTPServer with a hard cap on sockets and the timeouts that a public server needs.
+
+    `open_sockets()` says how many sockets live on after their handler detached.
+    """
+
+    def initialize(  # type: ignore[override]  # Configurable: the signature is this class's own
+        self,
+        request_callback: Any,
+        *,
+        limits: Callable[[], LimitSettings] = LimitSettings,
+        detached: Callable[[], int] = lambda: 0,
+        refused: Callable[[str], None] = lambda _ip: None,
+        **kwargs: Any,
+    ) -> None:
+        """See `HTTPServer`; `refused(ip)` is told of each socket over the cap."""
+        super().initialize(
+            request_callback,
+            idle_connection_timeout=HEADER_SECONDS,
+            body_timeout=BODY_SECONDS,
+            max_header_size=MAX_HEADER_BYTES,
+            max_body_size=64 * 1024,  # of anything but a publish, which sets its own
+            **kwargs,
+        )
+        self._limits = limits
+        self._detached = detached
+        self._refused = refused
+
+    def handle_stream(self, stream: IOStream, address: tuple[Any, ...]) -> None:
+        """A socket was accepted."""
+        streams = self._detached()
+        if len(self._connections) + streams >= max_sockets(self._limits(), streams=streams):
+            # Not even a word: writing one would need the descriptor for longer.
+            stream.close()
+            self._refused(str(address[0]) if address else "")
+            return
+        # TCPServer makes its streams itself; this is how they become ours.
+        stream.__class__ = _TlsClientsStream if isinstance(stream, SSLIOStream) else _ClientsStream
+        stream.set_nodelay(True)
+        super().handle_stream(stream, address)
+
+
+def log_descriptors(limits: LimitSettings) -> None:
+    """One line at the start, so that an operator sees what the limits came to."""
+    log.info(
+        "limits.in_effect",
+        extra={
+            "max_connections": limits.max_connections,
+            "max_sockets": max_sockets(limits),
+            "descriptors": resource.getrlimit(resource.RLIMIT_NOFILE)[0],
+        },
+    )

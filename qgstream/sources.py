@@ -1,0 +1,298 @@
+"""Where configuration values come from: a TOML file, the environment, flags. Text in, one checked model out.
+
+All problems are found in one go; each names its source and its dotted key and says what was got and what was expected.
+No problem shows a secret: values of secret keys, of unknown ones and of whole tables are never repeated.
+"""
+
+from __future__ import annotations
+
+import difflib
+import json
+import re
+import tomllib
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Generic, TypeVar, get_args, get_origin
+
+from pydantic import BaseModel, ValidationError
+from pydantic.fields import FieldInfo
+from pydantic_core import ErrorDetails
+
+from qgstream.errors import ConfigError
+
+M = TypeVar("M", bound=BaseModel)
+
+
+@dataclass(frozen=True)
+class Key:
+    """One option: its dotted name, its field, and whether its value may be shown."""
+
+    name: str
+    info: FieldInfo
+    secret: bool
+
+    def visible(self, value: object) -> object:
+        """The value as plain JSON that may be shown: without keys, tokens and the passwords in URLs."""
+        if self.secret and value:
+            return "(not shown)"
+        if isinstance(value, tuple | list):
+            return [self.visible(item) for item in value]
+        if isinstance(value, str | Path):
+            return re.sub(r"//[^/?#]*@", "//(not shown)@", str(value))
+        return value
+
+    def shown(self, value: object) -> str:
+        """The value as a sentence may repeat it."""
+        text = repr(self.visible(value))
+        return text if len(text) <= 100 else f"{text[:100]}..."
+
+    @property
+    def is_many(self) -> bool:
+        """Whether it takes a list or a table."""
+        return any(issubclass(kind, tuple | list | set | frozenset | dict) for kind in _kinds(self.info.annotation))
+
+    @property
+    def is_number(self) -> bool:
+        """Whether it takes a number and no boolean, which Python calls a number too."""
+        kinds = set(_kinds(self.info.annotation))
+        return bool(kinds & {int, float}) and bool not in kinds
+
+    @property
+    def is_optional(self) -> bool:
+        """Whether it may be left unset."""
+        return type(None) in _kinds(self.info.annotation)
+
+
+def _kinds(annotation: object) -> Iterator[type]:
+    """The classes that a field's annotation allows, one level deep: `tuple[str, ...] | None` is tuple and None."""
+    origin = get_origin(annotation)
+    if isinstance(origin, type) and issubclass(origin, tuple | list | set | frozenset | dict):
+        yield origin
+    elif origin is not None:
+        for argument in get_args(annotation):
+            yield from _kinds(argument)
+    elif isinstance(annotation, type):
+        yield annotation
+
+
+def table_model(annotation: object) -> type[BaseModel] | None:
+    """The section that a field holds, alone or as an optional one; None for a plain value."""
+    kinds = [kind for kind in _kinds(annotation) if kind is not type(None)]
+    return kinds[0] if len(kinds) == 1 and issubclass(kinds[0], BaseModel) else None
+
+
+class Catalogue:
+    """Every key of a model, and the words that users may have meant."""
+
+    def __init__(self, model: type[BaseModel], *, environment_prefix: str) -> None:
+        self.environment_prefix = environment_prefix
+        self.tables: dict[str, type[BaseModel]] = {}
+        self.keys: dict[str, Key] = {}
+        self._collect(model, "", secret=False)
+        self.environment = {self.environment_name(name): key for name, key in self.keys.items()}
+
+    def _collect(self, model: type[BaseModel], prefix: str, *, secret: bool) -> None:
+        secret_fields: frozenset[str] = getattr(model, "secret_fields", frozenset())
+        for name, info in model.model_fields.items():
+            hidden = secret or name in secret_fields
+            nested = table_model(info.annotation)
+            if nested is None:
+                self.keys[prefix + name] = Key(prefix + name, info, hidden)
+            else:
+                self.tables[prefix + name] = nested
+                self._collect(nested, f"{prefix}{name}.", secret=hidden)
+
+    def environment_name(self, key: str) -> str:
+        """`limits.max_connections` is QGSTREAM_LIMITS__MAX_CONNECTIONS."""
+        return self.environment_prefix + key.replace(".", "__").upper()
+
+    def nearest(self, name: str) -> str | None:
+        """The table or key that a dotted name may mean: the right word in a wrong place, or a word misspelt."""
+        names = [*self.tables, *self.keys]
+        by_last = {known.rpartition(".")[2]: known for known in reversed(names)}
+        last = name.rpartition(".")[2]
+        if last in by_last:
+            return by_last[last]
+        if near := difflib.get_close_matches(name, names, n=1):
+            return near[0]
+        near = difflib.get_close_matches(last, by_last, n=1)
+        return by_last[near[0]] if near else None
+
+    def did_you_mean(self, name: str) -> str:
+        """`; did you mean ...?` for an unknown dotted name, or nothing when nothing is near."""
+        near = self.nearest(name)
+        return f"; did you mean {near}?" if near else ""
+
+
+@dataclass(frozen=True)
+class Found:
+    """A value, and where it came from: "file conf/x.toml", "environment QGSTREAM_...", "flag --port"."""
+
+    value: object
+    source: str
+
+
+@dataclass
+class Reading(Generic[M]):
+    """What was found so far; what is read later wins."""
+
+    model: type[M]
+    catalogue: Catalogue
+    found: dict[str, Found] = field(default_factory=dict)
+    problems: list[str] = field(default_factory=list)
+    warnings: list[str] = field(default_factory=list)
+
+    def read_file(self, path: Path) -> None:
+        """Read a TOML file."""
+        source = f"file {path}"
+        text = ""
+        try:
+            # Editors on Windows put a byte order mark first, which TOML does not know.
+            text = path.read_bytes().decode("utf-8-sig")
+            table = tomllib.loads(text)
+        except OSError as error:
+            self.problems.append(f"{source}: cannot be read: {error.strerror}")
+        except UnicodeDecodeError as error:
+            self.problems.append(f"{source}: got a byte that is not UTF-8 at offset {error.start}, expected UTF-8 text")
+        except tomllib.TOMLDecodeError as error:
+            last_line = text.rpartition("\n")[2]
+            end = f"at line {text.count(chr(10)) + 1}, column {len(last_line) + 1}, the end"
+            self.problems.append(f"{source}: not TOML: {str(error).replace('at end of document', end)}")
+        else:
+            self._read_table(table, "", source)
+
+    def _read_table(self, table: Mapping[str, object], prefix: str, source: str) -> None:
+        for name, value in table.items():
+            key = prefix + name
+            if key in self.catalogue.keys:
+                self._keep(self.catalogue.keys[key], value, source)
+            elif key not in self.catalogue.tables:
+                what = "key" if prefix or not isinstance(value, Mapping) else "section"
+                self.problems.append(f"{source}: {key}: unknown {what}{self.catalogue.did_you_mean(key)}")
+            elif isinstance(value, Mapping):
+                if prefix and not value:
+                    self.found[key] = Found({}, source)  # an optional table that is there, all defaults
+                self._read_table(value, f"{key}.", source)
+            else:
+                self.problems.append(f"{source}: {key}: got {type(value).__name__}, expected a table [{key}]")
+
+    def read_environment(self, environ: Mapping[str, str], *, ignore: Iterable[str] = ()) -> None:
+        """Read every name with the prefix but those to ignore; an unknown one is a warning."""
+        catalogue = self.catalogue
+        for name in sorted(environ.keys() - set(ignore)):
+            if not name.startswith(catalogue.environment_prefix):
+                continue
+            source = f"environment {name}"
+            if name in catalogue.environment:
+                self._read_text(catalogue.environment[name], environ[name], source)
+            else:
+                guess = name.removeprefix(catalogue.environment_prefix).lower().replace("__", ".")
+                near = catalogue.nearest(guess)
+                hint = f"; did you mean {catalogue.environment_name(near)}?" if near in catalogue.keys else ""
+                self.warnings.append(f"{source}: unknown name, ignored{hint}")
+
+    def read_flag(self, key: str, value: object, flag: str) -> None:
+        """Read one flag that sets a dotted key; text is read as a TOML value where it is one."""
+        source = f"flag {flag}"
+        known = self.catalogue.keys.get(key)
+        if known is None:
+            self.problems.append(f"{source}: {key}: unknown key{self.catalogue.did_you_mean(key)}")
+        elif isinstance(value, str):
+            quoted = value[:1] in ('"', "'") and not known.is_many
+            self._read_text(known, _toml(value, value) if quoted else value, source)
+        else:
+            self._keep(known, value, source)
+
+    def _read_text(self, key: Key, text: str, source: str) -> None:
+        """Text from outside a file. Lists and tables are JSON or TOML, and a list may also be `a,b,c`."""
+        if not key.is_many:
+            unset = not text and key.is_optional
+            self._keep(key, None if unset else text, source)
+        elif text.lstrip()[:1] in ("[", "{"):
+            try:
+                self._keep(key, _structure(text), source)
+            except ValueError:
+                self.problems.append(
+                    f"{source}: {key.name}: got {key.shown(text)}, expected JSON, TOML, or values separated by commas"
+                )
+        else:
+            self._keep(key, [part.strip() for part in text.split(",") if part.strip()], source)
+
+    def _keep(self, key: Key, value: object, source: str) -> None:
+        if isinstance(value, bool) and key.is_number:
+            value = str(value).lower()  # or pydantic would take `true` for 1
+        self.found[key.name] = Found(value, source)
+
+    def finish(self) -> M:
+        """Check everything together; raises `ConfigError` with all problems, those of reading first."""
+        nested: dict[str, Any] = {}
+        for name, found in self.found.items():
+            *tables, last = name.split(".")
+            table = nested
+            for part in tables:
+                table = table.setdefault(part, {})
+            table[last] = found.value
+        try:
+            model = self.model.model_validate(nested)
+        except ValidationError as error:
+            self.problems += [self._problem(details) for details in error.errors(include_url=False)]
+        if self.problems:
+            raise ConfigError(self.problems)
+        return model
+
+    def _problem(self, details: ErrorDetails) -> str:
+        name = ""
+        for part in details["loc"]:
+            # Below a key, words are the members of a union that pydantic tried, or a secret: the name in a pair that
+            # was written the wrong way round.
+            if isinstance(part, int):
+                name += f"[{part}]"
+            elif name not in self.catalogue.keys:
+                name += f".{part}" if name else part
+        key, source = self._origin(name)
+        kind, message = details["type"], details["msg"]
+        if kind == "value_error":
+            said = message.removeprefix("Value error, ")
+        elif kind in _SENTENCES:
+            said = _SENTENCES[kind]
+        else:
+            got = "a value that is not shown" if key is None or key.secret else key.shown(details["input"])
+            said = f"got {got}, expected {_expected(message)}"
+        return f"{source}: {name}: {said}"
+
+    def _origin(self, name: str) -> tuple[Key | None, str]:
+        """The key that an error's place belongs to, and its source; a table's error belongs to all keys set in it."""
+        for known, found in self.found.items():
+            if name == known or name.startswith((f"{known}.", f"{known}[")):
+                return self.catalogue.keys.get(known), found.source
+        parts = name.split(".")
+        tables = [".".join([*parts[:depth], ""]) for depth in range(len(parts), -1, -1)]
+        sources = [{found.source: None for known, found in self.found.items() if known.startswith(t)} for t in tables]
+        return None, ", ".join(next(filter(None, sources), ()))
+
+
+_SENTENCES = {"extra_forbidden": "unknown key", "missing": "not set, expected a value"}
+
+
+def _expected(message: str) -> str:
+    """What pydantic expected: from `Input should be a valid integer, unable to parse ...` the middle."""
+    text = re.sub(r"^(Input is not|Unable to parse input string as|\w+ should (be|have)) ", "", message)
+    return re.sub(r"(, unable|, got|, exceeded| for <class).*", "", text).replace("tuple", "list")
+
+
+def _toml(text: str, default: str) -> str:
+    """The text of a quoted TOML string, or the default for what is none."""
+    try:
+        value = tomllib.loads(f"value = {text}")["value"]
+    except tomllib.TOMLDecodeError:
+        return default
+    return value if isinstance(value, str) else default
+
+
+def _structure(text: str) -> object:
+    """A list or a table in JSON or TOML; `ValueError` for what is neither."""
+    try:
+        return json.loads(text)
+    except ValueError:
+        return tomllib.loads(f"value = {text}")["value"]

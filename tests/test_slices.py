@@ -1,0 +1,87 @@
+"""Long walks share the loop."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Iterator
+
+import pytest
+
+from qgstream.slices import TURNS_BETWEEN, Slices
+
+
+def walk(steps: int, seen: list[str], name: str = "") -> Iterator[None]:
+    for step in range(steps):
+        seen.append(f"{name}{step}")
+        yield
+
+
+async def until_idle(slices: Slices) -> None:
+    for _ in range(10_000):
+        if not slices._scheduled:
+            return
+        await asyncio.sleep(0)
+    raise AssertionError("the jobs do not end")
+
+
+@pytest.mark.gen_test
+async def test_a_job_starts_on_the_next_turn_and_not_before() -> None:
+    slices, seen = Slices(), list[str]()
+    slices.add(walk(3, seen))
+    assert seen == []
+    await asyncio.sleep(0)
+    assert seen == ["0", "1", "2"]
+    assert len(slices) == 0
+
+
+@pytest.mark.gen_test
+async def test_without_a_slice_to_spare_jobs_take_turns() -> None:
+    slices, seen = Slices(slice_seconds=0, busy_slice_seconds=0), list[str]()
+    slices.add(walk(2, seen, "a"))
+    slices.add(walk(2, seen, "b"))
+    await until_idle(slices)
+    assert seen == ["a0", "b0", "a1", "b1"]
+
+
+@pytest.mark.gen_test
+async def test_everything_else_gets_several_turns_between_two_slices() -> None:
+    """A request takes about eight turns; each behind a slice of its own made a publish wait 40 ms."""
+    slices, seen = Slices(slice_seconds=0, busy_slice_seconds=0), list[str]()
+    slices.add(walk(3, seen))
+    turns_between = []
+    done = 0
+    while slices._scheduled:
+        turns = 0
+        while len(seen) == done and slices._scheduled:
+            await asyncio.sleep(0)
+            turns += 1
+        turns_between.append(turns)
+        done = len(seen)
+    assert min(turns_between[1:3]) >= TURNS_BETWEEN
+
+
+@pytest.mark.gen_test
+async def test_a_job_that_fails_is_told_and_stops_nobody(expect_log: Callable[[str], None]) -> None:
+    def faulty() -> Iterator[None]:
+        yield
+        raise ZeroDivisionError
+
+    expect_log("slices.job_failed")
+    slices, seen = Slices(), list[str]()
+    slices.add(faulty())
+    slices.add(walk(2, seen))
+    await until_idle(slices)
+    assert seen == ["0", "1"]
+
+
+@pytest.mark.gen_test
+async def test_slices_are_short_while_something_else_wants_the_loop(monkeypatch: pytest.MonkeyPatch) -> None:
+    given: list[float] = []
+    slices = Slices(slice_seconds=5, busy_slice_seconds=1)
+    monkeypatch.setattr(slices, "_run", given.append)
+    clock = iter([100.0, 100.0001, 200.0, 200.1])
+    monkeypatch.setattr("qgstream.slices.perf_counter", lambda: next(clock))
+    for _ in range(2):
+        slices._pause(0, next(clock))
+    await asyncio.sleep(0)
+    assert given == [5, 1]

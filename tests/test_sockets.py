@@ -1,0 +1,326 @@
+"""Accepted sockets: tuned, bounded in number and in time, and never more than the descriptors allow."""
+
+from __future__ import annotations
+
+import asyncio
+import errno
+import json
+import resource
+import socket
+import ssl
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import suppress
+from pathlib import Path
+
+import pytest
+from tornado.ioloop import IOLoop
+from tornado.iostream import IOStream, StreamClosedError
+from tornado.tcpclient import TCPClient
+
+from qgstream import sockets
+from qgstream.app import public_app
+from qgstream.connection import Connection
+from qgstream.errors import ConfigError
+from qgstream.hub import Hub
+from qgstream.limits import LimitSettings
+from qgstream.service import Service
+from qgstream.sockets import RESERVED_DESCRIPTORS, StreamServer, max_sockets, raise_descriptor_limit
+from tests.hostile.observing import Watch, ask, cpu_seconds, metrics
+from tests.serving import RawClient, ServerProcess, wait_until
+
+# The hard cap.
+
+
+@pytest.mark.parametrize(
+    ("limits", "streams", "expected"),
+    [
+        ({}, 0, 11_100),
+        ({"max_connections": 100}, 0, 210),
+        ({"max_connections": 0}, 0, 100),
+        ({"max_connections": 100, "max_sockets": 7}, 0, 7),
+        ({"max_connections": 100}, 5000, 5110),  # lowered while 5 000 were open: others still get in
+    ],
+)
+def test_how_many_sockets(limits: dict[str, int], streams: int, expected: int) -> None:
+    assert max_sockets(LimitSettings.model_validate(limits), streams=streams) == expected
+
+
+def test_no_more_sockets_than_the_cap(tmp_path: Path) -> None:
+    with ServerProcess(tmp_path, limits__max_connections=3, limits__max_sockets=6, admin__port=free_port()) as server:
+        watch = Watch(server)
+        streams = [RawClient(server.port).get("/events") for _ in range(3)]
+        for client in streams:
+            client.until(b'"connected"')
+        idle = [RawClient(server.port) for _ in range(3)]
+        idle[0].get("/health").until(b'"ok"')
+        # All six are taken: the next are closed without a word, and the loop does not spin.
+        used = cpu_seconds(server)
+        for _ in range(50):
+            client = RawClient(server.port)
+            with suppress(ConnectionResetError):
+                assert client.to_end() == b""
+            client.close()
+        assert watch.rejected == {"max_sockets": 50}
+        assert cpu_seconds(server) - used < 0.5
+        # Those within are served as before, and a freed place is a place.
+        idle[0].received = b""
+        idle[0].get("/health").until(b'"ok"')
+        idle[1].close()
+        wait_until(lambda: answers(server), what="a free socket")
+        streams[0].close()
+        watch.expect(client=1, left=2)
+        RawClient(server.port).get("/events").close()
+        for client in [*streams, *idle]:
+            client.close()
+        wait_until(lambda: metrics(server)["connections"] == 0, what="no stream")
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port: int = probe.getsockname()[1]
+        return port
+
+
+def answers(server: ServerProcess) -> bool:
+    try:
+        return ask(server, "GET", "/health")[0].status == 200
+    except OSError:
+        return False
+
+
+# The descriptors.
+
+SERVE = [sys.executable, "-m", "qgstream", "serve", "--port", "0"]
+
+
+def start_within(descriptors: int, *settings: str) -> subprocess.CompletedProcess[str]:
+    """Start a server whose hard limit on descriptors is so low. One that starts is stopped as soon as it says so."""
+
+    arguments = [part for setting in settings for part in ("--set", setting)]
+    shell = ["sh", "-c", f'ulimit -Sn 64 && ulimit -Hn {descriptors} && exec "$@"', "sh"]
+    with subprocess.Popen(
+        [*shell, *SERVE, *arguments], stderr=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    ) as process:
+        assert process.stderr is not None
+        said = ""
+        for line in process.stderr:
+            said += line
+            if '"server.started"' in line:
+                process.terminate()
+        return subprocess.CompletedProcess([], process.wait(), "", said)
+
+
+def test_more_streams_than_descriptors_is_refused_at_the_start() -> None:
+    done = start_within(512)
+    assert done.returncode == 1
+    assert "Traceback" not in done.stderr
+    assert (
+        "limits.max_connections: got 10000, which needs 11164 descriptors (11100 sockets + 64 reserved), "
+        "but the hard limit is 512; expected at most 316, or a higher limit (ulimit -Hn, LimitNOFILE=)"
+    ) in done.stderr
+
+
+def test_the_number_that_it_proposes_fits_and_one_more_does_not() -> None:
+    done = start_within(512, "limits.max_connections=316")
+    assert done.returncode == 0, done.stderr
+    in_effect = next(json.loads(line) for line in done.stderr.splitlines() if '"limits.in_effect"' in line)
+    assert in_effect["max_connections"] == 316
+    assert in_effect["max_sockets"] + RESERVED_DESCRIPTORS <= in_effect["descriptors"] == 512  # raised from 64
+    assert start_within(512, "limits.max_connections=318").returncode == 1
+
+
+def test_a_cap_of_its_own_that_does_not_fit_is_named() -> None:
+    done = start_within(512, "limits.max_connections=10", "limits.max_sockets=5000")
+    assert done.returncode == 1
+    assert "limits.max_sockets: got 5000, which needs 5064 descriptors" in done.stderr
+    assert "expected at most 448" in done.stderr
+
+
+def test_a_reload_that_does_not_fit_changes_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    calls: list[tuple[int, int]] = []
+    monkeypatch.setattr(resource, "getrlimit", lambda _: (64, 512))
+    monkeypatch.setattr(resource, "setrlimit", lambda _, limits: calls.append(limits))
+    with pytest.raises(ConfigError):
+        raise_descriptor_limit(LimitSettings())
+    assert calls == []
+    assert raise_descriptor_limit(LimitSettings(max_connections=10)) == 512
+    assert calls == [(512, 512)]
+
+
+def test_without_a_hard_limit_the_soft_one_is_what_is_needed(monkeypatch: pytest.MonkeyPatch) -> None:
+    calls: list[tuple[int, int]] = []
+    infinity = resource.RLIM_INFINITY
+    monkeypatch.setattr(resource, "getrlimit", lambda _: (1024, infinity))
+    monkeypatch.setattr(resource, "setrlimit", lambda _, limits: calls.append(limits))
+    assert raise_descriptor_limit(LimitSettings()) == 11_164
+    assert raise_descriptor_limit(LimitSettings(max_connections=10)) == 1024
+    assert calls == [(11_164, infinity)]
+
+
+# The sockets themselves, on the test's own loop.
+
+
+@pytest.fixture
+def service(io_loop: IOLoop) -> Iterator[Service]:
+    service = Service(Hub(limits=LimitSettings(tcp_user_timeout_seconds=7, send_buffer_bytes=32 * 1024)))
+    io_loop.run_sync(service.start)
+    yield service
+    io_loop.run_sync(service.stop)
+
+
+@pytest.fixture
+def port(io_loop: IOLoop, service: Service) -> Iterator[int]:
+    server = StreamServer(public_app(service), limits=lambda: service.limits)
+    server.listen(0, "127.0.0.1")
+    (listener,) = server._sockets.values()
+    yield listener.getsockname()[1]
+    server.stop()
+    io_loop.run_sync(server.close_all_connections)
+
+
+async def opened(port: int) -> IOStream:
+    stream = await TCPClient().connect("127.0.0.1", port)
+    await stream.write(b"GET /events HTTP/1.1\r\nHost: x\r\n\r\n")
+    await stream.read_until(b'"connected"')
+    return stream
+
+
+def only(hub: Hub) -> Connection:
+    (connection,) = hub.registry
+    return connection
+
+
+@pytest.mark.gen_test
+async def test_a_stream_is_tuned(service: Service, port: int) -> None:
+    stream = await opened(port)
+    sock = only(service.hub).stream.socket
+    assert sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY) == 1
+    assert sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT) == 7000
+    assert sock.getsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF) == 64 * 1024  # Linux doubles it
+    stream.close()
+
+
+@pytest.mark.gen_test
+async def test_a_stream_in_the_kernels_own_way(service: Service, port: int) -> None:
+    service.hub.reload(
+        limits=LimitSettings(tcp_user_timeout_seconds=0, send_buffer_bytes=0), history=service.hub.window.settings
+    )
+    stream = await opened(port)
+    sock = only(service.hub).stream.socket
+    assert sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT) == 0
+    assert sock.getsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF) != 64 * 1024
+    stream.close()
+
+
+@pytest.fixture
+def hasty(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sockets, "HEADER_SECONDS", 0.3)
+    monkeypatch.setattr(sockets, "BODY_SECONDS", 0.3)
+
+
+@pytest.mark.gen_test
+@pytest.mark.usefixtures("hasty")
+@pytest.mark.parametrize(
+    "beginning",
+    [
+        pytest.param(b"", id="silence"),
+        pytest.param(b"GET /events HTTP/1.1\r\nHost: x\r\nX: ", id="half a header"),
+        pytest.param(b"GET /health HTTP/1.1\r\nHost: x\r\n\r\n", id="a kept-alive connection"),
+        pytest.param(b"GET /events HTTP/1.1\r\nHost: x\r\nContent-Length: 9\r\n\r\nhalf", id="half a body of a GET"),
+        pytest.param(b"POST /events HTTP/1.1\r\nHost: x\r\nContent-Length: 9\r\n\r\nhalf", id="half a body"),
+        pytest.param(b"POST /x HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\n5\r\nab", id="half a chunk"),
+    ],
+)
+async def test_who_does_not_go_on_is_closed(service: Service, port: int, beginning: bytes) -> None:
+    stream = await TCPClient().connect("127.0.0.1", port)
+    began = time.monotonic()
+    await stream.write(beginning)
+    await stream.read_until_close()
+    assert 0.2 < time.monotonic() - began < 3
+    assert len(service.hub.registry) == 0
+
+
+@pytest.mark.gen_test
+@pytest.mark.usefixtures("hasty")
+async def test_who_sends_a_byte_now_and_then_is_closed_too(port: int) -> None:
+    stream = await TCPClient().connect("127.0.0.1", port)
+    began = time.monotonic()
+    loop = IOLoop.current()
+
+    def trickle() -> None:
+        if not stream.closed():
+            stream.write(b"x").add_done_callback(lambda future: future.exception())
+            loop.call_later(0.02, trickle)
+
+    await stream.write(b"GET /events HTTP/1.1\r\nX: ")
+    trickle()
+    with pytest.raises(StreamClosedError):
+        await stream.read_until(b"\r\n")
+    assert 0.2 < time.monotonic() - began < 3
+
+
+@pytest.mark.gen_test
+@pytest.mark.usefixtures("hasty")
+async def test_a_stream_is_not_closed_by_these(service: Service, port: int) -> None:
+    stream = await opened(port)
+    began = time.monotonic()
+    while time.monotonic() - began < 1:
+        await service.hub.publish("a", "x" * 10)
+        await stream.read_until(b"data: xxxxxxxxxx\n\n")
+        await asyncio.sleep(0.05)
+    assert len(service.hub.registry) == 1
+    stream.close()
+
+
+HEADS = [
+    b"GET /health HTTP/1.1\r\nHost: x\r\n\r\n",
+    b"GET /health HTTP/1.1\nHost: x\n\n",
+    b"GET /health HTTP/1.1\r\nHost: x\n\r\n",
+    b"GET /health HTTP/1.1\nHost: x\r\n\n",
+    b"\r\nGET /health HTTP/1.1\r\nX: " + b"x" * 300 + b"\r\nHost: x\r\n\r\n",
+]
+
+
+@pytest.mark.gen_test
+@pytest.mark.parametrize("head", HEADS)
+async def test_a_head_may_come_in_any_two_pieces(port: int, head: bytes) -> None:
+    """Also with its end in both of them, and the next request right behind it."""
+    stream = await TCPClient().connect("127.0.0.1", port)
+    stream.set_nodelay(True)
+    for end in [*range(1, 30), *range(len(head) - 10, len(head))]:
+        await stream.write(head[:end])
+        await asyncio.sleep(0)
+        await asyncio.sleep(0.001)
+        await stream.write(head[end:] + head)
+        for _ in range(2):
+            assert (await stream.read_until(b"\r\n\r\n")).startswith(b"HTTP/1.1 200 OK\r\n")
+            await stream.read_until(b"}")
+    stream.close()
+
+
+class BrokenStream(sockets._ClientsStream):
+    """Its next read finds a broken TLS record, which from outside can be hit only now and then."""
+
+    def __init__(self, sock: socket.socket, error: OSError) -> None:
+        super().__init__(sock)
+        self.broken = error
+
+    def read_from_fd(self, buf: bytearray | memoryview) -> int | None:
+        raise self.broken
+
+
+@pytest.mark.gen_test
+@pytest.mark.parametrize(
+    "error", [ssl.SSLError(1, "wrong version number"), OSError(errno.EHOSTUNREACH, "no route"), ConnectionResetError()]
+)
+async def test_what_breaks_is_closed_and_neither_raised_nor_logged(error: OSError) -> None:
+    ours, theirs = socket.socketpair()
+    stream = BrokenStream(ours, error)
+    with pytest.raises(StreamClosedError) as caught:
+        await stream.read_until_regex(b"")
+    assert caught.value.real_error is error  # the reason in the log of a stream comes from it
+    theirs.close()
