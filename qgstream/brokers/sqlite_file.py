@@ -1,0 +1,130 @@
+"""The file of the durable log: made whole or not at all, locked, and looked at before it is touched."""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import secrets
+import sqlite3
+import time
+from contextlib import closing
+from pathlib import Path
+from urllib.parse import quote
+
+APPLICATION_ID = 0x71677374  # "qgst": what makes a database one of ours
+SCHEMA_VERSION = 1
+# The check at the start reads the whole file: a default log takes a fraction of a second. A larger one is looked at for
+# so long; what is damaged behind that is found when it is read.
+CHECK_SECONDS = 5.0
+
+SCHEMA = f"""
+PRAGMA auto_vacuum = INCREMENTAL;
+PRAGMA application_id = {APPLICATION_ID};
+PRAGMA user_version = {SCHEMA_VERSION};
+CREATE TABLE state (epoch TEXT NOT NULL, newest INTEGER NOT NULL, shelves TEXT NOT NULL);
+CREATE TABLE shelves (shelf INTEGER PRIMARY KEY, forgotten INTEGER NOT NULL);
+CREATE TABLE log (
+    offset INTEGER PRIMARY KEY, published_at REAL NOT NULL, shelf INTEGER NOT NULL, topics TEXT NOT NULL, event TEXT,
+    retry_ms INTEGER, is_json INTEGER NOT NULL, private INTEGER NOT NULL, size INTEGER NOT NULL, data BLOB NOT NULL
+);
+CREATE INDEX log_shelf ON log (shelf, offset);
+CREATE TABLE keys (key TEXT PRIMARY KEY, at REAL NOT NULL, offset INTEGER NOT NULL) WITHOUT ROWID;
+CREATE INDEX keys_at ON keys (at);
+"""
+
+
+def connect(path: Path, mode: str) -> sqlite3.Connection:
+    """A connection in the mode `rw` or `ro`; transactions are begun by `transaction`."""
+    uri = f"file:{quote(str(path))}?mode={mode}"
+    return sqlite3.connect(uri, uri=True, isolation_level=None, check_same_thread=False, timeout=1.0)
+
+
+def lock(path: Path) -> int:
+    """Take the file for this process and return a descriptor that holds it. Raises `OSError` when another has it: two
+    would give the same offsets, and neither would hear of the other's events."""
+    # Beside the file, not in it: closing any descriptor of a file drops the locks that SQLite has on it.
+    if not path.parent.is_dir():
+        raise OSError(f"{path.parent}: is no directory; expected one for the log {path.name}")
+    descriptor = os.open(f"{path}-lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError:
+        owner = os.pread(descriptor, 20, 0).decode("ascii", "replace").strip()
+        os.close(descriptor)
+        raise OSError(f"{path}: is in use by the process {owner}; a log on disk belongs to one process") from None
+    os.ftruncate(descriptor, 0)
+    os.pwrite(descriptor, f"{os.getpid()}\n".encode(), 0)
+    return descriptor
+
+
+def create(path: Path) -> None:
+    """Make an empty log. Under another name until it is whole: a file of this name is never half a log."""
+    wal = Path(f"{path}-wal")
+    if wal.exists() and wal.stat().st_size:
+        raise OSError(f"{path}: is missing, but its {path.name}-wal is there: put both back, or move that away too")
+    new = Path(f"{path}-new")
+    for leftover in ("", "-journal", "-wal", "-shm"):
+        Path(f"{new}{leftover}").unlink(missing_ok=True)
+    os.close(os.open(new, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600))  # SQLite gives its other files the same mode
+    with closing(connect(new, "rw")) as db:
+        db.executescript(SCHEMA)
+        db.execute("INSERT INTO state VALUES (?, 0, '[]')", (secrets.token_hex(5),))
+        db.execute("INSERT INTO shelves VALUES (0, 0)")
+        # Last, so that the mark of ownership is in the file itself and not in a WAL beside it.
+        db.execute("PRAGMA journal_mode = WAL")
+    new.rename(path)
+    directory = os.open(path.parent, os.O_RDONLY)
+    try:
+        os.fsync(directory)
+    finally:
+        os.close(directory)
+
+
+def check(path: Path) -> None:
+    """Look before anything is touched. Raises `OSError` with what is wrong and what to do."""
+    with path.open("rb") as file:
+        header = file.read(100)
+    if not header.startswith(b"SQLite format 3\0") or len(header) < 100:
+        said = "is empty" if not header else "is not a SQLite database"
+        raise OSError(f"{path}: {said}; expected a log of qgstream, or no file: it is left as it is")
+    version, application = int.from_bytes(header[60:64]), int.from_bytes(header[68:72])
+    if application != APPLICATION_ID:
+        raise OSError(f"{path}: is a SQLite database of another program; it is left as it is")
+    if version != SCHEMA_VERSION:
+        raise OSError(
+            f"{path}: is a log of version {version}, expected {SCHEMA_VERSION}: another qgstream made it; "
+            "it is left as it is"
+        )
+    deadline = time.monotonic() + CHECK_SECONDS
+    with closing(connect(path, "ro")) as db:
+        db.set_progress_handler(lambda: time.monotonic() > deadline, 10_000)
+        try:
+            problems = [problem for (problem,) in db.execute("PRAGMA quick_check(3)")]
+            db.execute("SELECT epoch FROM state, shelves, log, keys LIMIT 1")
+        except sqlite3.DatabaseError as error:
+            problems = ["ok"] if time.monotonic() > deadline else [str(error)]
+    if problems != ["ok"]:
+        raise OSError(
+            f"{path}: is damaged ({'; '.join(problems)}); it is left as it is. Put a backup in its place (with another "
+            "epoch, see docs/brokers.md), or move it away to begin a new log"
+        )
+
+
+class transaction:  # noqa: N801  # reads as a function
+    """All or nothing: commits at the end of the block, or rolls back."""
+
+    def __init__(self, db: sqlite3.Connection, kind: str = "IMMEDIATE") -> None:
+        self._db = db
+        self._kind = kind
+
+    def __enter__(self) -> sqlite3.Connection:
+        self._db.execute(f"BEGIN {self._kind}")
+        return self._db
+
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
+        try:
+            if kind is None:
+                self._db.execute("COMMIT")
+        finally:
+            if self._db.in_transaction:  # also after a COMMIT that failed; SQLite may have rolled back by itself
+                self._db.execute("ROLLBACK")

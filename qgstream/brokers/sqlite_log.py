@@ -1,0 +1,263 @@
+"""The durable log in its file: append, read, trim. Synchronous, and knows no loop."""
+
+from __future__ import annotations
+
+import json
+import os
+import sqlite3
+from collections.abc import Collection, Sequence
+from contextlib import ExitStack
+from pathlib import Path
+
+from qgstream.brokers.base import IDEMPOTENCY_SECONDS, MAX_READ_BYTES, Forgotten, Opened
+from qgstream.brokers.sqlite_file import check, connect, create, lock, transaction
+from qgstream.publication import Position, Publication
+from qgstream.window import HistorySettings, TopicHistory
+
+# What is deleted in one transaction: publishers wait for it (a few milliseconds).
+TRIM_EVENTS = 500
+# Given back to the file system at once, in pages of 4 KiB, when more than a quarter of the file is unused.
+_VACUUM_PAGES = 1000
+# Beside its data an event takes about this much of the file: its row, its indexes and their slack.
+ROW_BYTES = 120
+_COLUMNS = "offset, published_at, topics, event, retry_ms, is_json, private, data"
+
+
+class Log:
+    """The open log. One thread at a time may write; `Reader` has a connection of its own.
+
+    What is kept lies on the shelves of `HistorySettings`, and the file remembers how far each has forgotten.
+    """
+
+    def __init__(self, path: Path, history: HistorySettings) -> None:
+        """Open the log, or make a new one. Raises `OSError` and changes nothing for a file that is in use, is not a
+        log, or is damaged."""
+        with ExitStack() as stack:
+            stack.callback(os.close, lock(path))
+            try:
+                if not path.exists():
+                    create(path)
+                check(path)
+                self._db = connect(path, "rw")
+                stack.callback(self._db.close)
+                # In WAL mode only FULL syncs at every commit. With NORMAL a power cut loses what was acknowledged since
+                # the last checkpoint.
+                self._db.execute("PRAGMA synchronous = FULL")
+                self._db.execute(f"PRAGMA journal_size_limit = {64 * 1024 * 1024}")
+                self.epoch, self.newest = self._db.execute("SELECT epoch, newest FROM state").fetchone()
+                self._count()
+                self.keep(history)
+            except sqlite3.Error as error:
+                raise OSError(f"{path}: cannot be opened as a log of events: {error}") from error
+            self._resources = stack.pop_all()
+
+    def _count(self) -> None:
+        count = "SELECT count(*), ifnull(sum(size), 0) FROM log"
+        self.events, self.size_bytes = self._db.execute(count).fetchone()
+
+    def close(self) -> None:
+        """Let go of the file."""
+        self._resources.close()
+
+    def keep(self, history: HistorySettings) -> None:
+        """Keep, from now on, what these settings say. Raises `sqlite3.Error`."""
+        shelves = json.dumps([(topic.pattern, topic.store) for topic in history.topics])
+        (before,) = self._db.execute("SELECT shelves FROM state").fetchone()
+        if shelves != before:
+            with transaction(self._db) as db:
+                self._put_on_shelves(db, history, shelves, before)
+            self._count()
+        self.history = history
+
+    def _put_on_shelves(self, db: sqlite3.Connection, history: HistorySettings, shelves: str, before: str) -> None:
+        # What was forgotten under the old shelves may concern any of the new ones: each starts with the worst. And what
+        # was not stored at all may be asked for from now on.
+        (worst,) = db.execute("SELECT max(forgotten) FROM shelves").fetchone()
+        if not all(stored for _, stored in json.loads(before)):
+            worst = self.newest
+        db.execute("DELETE FROM shelves")
+        marks = [(shelf, worst) for shelf in range(len(history.topics) + 1)]
+        db.executemany("INSERT INTO shelves VALUES (?, ?)", marks)
+        for offset, topics in db.execute("SELECT offset, topics FROM log").fetchall():
+            shelf = _shelf(history, json.loads(topics))
+            if shelf is None:
+                db.execute("DELETE FROM log WHERE offset = ?", (offset,))
+            else:
+                db.execute("UPDATE log SET shelf = ? WHERE offset = ?", (shelf, offset))
+        db.execute("UPDATE state SET shelves = ?", (shelves,))
+
+    # Writing.
+
+    def append(self, events: Sequence[tuple[int, Publication]], now: float) -> None:
+        """Write these at their offsets, all or none; on disk when it returns. Raises `sqlite3.Error`."""
+        rows, keys = [], []
+        for offset, publication in events:
+            if publication.idempotency_key is not None:
+                keys.append((publication.idempotency_key, now, offset))
+            shelf = _shelf(self.history, publication.topics)
+            if shelf is not None:
+                topics = json.dumps(publication.topics, ensure_ascii=False)
+                size = len(publication.data) + len(topics) + ROW_BYTES
+                rows.append((
+                    offset, now, shelf, topics, publication.event, publication.retry_ms, publication.is_json,
+                    publication.private, size, publication.data,
+                ))  # fmt: skip
+        newest = events[-1][0]
+        with transaction(self._db) as db:
+            db.executemany("INSERT INTO log VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?)", rows)
+            db.executemany("INSERT OR REPLACE INTO keys VALUES (?, ?, ?)", keys)
+            # Not only the rows: those may be trimmed, or never stored, and an offset must not be given twice.
+            db.execute("UPDATE state SET newest = ?", (newest,))
+        self.newest = newest
+        self.events += len(rows)
+        self.size_bytes += sum(row[8] for row in rows)
+
+    def probe(self) -> None:
+        """Write nothing new, and see whether that gets to the disk. Raises `sqlite3.Error`."""
+        with transaction(self._db) as db:
+            db.execute("UPDATE state SET newest = newest")
+
+    def trim(self, now: float) -> bool:
+        """Delete some of what the settings do not keep; True while there may be more. Raises `sqlite3.Error`."""
+        more = self._trim_old_keys(now)
+        for shelf in range(len(self.history.topics) + 1):
+            more |= self._trim_shelf(shelf, now - _max_age_seconds(self.history, shelf))
+        more |= self._trim_oldest()
+        return more | self._shrink()
+
+    def _trim_old_keys(self, now: float) -> bool:
+        oldest = now - IDEMPOTENCY_SECONDS
+        if self._db.execute("SELECT 1 FROM keys WHERE at < ? LIMIT 1", (oldest,)).fetchone() is None:
+            return False
+        with transaction(self._db) as db:
+            old = "SELECT key FROM keys WHERE at < ? LIMIT ?"
+            return db.execute(f"DELETE FROM keys WHERE key IN ({old})", (oldest, TRIM_EVENTS)).rowcount == TRIM_EVENTS  # noqa: S608
+
+    def _trim_shelf(self, shelf: int, oldest: float) -> bool:
+        query = "SELECT offset, shelf, size, topics, published_at FROM log WHERE shelf = ? ORDER BY offset LIMIT ?"
+        doomed = []
+        for row in self._db.execute(query, (shelf, TRIM_EVENTS)):
+            if row[4] >= oldest:
+                break
+            doomed.append(row[:4])
+        return self._delete(doomed)
+
+    def _trim_oldest(self) -> bool:
+        events, size_bytes = self.events - self.history.max_events, self.size_bytes - self.history.max_bytes
+        if events <= 0 and size_bytes <= 0:
+            return False
+        doomed = []
+        for row in self._db.execute(
+            "SELECT offset, shelf, size, topics FROM log ORDER BY offset LIMIT ?", (TRIM_EVENTS,)
+        ):
+            if events <= 0 and size_bytes <= 0:
+                break
+            doomed.append(row)
+            events -= 1
+            size_bytes -= row[2]
+        return self._delete(doomed)
+
+    def _delete(self, doomed: Sequence[tuple[int, int, int, str]]) -> bool:
+        if not doomed:
+            return False
+        forgotten: dict[int, int] = {}
+        for offset, shelf, _, topics in doomed:
+            # Whoever asks for another of its topics misses it too, and looks at that topic's shelf.
+            for concerned in {shelf, *self.history.shelves_of_event(json.loads(topics))}:
+                forgotten[concerned] = offset
+        with transaction(self._db) as db:
+            db.executemany("DELETE FROM log WHERE offset = ?", [row[:1] for row in doomed])
+            update = "UPDATE shelves SET forgotten = max(forgotten, ?) WHERE shelf = ?"
+            db.executemany(update, [(offset, shelf) for shelf, offset in forgotten.items()])
+        self.events -= len(doomed)
+        self.size_bytes -= sum(row[2] for row in doomed)
+        return len(doomed) == TRIM_EVENTS
+
+    def _shrink(self) -> bool:
+        (unused,), (pages,) = (
+            self._db.execute(f"PRAGMA {name}").fetchone() for name in ("freelist_count", "page_count")
+        )
+        if unused < _VACUUM_PAGES or unused <= pages // 4:
+            return False
+        self._db.execute(f"PRAGMA incremental_vacuum({_VACUUM_PAGES})").fetchall()
+        return True
+
+    # Reading.
+
+    def opened(self, window: HistorySettings, now: float) -> Opened:
+        """What a hub begins with whose window has these bounds."""
+        recent: list[Publication] = []
+        size_bytes, forgotten = 0, 0
+        oldest = now - max(_max_age_seconds(window, shelf) for shelf in range(len(window.topics) + 1))
+        for row in self._db.execute(f"SELECT {_COLUMNS} FROM log ORDER BY offset DESC"):  # noqa: S608
+            publication = _publication(row)
+            size_bytes += publication.size_bytes
+            if len(recent) == window.max_events or size_bytes > window.max_bytes or publication.published_at < oldest:
+                forgotten = publication.offset
+                break
+            recent.append(publication)
+        patterns = [*(topic.pattern for topic in self.history.topics), ""]
+        marks = self._db.execute("SELECT shelf, forgotten FROM shelves").fetchall()
+        forgotten_of = {patterns[shelf]: offset for shelf, offset in marks}
+        return Opened(Position(self.epoch, self.newest), recent[::-1], forgotten, forgotten_of)
+
+    def keys(self, now: float) -> Sequence[tuple[str, float, int]]:
+        """The idempotency keys that count, oldest first: key, time, offset."""
+        query = "SELECT key, at, offset FROM keys WHERE at >= ? ORDER BY at"
+        return self._db.execute(query, (now - IDEMPOTENCY_SECONDS,)).fetchall()
+
+
+class Reader:
+    """Reads a log that is open, beside its writer. For one thread."""
+
+    def __init__(self, path: Path) -> None:
+        self._db = connect(path, "ro")
+        self._shelves = "[]"
+        self._history = HistorySettings()
+
+    def read(self, after: int, limit: int, topics: Collection[str]) -> Sequence[Publication]:
+        """See `Broker.read`. Raises `Forgotten` and `sqlite3.Error`."""
+        found: list[Publication] = []
+        size_bytes = 0
+        with transaction(self._db, "DEFERRED") as db:  # one look: nothing is trimmed between the mark and the rows
+            marks = dict(db.execute("SELECT shelf, forgotten FROM shelves"))
+            forgotten = max((marks[shelf] for shelf in self._look_up(db, topics)), default=0)
+            if after < forgotten:
+                raise Forgotten(after, forgotten)
+            query = f"SELECT {_COLUMNS} FROM log WHERE offset > ? ORDER BY offset LIMIT ?"  # noqa: S608
+            for row in db.execute(query, (after, limit)):
+                size_bytes += len(row[-1])
+                if found and size_bytes > MAX_READ_BYTES:
+                    break
+                found.append(_publication(row))
+        return found
+
+    def _look_up(self, db: sqlite3.Connection, topics: Collection[str]) -> list[int]:
+        (shelves,) = db.execute("SELECT shelves FROM state").fetchone()
+        if shelves != self._shelves:  # those of the file, which the writer may just have changed
+            entries = [TopicHistory(pattern=pattern, store=store) for pattern, store in json.loads(shelves)]
+            self._shelves, self._history = shelves, HistorySettings(topics=tuple(entries))
+        return self._history.shelves_of_patterns(topics)
+
+    def close(self) -> None:
+        """Close the connection."""
+        self._db.close()
+
+
+def _shelf(history: HistorySettings, topics: Sequence[str]) -> int | None:
+    """Where an event is kept, or None if it is not stored: of several topics the longest-lived decides."""
+    shelves = history.shelves_of_event(topics)
+    return max(shelves, key=lambda shelf: _max_age_seconds(history, shelf), default=None)
+
+
+def _max_age_seconds(history: HistorySettings, shelf: int) -> float:
+    exception = history.topics[shelf].max_age_seconds if shelf < len(history.topics) else None
+    return exception or history.max_age_seconds
+
+
+def _publication(row: tuple[int, float, str, str | None, int | None, int, int, bytes]) -> Publication:
+    offset, published_at, topics, event, retry_ms, is_json, private, data = row
+    return Publication(
+        tuple(json.loads(topics)), data, is_json=bool(is_json), event=event, retry_ms=retry_ms, private=bool(private),
+        offset=offset, published_at=published_at,
+    )  # fmt: skip
