@@ -1,0 +1,124 @@
+"""A replay: one subscriber's walk through the log, until it joins its feed."""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable, Iterator, Sequence
+
+from qgstream.pages import Page, Pages
+from qgstream.publication import Publication
+from qgstream.subscriber import Subscriber
+from qgstream.window import Shelf, Window
+
+
+class Replay:
+    """Sends `first`, then the log after `offset`, page by page as the socket drains.
+
+    When a page reaches the end of the log the subscriber joins its feed in the same tick, so that nothing falls between
+    and nothing comes twice. What the window does not hold (any more) is asked for by `fetch(subscriber)`: that gets it
+    to `take`, and runs the replay on. `everything` means that what is forgotten by now is not missed (`earliest`).
+    """
+
+    __slots__ = (
+        "subscriber", "window", "pages", "offset", "events", "_message", "_first", "_generation", "_shelves",
+        "_fetch", "_joined",
+    )  # fmt: skip
+
+    def __init__(
+        self,
+        subscriber: Subscriber,
+        window: Window,
+        pages: Pages,
+        offset: int,
+        *,
+        first: Sequence[Publication] = (),
+        everything: bool = False,
+        fetch: Callable[[Subscriber], None],
+        joined: Callable[[Subscriber, int], None],
+    ) -> None:
+        self.subscriber = subscriber
+        self.window = window
+        self.pages = pages
+        self.offset = offset
+        self.events = 0
+        self._message: bytes | None = None
+        self._first = deque(first)
+        self._watch(everything=everything)
+        self._fetch = fetch
+        self._joined = joined
+        subscriber.feed.replaying.add(subscriber)
+
+    def _watch(self, *, everything: bool = False) -> None:
+        """Where what it wants may be forgotten, and what it does not miss."""
+        shelves = self.window.shelves_of(self.subscriber.feed.subscription.patterns)
+        self._generation = self.window.generation
+        self._shelves: list[tuple[Shelf, int]] = [
+            (shelf, shelf.forgotten if everything else 0) for shelf in shelves
+        ]  # fmt: skip
+
+    def take(self, publications: Sequence[Publication], end: int) -> None:
+        """What was fetched: all that there is to send up to the offset `end`."""
+        self._first.extend(publications)
+        if not publications:
+            self.offset = end
+
+    def restart(self, window: Window, pages: Pages, message: bytes) -> None:
+        """The log it reads is gone: say `message` instead of the rest, and go on at the beginning of a new window.
+
+        Whoever runs it runs it on: it is either waiting for its socket, or due."""
+        self.window, self.pages = window, pages
+        self.offset = window.newest
+        self._first.clear()
+        self._message = message
+        self._watch()
+
+    def run(self) -> Iterator[None]:
+        """Go on until the socket is full or the present is reached. A job for `Slices`."""
+        subscriber = self.subscriber
+        while subscriber in subscriber.feed.replaying:
+            if self._message is not None:
+                page, self._message = Page(self._message, 1, self.offset), None
+            elif self._first:
+                page = self._page_of_first()
+            elif self._has_lost_something():
+                self._fetch(subscriber)
+                return
+            elif self.offset == self.window.newest:
+                subscriber.join()
+                self._joined(subscriber, self.events)
+                return
+            else:
+                page = self.pages.after(subscriber.feed.subscription, self.offset)
+                self.offset = page.end
+            if page.events and not self._send(page):
+                return
+            yield
+
+    def _has_lost_something(self) -> bool:
+        if self._generation != self.window.generation:
+            self._watch()  # a reload: the window has other shelves
+        return any(shelf.forgotten > max(self.offset, missed) for shelf, missed in self._shelves)
+
+    def _page_of_first(self) -> Page:
+        page = self.pages.of(self.subscriber.feed.subscription, self._first)
+        while self._first and self._first[0].offset <= page.end:
+            self._first.popleft()
+        self.offset = max(self.offset, page.end)  # the state that `first` may begin with lies before it
+        return page
+
+    def _send(self, page: Page) -> bool:
+        subscriber, data = self.subscriber, page.data
+        self.events += page.events
+        subscriber.sent(page.events, len(data))
+        try:
+            taken = subscriber.send(data)
+        except BlockingIOError:
+            taken = 0
+        except OSError as error:
+            subscriber.fail(error)
+            return False
+        if taken < len(data):
+            subscriber.rest_bytes = len(data) - taken
+            subscriber.write_rest(memoryview(data)[taken:])
+            return False
+        return True

@@ -1,0 +1,128 @@
+"""From a publication to the feeds that want it, and what a subscription wants."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from qgstream.feed import Feed
+from qgstream.publication import Publication
+from qgstream.router import Router
+from qgstream.sse import Parser
+from qgstream.subscriber import Subscriber
+from qgstream.subscription import Framing, Subscription
+
+NAMES = st.text("ab/", min_size=1, max_size=3)
+PATTERNS = st.frozensets(NAMES | st.builds(lambda p: p + "*", st.text("ab/", max_size=2)), max_size=3)
+SUBSCRIPTIONS = st.builds(
+    Subscription,
+    patterns=PATTERNS,
+    events=st.frozensets(st.sampled_from(["message", "x"]), max_size=2),
+    grants=PATTERNS,
+    private_patterns=PATTERNS,
+)
+PUBLICATIONS = st.builds(
+    Publication,
+    st.lists(NAMES, min_size=1, max_size=3, unique=True).map(tuple),
+    st.just(b"1"),
+    event=st.sampled_from([None, "x", "y"]),
+    private=st.booleans(),
+)
+
+
+def meets(patterns: frozenset[str], name: str) -> bool:
+    return any(name.startswith(p[:-1]) if p.endswith("*") else p == name for p in patterns)
+
+
+def naively(subscription: Subscription, publication: Publication) -> bool:
+    """The contract in one breath, for one topic at a time."""
+    type_fits = not subscription.events or (publication.event or "message") in subscription.events
+    return type_fits and any(
+        (not subscription.patterns or meets(subscription.patterns, topic))
+        and (
+            meets(subscription.grants, topic)
+            or not (publication.private or meets(subscription.private_patterns, topic))
+        )
+        for topic in publication.topics
+    )
+
+
+@given(st.lists(SUBSCRIPTIONS, max_size=6, unique=True), PUBLICATIONS)
+def test_each_feed_that_wants_it_is_found_once_and_no_other(
+    subscriptions: list[Subscription], publication: Publication
+) -> None:
+    router = Router()
+    for subscription in subscriptions:
+        router.feed(subscription)
+        assert subscription.wants(publication) is naively(subscription, publication)
+    found = [feed.subscription for feed in router.find(publication)]
+    assert len(found) == len(set(found))
+    assert set(found) == {s for s in subscriptions if naively(s, publication)}
+    asked = {feed.subscription for topic in publication.topics for feed in router.meeting(topic)}
+    assert asked == {s for s in subscriptions for t in publication.topics if not s.patterns or meets(s.patterns, t)}
+
+
+@given(st.lists(SUBSCRIPTIONS, max_size=6, unique=True))
+def test_nothing_is_left_of_feeds_that_nobody_follows(subscriptions: list[Subscription]) -> None:
+    router = Router()
+    feeds = [router.feed(subscription) for subscription in subscriptions]
+    assert len(router) == len(subscriptions)
+    assert list(router) == feeds
+    for feed in feeds:
+        router.release(feed)
+        router.release(feed)  # a second goodbye does nothing
+    assert (router._feeds, router._exact, router._prefix) == ({}, {}, {})
+
+
+def test_equal_subscriptions_share_a_feed_and_a_followed_one_stays() -> None:
+    router = Router()
+    feed = router.feed(Subscription(patterns=frozenset({"a"})))
+    assert router.feed(Subscription(patterns=frozenset({"a"}))) is feed
+    subscriber = Subscriber(feed, len)
+    subscriber.join()
+    router.release(feed)
+    assert list(router) == [feed]
+    subscriber.leave()
+    router.release(feed)
+    assert list(router) == []
+
+
+def test_a_topic_that_nobody_hears_looks_at_no_feed(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Mercure scans every subscriber for a fresh topic: 6 ms with 5 000 of them."""
+    router = Router()
+    for n in range(5000):
+        router.feed(Subscription(patterns=frozenset({f"user/{n}"})))
+    looked_at: list[object] = []
+    monkeypatch.setattr(Subscription, "accepts", lambda *arguments: looked_at.append(arguments))
+    monkeypatch.setattr(Feed, "__hash__", looked_at.append)
+    assert list(router.find(Publication(("fresh",), b"1"))) == []
+    assert looked_at == []
+
+
+@pytest.mark.parametrize("framing", Framing)
+def test_an_event_is_encoded_once_for_all_of_its_kind(framing: Framing) -> None:
+    publication = Publication(("a",), b'{"n": 1}', event="x", retry_ms=5, offset=3)
+    first = Subscription(patterns=frozenset({"a"}), framing=framing).frame(publication, "e")
+    assert Subscription(framing=framing).frame(publication, "e") is first
+    payload = b'retry: 5\nid: e-3\nevent: x\ndata: {"n": 1}\n\n'
+    assert first == (b"2a\r\n" + payload + b"\r\n" if framing is Framing.CHUNKED else payload)
+    assert Subscription(framing=framing).end == (b"0\r\n\r\n" if framing is Framing.CHUNKED else b"")
+
+
+@pytest.mark.parametrize(
+    ("publication", "expected"),
+    [
+        (Publication(("a",), b'{"n": 1}', offset=3), {"id": "e-3", "topic": "a", "event": None, "data": {"n": 1}}),
+        (
+            Publication(("a", "b"), b'one\r\n"two"', is_json=False, event="x", offset=4),
+            {"id": "e-4", "topic": ["a", "b"], "event": "x", "data": 'one\r\n"two"'},
+        ),
+    ],
+)
+def test_an_envelope_says_where_an_event_is_from(publication: Publication, expected: object) -> None:
+    frame = Subscription(envelope=True, framing=Framing.RAW).frame(publication, "e")
+    (event,) = Parser().feed(frame)
+    assert json.loads(event.data) == expected
