@@ -1,0 +1,327 @@
+"""The hub: publish, subscribe with replay, and who is here. One in each process."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from random import Random
+from typing import cast
+
+from tornado.iostream import IOStream
+
+from qgstream import messages
+from qgstream.brokers.base import Broker, Sink
+from qgstream.brokers.memory import MemoryBroker
+from qgstream.connection import Connection, Host, tune_socket
+from qgstream.draft import draft
+from qgstream.fanout import Fanout
+from qgstream.limits import LimitSettings, jittered
+from qgstream.logs import log
+from qgstream.metrics import Live, Metrics
+from qgstream.opening import Opening, opening
+from qgstream.publication import Position, Publication
+from qgstream.rates import TopicRates
+from qgstream.reasons import CloseReason
+from qgstream.registry import Registry
+from qgstream.replays import Replays
+from qgstream.router import Router
+from qgstream.slices import Slices
+from qgstream.subscriber import Subscriber
+from qgstream.subscription import Subscription
+from qgstream.window import HistorySettings, ResetReason, Window
+
+# A goodbye that is not taken within this is not waited for.
+LINGER_SECONDS = 5.0
+_NOT_STARTED = "the hub is not started: await hub.start() first"
+# Closing reasons after which the same client would be refused or closed again at once: it comes back later.
+_COME_BACK_LATER: frozenset[CloseReason] = frozenset({"kicked", "slow_consumer"})
+
+
+@dataclass(frozen=True, slots=True)
+class Receipt:
+    """What a publisher gets: the positions as ids, and how many streams of this process it goes to."""
+
+    ids: tuple[str, ...]
+    subscribers: int
+
+    @property
+    def id(self) -> str:
+        """The id of the only, or the last, event."""
+        return self.ids[-1]
+
+
+class Hub(Host, Sink):
+    """Tails the log of a broker into a window, and serves it to the subscribers of this process.
+
+    Everything runs on the loop of the thread that called `start`.
+    """
+
+    def __init__(
+        self,
+        *,
+        broker: Broker | None = None,
+        limits: LimitSettings | None = None,
+        history: HistorySettings | None = None,
+        metrics: Metrics | None = None,
+        slices: Slices | None = None,
+    ) -> None:
+        self.broker = broker or MemoryBroker()
+        self.limits = limits or LimitSettings()
+        self.metrics = metrics or Metrics()
+        self.slices = Slices() if slices is None else slices  # an idle one is empty, and so false
+        self.registry = Registry()
+        self.router = Router()
+        self.rates = TopicRates(time.monotonic())
+        self.random = Random()
+        self.draining = False
+        self._goodbyes: dict[Connection, float] = {}  # saying goodbye, until this time
+        self.on_open: list[Callable[[Connection], None]] = []
+        self.on_close: list[Callable[[Connection], None]] = []
+        self._history = history or HistorySettings()
+        self._window: Window | None = None
+        self._replays = Replays(self.broker, self.slices, self.metrics, fell_behind=self._drop_slow)
+        self._fanout = Fanout(self.slices, self.metrics, lambda: self.limits, self._drop_slow, self._drop_failed)
+        self.metrics.watch(self.live)
+
+    # Life.
+
+    async def start(self) -> None:
+        """Open the broker and begin to deliver. Raises what `Broker.open` raises."""
+        if self._window is None:
+            opened = await self.broker.open(self, self._history)
+            self._begin(Position(opened.position.epoch, opened.forgotten))
+            self.window.preload(opened.recent, opened.position.offset, opened.forgotten_of, time.time())
+
+    def _begin(self, position: Position) -> None:
+        self._window = Window(self._history, position)
+        self._replays.read(self._window)
+
+    async def stop(self) -> None:
+        """Close every stream at once and the broker; for a slow goodbye drain first."""
+        for connection in self.registry:
+            connection.close("drain")
+        await self._replays.close()
+        await self.broker.close()
+
+    def reload(self, *, limits: LimitSettings, history: HistorySettings) -> None:
+        """Take new limits and bounds; they hold from now on, and no stream is closed for them."""
+        self.limits = limits
+        self._history = history
+        self.broker.keep(history)
+        if self._window is not None:
+            self._window.settings = history
+            self._window.forget(time.time())
+
+    @property
+    def window(self) -> Window:
+        """The newest part of the log."""
+        if self._window is None:
+            raise RuntimeError(_NOT_STARTED)
+        return self._window
+
+    # Publishing.
+
+    async def publish(
+        self,
+        topic: str | Iterable[str],
+        data: object,
+        *,
+        event: str | None = None,
+        retry_ms: int | None = None,
+        private: bool = False,
+        idempotency_key: str | None = None,
+    ) -> Receipt:
+        """Publish one event and return once it is in the log.
+
+        `data` is sent as it is when it is a string, else as JSON. Raises `errors.InvalidField` or `errors.TooLarge`
+        for what could never be sent, `errors.Unavailable` when the broker is away.
+        """
+        publication = draft(
+            topic, data, event=event, retry_ms=retry_ms, private=private, idempotency_key=idempotency_key,
+            max_event_bytes=self.limits.max_event_bytes,
+        )  # fmt: skip
+        return await self.publish_all([publication])
+
+    async def publish_all(self, publications: Sequence[Publication]) -> Receipt:
+        """Publish checked publications (see `draft`), all or none, in their order and with nothing between them
+        where the broker can promise that (memory can)."""
+        if self._window is None:
+            raise RuntimeError(_NOT_STARTED)  # its broker is not open either, and would say that it is away
+        await self._fanout.room()
+        offsets = await self.broker.append(publications)
+        # What an idempotency key had published before keeps its offset, and goes to nobody again.
+        fresh = [p for p, offset in zip(publications, offsets, strict=True) if p.offset == offset]
+        self.metrics.published(len(fresh))
+        epoch = self.window.epoch
+        return Receipt(tuple([f"{epoch}-{offset}" for offset in offsets]), self.audience(fresh))
+
+    def audience(self, publications: Iterable[Publication]) -> int:
+        """How many streams of this process want any of the publications."""
+        feeds = {feed for publication in publications for feed in self.router.find(publication)}
+        return sum(map(len, feeds))
+
+    # What the broker tells its sink.
+
+    def deliver(self, publications: Sequence[Publication]) -> None:
+        """The log has grown: remember, and see that everybody gets it."""
+        window, now = self.window, time.monotonic()
+        for publication in publications:
+            window.append(publication)
+            self.rates.count(publication.topics, now)
+            for feed in self.router.find(publication):
+                self._fanout.append(feed, feed.subscription.frame(publication, window.epoch))
+
+    def lost(self, position: Position, reason: ResetReason) -> None:
+        """A part of the log is gone before it came here: every stream is told, and a new window begins."""
+        log.warning("broker.lost", extra={"reason": reason, "id": str(position)})
+        self._begin(position)
+        message = messages.reset(time.time(), id=str(position), reason=reason)
+        for feed in self.router:
+            self._fanout.append(feed, feed.subscription.wrap(message))
+        for connection in self.registry:
+            if connection.replay is not None:
+                subscription = connection.feed.subscription
+                self._replays.restart(connection, subscription.wrap(message))
+
+    # Subscribing. `open` and `adopt` are called in the same tick: what `open` promises holds for `adopt`.
+
+    def is_before_window(self, subscription: Subscription, last_event_id: str | None) -> bool:
+        """Whether only the broker can tell if a stream with this id is told everything: then `look_back` first."""
+        if not last_event_id:
+            return False
+        self.window.forget(time.time())
+        return last_event_id == "earliest" or self.window.resume(last_event_id, subscription.patterns) == "too_old"
+
+    async def look_back(self, subscription: Subscription, last_event_id: str) -> Position | None:
+        """Where a stream with an id from before the window begins; see `Replays.look_back`."""
+        return await self._replays.look_back(subscription, last_event_id)
+
+    def open(
+        self,
+        subscription: Subscription,
+        last_event_id: str | None,
+        *,
+        latest: bool = False,
+        older: Position | None = None,
+    ) -> Opening:
+        """How a stream begins; see `opening`. `older` is what `look_back` found."""
+        retry_ms = int(self.limits.retry_seconds * 1000)
+        return opening(
+            self.window, subscription, last_event_id, latest=latest, older=older, now=time.time(), retry_ms=retry_ms
+        )  # fmt: skip
+
+    def adopt(
+        self, stream: IOStream, subscription: Subscription, opening: Opening, *, ip: str, client_key: str,
+        user_agent: str,
+    ) -> Connection:  # fmt: skip
+        """Take over a detached stream whose headers and first bytes are written."""
+        tune_socket(stream, self.limits)
+        connection = Connection(
+            self, stream, self.router.feed(subscription), id=self.registry.next_id(), ip=ip, client_key=client_key,
+            user_agent=user_agent, opened_at=time.time(),
+        )  # fmt: skip
+        self.registry.add(connection)
+        self.metrics.opened()
+        self.metrics.resumed(opening.result)
+        log.info(
+            "events.connected",
+            extra={
+                "connection": connection.id, "remote_ip": ip, "topics": sorted(subscription.patterns),
+                "replay": opening.result, "user_agent": user_agent,
+            },
+        )  # fmt: skip
+        if opening.replay_from is None:
+            connection.join()
+            if stream.writing():
+                connection.park(connection.cursor, b"")
+        else:
+            self._replays.start(connection, opening, opening.replay_from)
+        for opened in self.on_open:
+            opened(connection)
+        return connection
+
+    # What connections tell their host.
+
+    def has_room(self, connection: Connection) -> None:
+        """The socket takes bytes again: go on with the replay, or with the feed."""
+        if connection.replay is not None:
+            connection.rest_bytes = 0
+            self._replays.go_on(connection)
+        else:
+            self._fanout.has_room(connection)
+
+    def closed(self, connection: Connection) -> None:
+        """The stream has ended: give everything back, and say why."""
+        self.registry.remove(connection)
+        self._goodbyes.pop(connection, None)
+        self._fanout.settle(connection.feed)
+        self.router.release(connection.feed)
+        if connection.replay is not None:
+            self.metrics.delivered(connection.events_sent, connection.bytes_sent)  # as far as it came
+            connection.replay = None
+        age = max(0.0, time.time() - connection.opened_at)
+        reason = connection.reason or "server_error"
+        self.metrics.closed(reason, age)
+        log.info(
+            "events.disconnected",
+            extra={
+                "connection": connection.id, "remote_ip": connection.ip, "reason": reason,
+                "seconds": round(age, 3), "events": connection.events_sent, "bytes": connection.bytes_sent,
+            },
+        )  # fmt: skip
+        for closed in self.on_close:
+            closed(connection)
+
+    # Ending.
+
+    def end(self, connection: Connection, reason: CloseReason, *, retry_ms: int | None = None) -> None:
+        """Say goodbye with a reason and a time to come back, then close."""
+        if not connection.is_open or connection.reason is not None:
+            return
+        if retry_ms is None:
+            retry_ms = self.retry_ms(later=reason in _COME_BACK_LATER)
+        self._fanout.flush(connection)
+        if self.registry.get(connection.id) is None:
+            return  # the peer has gone, as it turned out
+        subscription = connection.feed.subscription
+        goodbye = messages.closing(time.time(), reason=reason, retry_ms=retry_ms)
+        self._goodbyes[connection] = time.monotonic() + LINGER_SECONDS
+        connection.end(reason, subscription.wrap(goodbye) + subscription.end)
+        self._fanout.settle(connection.feed)
+
+    def check_slow(self) -> None:
+        """End those who are too far behind; called every so often, because a stalled reader makes no event."""
+        self._fanout.check_slow()
+
+    def sweep(self) -> None:
+        """Close those that do not take their goodbye; called every so often."""
+        now = time.monotonic()
+        for connection in [c for c, deadline in self._goodbyes.items() if deadline <= now]:
+            connection.close("client")  # the reason of the goodbye stands
+
+    def _drop_slow(self, subscriber: Subscriber) -> None:
+        self.end(cast(Connection, subscriber), "slow_consumer")
+
+    def _drop_failed(self, subscriber: Subscriber) -> None:
+        cast(Connection, subscriber).close("server_error")  # no goodbye: what of it is out is not known
+
+    def retry_ms(self, *, later: bool = False) -> int:
+        """A jittered `retry:` for a goodbye; `later` for those who should not come back at once."""
+        seconds = self.limits.overload_retry_seconds if later else self.limits.retry_seconds
+        return int(jittered(seconds, self.random) * 1000)
+
+    def live(self) -> Live:
+        """What holds now, for a scrape."""
+        backlogs = [subscriber.backlog_bytes for subscriber in self._fanout.slow]
+        return Live(
+            connections=len(self.registry),
+            connections_limit=self.limits.max_connections,
+            topics=len(self.router),
+            backlog_bytes_total=sum(backlogs),
+            backlog_bytes_max=max(backlogs, default=0),
+            history_events=len(self._window) if self._window is not None else 0,
+            history_bytes=self._window.size_bytes if self._window is not None else 0,
+            broker_up=self.broker.is_up,
+            draining=self.draining,
+        )

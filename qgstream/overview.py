@@ -1,0 +1,90 @@
+"""A process at a glance: what a person who watches it needs, as plain JSON."""
+
+from __future__ import annotations
+
+import os
+import resource
+import socket
+import time
+from collections import Counter
+from collections.abc import Generator
+from dataclasses import asdict
+from heapq import nlargest
+from operator import itemgetter
+
+from qgstream.hub import Hub
+from qgstream.logs import utc_iso
+from qgstream.version import __version__
+
+# In a snapshot; /admin/topics has more.
+TOP_TOPICS = 10
+_VISITS = 64
+_PAGE_BYTES = resource.getpagesize()
+
+
+def readiness(hub: Hub) -> str:
+    """`ready`, or why new streams are better sent elsewhere: `draining`, `broker_down`, `full`."""
+    if hub.draining:
+        return "draining"
+    if not hub.broker.is_up:
+        return "broker_down"
+    return "full" if len(hub.registry) >= hub.limits.max_connections else "ready"
+
+
+def snapshot(hub: Hub, *, started_at: float) -> dict[str, object]:
+    """Everything at a glance: what holds now, and what was counted since the start (about half a millisecond)."""
+    now = time.time()
+    rates = hub.rates.per_second(time.monotonic())
+    return {
+        "event": "snapshot",
+        "timestamp": utc_iso(now),
+        "uptime_seconds": round(max(0.0, now - started_at), 3),
+        "version": __version__,
+        "host": socket.gethostname(),
+        "pid": os.getpid(),
+        "status": readiness(hub),
+        "resident_bytes": resident_bytes(),
+        "cpu_seconds": round(time.process_time(), 3),
+        "live": asdict(hub.live()),
+        "totals": asdict(hub.metrics.totals),
+        "top_topics": published(hub, rates, TOP_TOPICS),
+    }
+
+
+def published(hub: Hub, rates: dict[str, float], limit: int) -> list[dict[str, object]]:
+    """The topics that are published to most, and how many streams asked for each."""
+    return [
+        {
+            "topic": topic,
+            "events_per_second": round(rate, 3),
+            "subscribers": sum(map(len, hub.router.meeting(topic))),
+        }
+        for topic, rate in nlargest(limit, rates.items(), key=itemgetter(1))
+    ]
+
+
+def topics(hub: Hub, limit: int) -> Generator[None, None, dict[str, object]]:
+    """What is published to most, and what is asked for most. A job for `Slices.result`."""
+    asked: Counter[str] = Counter()
+    for visit, feed in enumerate(list(hub.router), 1):
+        for pattern in feed.subscription.patterns or ("*",):
+            asked[pattern] += len(feed)
+        if not visit % _VISITS:
+            yield
+    rates = hub.rates.per_second(time.monotonic())
+    yield
+    return {
+        "published": published(hub, rates, limit),
+        "published_topics": len(rates),
+        "subscribed": [{"pattern": pattern, "subscribers": count} for pattern, count in asked.most_common(limit)],
+        "subscribed_patterns": len(asked),
+    }
+
+
+def resident_bytes() -> int | None:
+    """Memory of this process, where /proc tells (Linux)."""
+    try:
+        with open("/proc/self/statm", "rb") as file:  # noqa: PTH123  # once a second; a Path costs more than the read
+            return int(file.read().split()[1]) * _PAGE_BYTES
+    except (OSError, ValueError, IndexError):
+        return None

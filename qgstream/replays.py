@@ -1,0 +1,117 @@
+"""The replays under way: what the window holds they read themselves, and the rest is got from the broker for them."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from typing import cast
+
+from qgstream.archive import Archive
+from qgstream.brokers.backoff import Backoff
+from qgstream.brokers.base import Broker, Forgotten
+from qgstream.connection import Connection
+from qgstream.errors import Unavailable
+from qgstream.metrics import Metrics
+from qgstream.opening import Opening
+from qgstream.pages import Pages
+from qgstream.publication import Position
+from qgstream.replay import Replay
+from qgstream.slices import Slices
+from qgstream.subscriber import Subscriber
+from qgstream.subscription import Subscription
+from qgstream.window import Window
+
+
+class Replays:
+    """Runs each replay until its connection is live. `fell_behind(subscriber)` ends one that the log ran away from."""
+
+    def __init__(
+        self, broker: Broker, slices: Slices, metrics: Metrics, *, fell_behind: Callable[[Subscriber], None]
+    ) -> None:
+        self._archive = Archive(broker)
+        self._slices = slices
+        self._metrics = metrics
+        self._fell_behind = fell_behind
+        self._fetching: set[asyncio.Task[None]] = set()
+
+    def read(self, window: Window) -> None:
+        """From now on this is the window that replays read."""
+        self._window = window
+        self._pages = Pages(window)
+
+    async def close(self) -> None:
+        """Fetch no more."""
+        for task in self._fetching:
+            task.cancel()
+        await asyncio.gather(*self._fetching, return_exceptions=True)
+        await self._archive.close()
+
+    async def look_back(self, subscription: Subscription, last_event_id: str) -> Position | None:
+        """Where a stream begins whose id is from before the window; None where the broker has no more than the window.
+
+        Raises `errors.Unavailable` when the broker is away.
+        """
+        window, patterns = self._window, subscription.patterns
+        limit = window.complete_after(patterns)
+        position = Position.parse(last_event_id) or Position(window.epoch, 0)
+        while position < limit:
+            try:
+                await self._archive.after(position.offset, patterns, window)  # the replay will find it there
+            except Forgotten as forgotten:
+                if last_event_id != "earliest":
+                    return None
+                position = Position(window.epoch, max(forgotten.after, position.offset + 1))
+            else:
+                return position
+        return None
+
+    def start(self, connection: Connection, opening: Opening, replay_from: int) -> None:
+        """Replay to a new connection what its opening promised, from the offset `replay_from` on."""
+        connection.replay = Replay(
+            connection, self._window, self._pages, replay_from, first=opening.latest, everything=opening.everything,
+            fetch=self._fetch, joined=self._joined,
+        )  # fmt: skip
+        self.go_on(connection)
+
+    def go_on(self, connection: Connection) -> None:
+        """The socket takes bytes again, or what was fetched is there."""
+        if connection.stream.writing():
+            connection.write_rest(b"")  # it has room when what is pending is out
+        else:
+            self._slices.add(connection.replay.run())
+
+    def restart(self, connection: Connection, message: bytes) -> None:
+        """The log that a replay reads is gone: say so instead, and go on in the new window."""
+        connection.replay.restart(self._window, self._pages, message)
+
+    def _joined(self, subscriber: Subscriber, events: int) -> None:
+        self._metrics.replayed(events)
+        self._metrics.delivered(subscriber.events_sent, subscriber.bytes_sent)
+        cast(Connection, subscriber).replay = None
+
+    def _fetch(self, subscriber: Subscriber) -> None:
+        task = asyncio.get_running_loop().create_task(self._fetch_older(cast(Connection, subscriber)))
+        self._fetching.add(task)
+        task.add_done_callback(self._fetching.discard)
+
+    async def _fetch_older(self, connection: Connection) -> None:
+        """Get a replay what only the broker has, and run it on."""
+        replay, window, backoff = connection.replay, self._window, Backoff()
+        patterns = connection.feed.subscription.patterns
+        if replay is None:
+            return  # its client left before this task began
+        while connection.replay is replay and replay.window is window:
+            newest = window.newest
+            try:
+                stretch = await self._archive.after(replay.offset, patterns, window)
+            except Forgotten:  # faster than it reads
+                self._fell_behind(connection)
+                return
+            except Unavailable:
+                await asyncio.sleep(backoff.seconds())
+                continue
+            if connection.replay is replay and replay.window is window:
+                replay.take(stretch.publications, newest if stretch.end is None else stretch.end)
+            break
+        if connection.replay is replay and connection.is_open:
+            self.go_on(connection)
