@@ -1,0 +1,161 @@
+"""Heartbeats: one PeriodicCallback for all streams, a few streams at each tick."""
+
+from __future__ import annotations
+
+import heapq
+import time
+from collections.abc import Iterator
+from typing import Literal
+
+from pydantic import Field
+from tornado.ioloop import PeriodicCallback
+
+from qgstream import messages, sse
+from qgstream.connection import Connection
+from qgstream.fanout import SENDS_PER_LOOK
+from qgstream.hub import Hub
+from qgstream.reasons import CloseReason
+from qgstream.settings import Section
+from qgstream.subscriber import PARKED
+from qgstream.subscription import Framing
+
+TICK_SECONDS = 0.05
+
+
+class HeartbeatSettings(Section):
+    """`[heartbeat]`: what keeps proxies from cutting quiet streams, and clients in history."""
+
+    interval_seconds: float = Field(5, gt=0, le=3600, description="Between two heartbeats of one stream.")
+    format: Literal["data", "comment"] = Field(
+        "data",
+        description="'data' is a message that onmessage gets; 'comment' fires no event and still moves the position.",
+    )
+
+
+class Wheel:
+    """A wheel of slots: a stream sits in the slot of the tick at which it opened, so heartbeats spread by themselves.
+
+    Synchronous: an async callback that awaited flushes would stop for everybody when one client stalls. The same
+    ticks end streams whose time is up, sweep stalled goodbyes, and measure how late the loop runs.
+    """
+
+    def __init__(self, hub: Hub, settings: HeartbeatSettings) -> None:
+        self._hub = hub
+        self._tick = 0
+        self._slots: dict[int, dict[Connection, None]] = {}
+        self._deadlines: list[tuple[float, int, CloseReason]] = []  # a heap of (time, connection id, reason)
+        self._callback = PeriodicCallback(self.tick, TICK_SECONDS * 1000)
+        self._due_at: float | None = None
+        self._settings = settings
+        hub.on_open.append(self.add)
+        hub.on_close.append(self.remove)
+
+    def start(self) -> None:
+        """Begin to tick on the running loop."""
+        self._due_at = None
+        self._callback.start()
+
+    def stop(self) -> None:
+        """Tick no more."""
+        self._callback.stop()
+
+    @property
+    def settings(self) -> HeartbeatSettings:
+        """The interval and format in effect."""
+        return self._settings
+
+    @settings.setter
+    def settings(self, settings: HeartbeatSettings) -> None:
+        changed = settings.interval_seconds != self._settings.interval_seconds
+        self._settings = settings
+        if changed:
+            connections = [connection for slot in self._slots.values() for connection in slot]
+            self._slots.clear()
+            for number, connection in enumerate(connections):
+                self._put(connection, number % self._size)  # spread anew
+
+    @property
+    def _size(self) -> int:
+        return max(1, round(self._settings.interval_seconds / TICK_SECONDS))
+
+    def add(self, connection: Connection) -> None:
+        """A stream opened: its first heartbeat comes one interval from now."""
+        self._put(connection, self._tick % self._size)
+        age = self._hub.limits.max_connection_age_seconds
+        if age:
+            jitter = 1 + 0.2 * (2 * self._hub.random.random() - 1)
+            self.end_at(connection, connection.opened_at + age * jitter, "max_age")
+
+    def _put(self, connection: Connection, slot: int) -> None:
+        connection.slot = slot
+        self._slots.setdefault(slot, {})[connection] = None
+
+    def remove(self, connection: Connection) -> None:
+        """A stream ended."""
+        slot = self._slots.get(connection.slot)
+        if slot is not None:
+            slot.pop(connection, None)
+            if not slot:
+                del self._slots[connection.slot]
+
+    def end_at(self, connection: Connection, at: float, reason: CloseReason) -> None:
+        """End the stream at the time `at` (Unix seconds), unless it has ended by then."""
+        if len(self._deadlines) > 2 * len(self._hub.registry) + 1000:
+            # Most are of streams that have ended long ago: tokens may be good for a year.
+            self._deadlines = [due for due in self._deadlines if self._hub.registry.get(due[1]) is not None]
+            heapq.heapify(self._deadlines)
+        heapq.heappush(self._deadlines, (at, connection.id, reason))
+
+    def tick(self) -> None:
+        """One tick: called by the PeriodicCallback."""
+        now = time.monotonic()
+        if self._due_at is not None:
+            self._hub.metrics.loop_was_late(max(0.0, now - self._due_at))
+        self._due_at = now + TICK_SECONDS
+        self._tick += 1
+        slot = self._slots.get(self._tick % self._size)
+        if slot:
+            self._hub.slices.add(self._beat(list(slot)))
+        if self._deadlines and self._deadlines[0][0] <= time.time():
+            self._hub.slices.add(self._end_due())
+        self._hub.check_slow()
+        self._hub.sweep()
+
+    def _end_due(self) -> Iterator[None]:
+        # In slices: a thousand tokens may expire in the same second.
+        now = time.time()
+        while self._deadlines and self._deadlines[0][0] <= now:
+            _, id, reason = heapq.heappop(self._deadlines)
+            connection = self._hub.registry.get(id)
+            if connection is not None:
+                self._hub.end(connection, reason)
+                yield
+
+    def _beat(self, connections: list[Connection]) -> Iterator[None]:
+        sent, position, frames = 0, None, {}
+        for visit, connection in enumerate(connections, 1):
+            if position != self._hub.window.position:
+                # Made anew after every yield in which something was published: an older id would move a client back.
+                position, frames = self._hub.window.position, self._frames()
+            cursor = connection.cursor
+            if cursor != PARKED:  # a full socket shows that the stream lives, or TCP_USER_TIMEOUT that it does not
+                feed = connection.feed
+                sent += connection.say(frames[feed.subscription.framing, cursor == feed.end])
+            if not visit % SENDS_PER_LOOK:
+                yield
+        self._hub.metrics.heartbeats(sent)
+
+    def _frames(self) -> dict[tuple[Framing, bool], bytes]:
+        """By framing, and whether the client has caught up: only then the position, or it would jump over what it
+        waits for."""
+        now, id = time.time(), str(self._hub.window.position)
+        frames = {}
+        for caught_up in (True, False):
+            at = id if caught_up else None
+            if self._settings.format == "comment":
+                payload = sse.comment("heartbeat", id=at)
+            else:
+                payload = messages.heartbeat(now, id=at)
+            frames[Framing.RAW, caught_up] = payload
+            frames[Framing.CHUNKED, caught_up] = sse.chunk(payload)
+        return frames

@@ -1,0 +1,189 @@
+"""The service: what the handlers share. The hub, who may do what, and how many."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import time
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Self
+
+from tornado.ioloop import PeriodicCallback
+
+from qgstream.addresses import Network, parse_networks
+from qgstream.auth import Authenticator, AuthSettings, Principal
+from qgstream.cors import CorsSettings
+from qgstream.drain import drain
+from qgstream.errors import ConfigError, TooManyRequests
+from qgstream.heartbeat import HeartbeatSettings, Wheel
+from qgstream.hub import Hub
+from qgstream.jwks import KeySet
+from qgstream.limits import Admission, LimitSettings, RateLimiter, Rejection, jittered
+from qgstream.logs import log
+from qgstream.reasons import RejectReason
+from qgstream.tuning import tune
+from qgstream.viewers import Viewers
+
+_SWEEP_SECONDS = 60
+
+
+class Service:
+    """One process's hub with its policies. Everything here may be replaced while it runs.
+
+    `async with` starts it and, at the end, closes what is left; before that `drain` says goodbye slowly.
+    `trusted_proxies` are networks or addresses, also as text.
+    """
+
+    def __init__(
+        self,
+        hub: Hub,
+        *,
+        cors: CorsSettings | None = None,
+        auth: AuthSettings | None = None,
+        heartbeat: HeartbeatSettings | None = None,
+        trusted_proxies: Sequence[Network | str] = (),
+    ) -> None:
+        self.hub = hub
+        self.cors = cors or CorsSettings()
+        self.auth = Authenticator(auth or AuthSettings())
+        self._key_set = self._key_set_for(self.auth)
+        self.private_patterns = frozenset((auth or AuthSettings()).private_topics)
+        self.trusted_proxies = parse_networks([str(network) for network in trusted_proxies])
+        self.publishing = 0  # publishes under way, which a server that leaves still answers
+        self.takes_events = True  # until the last moment of a drain
+        self.wheel = Wheel(hub, heartbeat or HeartbeatSettings())
+        self.viewers = Viewers(hub)
+        self.tuned: set[str] = set()  # limits that an operator changed since the configuration was read
+        # What only the process around it knows. A program that embeds the hub may leave both out.
+        self.effective: Callable[[], Iterable[tuple[str, object, str]]] | None = None
+        self.leave: Callable[[float | None, bool], float] | None = None
+        self._admission = Admission()
+        self._publish_rates = RateLimiter()
+        self._sweeper = PeriodicCallback(self._sweep, _SWEEP_SECONDS * 1000)
+
+    @property
+    def limits(self) -> LimitSettings:
+        """The limits in effect."""
+        return self.hub.limits
+
+    async def start(self) -> None:
+        """Open the hub and begin the heartbeats."""
+        await self.hub.start()
+        self.wheel.start()
+        self._sweeper.start()
+        if self._key_set is not None:
+            self._key_set.start()
+            # A 503 would stop an EventSource for good: better that the first ones wait for the keys, if not for long.
+            await self._key_set.tried()
+
+    async def __aenter__(self) -> Self:
+        await self.start()
+        return self
+
+    async def __aexit__(self, *error: object) -> None:
+        await self.stop()
+
+    async def drain(self, seconds: float) -> None:
+        """End the streams over `seconds`, each told when to come back. From now on new ones are refused."""
+        self.hub.draining = True
+        await drain(self.hub, seconds, asyncio.Event())
+
+    async def stop(self) -> None:
+        """Close what is left."""
+        self.wheel.stop()
+        self._sweeper.stop()
+        if self._key_set is not None:
+            self._key_set.stop()
+        self.viewers.close("drain")
+        await self.hub.stop()
+
+    def reload_auth(self, auth: AuthSettings) -> None:
+        """Take new keys; streams that are open stay open. Raises `ConfigError` and changes nothing for bad ones."""
+        new = Authenticator(auth)
+        self._take_key_set(new)
+        self.auth = new
+        self.private_patterns = frozenset(auth.private_topics)
+        self.viewers.close("token_expired")  # who still has a key comes back with it
+
+    def _key_set_for(self, auth: Authenticator) -> KeySet | None:
+        jwt = auth.settings.jwt
+        if jwt is None or jwt.jwks_url is None:
+            return None
+        key_set = KeySet(jwt.jwks_url, self._replace_jwks)
+        auth.on_unknown_key_id = key_set.refresh
+        return key_set
+
+    def _replace_jwks(self, document: object) -> int:
+        return self.auth.replace_jwks(document)  # of the authenticator that is in effect by then
+
+    def _take_key_set(self, new: Authenticator) -> None:
+        """Give what was fetched to the authenticator that follows, so that no token is refused meanwhile."""
+        old, jwt = self._key_set, new.settings.jwt
+        if old is not None and jwt is not None and old.url == jwt.jwks_url and old.document is not None:
+            # No key of it may fit other algorithms. Then it is fetched again, at once.
+            with contextlib.suppress(ConfigError):
+                new.replace_jwks(old.document)
+                new.on_unknown_key_id = old.refresh
+                return
+        if old is not None:
+            old.stop()
+        self._key_set = self._key_set_for(new)
+        if self._key_set is not None:
+            self._key_set.start()
+
+    def tune(self, changes: Mapping[str, object]) -> dict[str, tuple[object, object]]:
+        """Change limits, at once and until the configuration is read again; what was and what is, of those that differ.
+
+        Raises `InvalidField` or `Conflict`, and changes nothing for bad ones. See `tuning.tune`.
+        """
+        old = self.limits
+        new = self.hub.limits = tune(old, changes, streams=len(self.hub.registry))
+        changed = {name: (getattr(old, name), getattr(new, name)) for name in changes}
+        changed = {name: (was, is_) for name, (was, is_) in changed.items() if was != is_}
+        self.tuned.update(changed)
+        return changed
+
+    def admit(self, client_key: str) -> Rejection | None:
+        """Whether one more stream of this client may open now; a refusal is counted."""
+        hub = self.hub
+        if hub.draining:
+            rejection: Rejection | None = Rejection("draining", "the server is leaving, another one will answer", False)
+        else:
+            rejection = self._admission.admit(
+                hub.limits, client_key, now=time.monotonic(), connections=len(hub.registry),
+                connections_of_client=hub.registry.of_client(client_key),
+            )  # fmt: skip
+        if rejection is not None:
+            self.rejected(rejection.reason, client_key)
+        return rejection
+
+    def rejected(self, reason: RejectReason, client_key: str) -> None:
+        """Count and log a refused stream. At debug: a storm of them must not become a storm of lines."""
+        self.hub.metrics.rejected(reason)
+        log.debug("events.rejected", extra={"reason": reason, "remote_ip": client_key})
+
+    def retry_after_seconds(self, at_least: float = 0.0) -> float:
+        """When a refused client should come back: jittered, because they all were refused at once."""
+        return jittered(max(at_least, self.limits.overload_retry_seconds), self.hub.random)
+
+    def charge(self, principal: Principal, events: int) -> None:
+        """Take `events` from the publishing rate of a key; raises `TooManyRequests` when it is used up."""
+        limits = self.limits
+        wait = self._publish_rates.take(
+            # The kind goes along: a token's subject may be any name, also a key's.
+            f"{principal.kind} {principal.name}", events,
+            rate=limits.publish_rate_per_key, burst=limits.publish_burst_per_key, now=time.monotonic(),
+        )  # fmt: skip
+        if wait:
+            raise TooManyRequests(
+                f"got {events} more events from this key, expected at most {limits.publish_rate_per_key:g} a second "
+                f"(and {limits.publish_burst_per_key} at once)",
+                retry_after_seconds=wait,
+                code="publish_rate_per_key",
+            )
+
+    def _sweep(self) -> None:
+        now, limits = time.monotonic(), self.limits
+        self._admission.sweep(limits, now)
+        self._publish_rates.sweep(rate=limits.publish_rate_per_key, burst=limits.publish_burst_per_key, now=now)
+        self.hub.window.forget(time.time())

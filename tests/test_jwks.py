@@ -1,0 +1,318 @@
+"""Key sets from a real HTTP server: rotation, outage, garbage."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import logging
+import time
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+
+import pytest
+from pydantic import ValidationError
+
+from qgstream.auth import AuthSettings, Credentials, Principal
+from qgstream.errors import ConfigError, Unauthorized, Unavailable
+from qgstream.hub import Hub
+from qgstream.jwks import MAX_SET_BYTES, KeySet
+from qgstream.service import Service
+from qgstream.tokens import JwtSettings
+from tests.conftest import ExpectLog
+from tests.handlers.asking import until
+from tests.serving import RawClient, ServerProcess
+from tests.signing import jwk, payload, private_key, sign
+
+ANSWER_SECONDS = 10.0
+
+
+def answer(body: bytes, status: str = "200 OK", *headers: str) -> bytes:
+    lines = [f"HTTP/1.1 {status}", f"Content-Length: {len(body)}", *headers]
+    return ("\r\n".join(lines) + "\r\n\r\n").encode() + body
+
+
+def key_set(**names: str) -> bytes:
+    """The answer with a set of public keys: key id to name of the pair."""
+    return answer(json.dumps({"keys": [jwk(name, "ES256", kid=kid) for kid, name in names.items()]}).encode())
+
+
+class Issuer:
+    """Says `answer` to whoever connects, byte for byte; None is silence. `requests` has what was asked."""
+
+    def __init__(self, said: bytes | None) -> None:
+        self.answer = said
+        self.requests: list[bytes] = []
+        self.port = 0
+
+    @property
+    def url(self) -> str:
+        return f"http://127.0.0.1:{self.port}/keys"
+
+    @asynccontextmanager
+    async def listening(self) -> AsyncIterator[Issuer]:
+        server = await asyncio.start_server(self._serve, "127.0.0.1", self.port)
+        self.port = server.sockets[0].getsockname()[1]
+        try:
+            yield self
+        finally:
+            server.close()
+
+    async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        try:
+            self.requests.append(await reader.readuntil(b"\r\n\r\n"))
+            if self.answer is None:
+                await reader.read()  # until the other side has had enough
+            else:
+                writer.write(self.answer)
+                await writer.drain()
+        except OSError:
+            pass  # it left before the end
+        finally:
+            writer.close()
+
+
+def auth(issuer: Issuer, **members: object) -> AuthSettings:
+    return AuthSettings.model_validate({"jwt": {"algorithms": ["ES256"], "jwks_url": issuer.url} | members})
+
+
+def token(name: str, kid: str | None) -> str:
+    return sign(payload(exp=time.time() + 600), private_key(name), "ES256", **({} if kid is None else {"kid": kid}))
+
+
+def ask(service: Service, name: str, kid: str | None) -> Principal:
+    return service.auth.authenticate(Credentials(f"Bearer {token(name, kid)}"), time.time())
+
+
+def events(caplog: pytest.LogCaptureFixture) -> list[str]:
+    assert not [record for record in caplog.records if record.exc_info]
+    return [record.getMessage() for record in caplog.records if record.getMessage().startswith("jwks.")]
+
+
+@pytest.fixture(autouse=True)
+def _quick(monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture) -> None:
+    """As in production, in a hundredth of the time."""
+    caplog.set_level(logging.INFO)
+    defaults = KeySet.__init__.__kwdefaults__
+    assert defaults is not None
+    assert defaults == {"refresh_seconds": 300.0, "pause_seconds": 10.0, "timeout_seconds": 5.0}
+    monkeypatch.setitem(defaults, "refresh_seconds", 60.0)
+    monkeypatch.setitem(defaults, "pause_seconds", 0.1)
+    monkeypatch.setitem(defaults, "timeout_seconds", 0.5)
+
+
+@asynccontextmanager
+async def serving(settings: AuthSettings) -> AsyncIterator[Service]:
+    async with Service(Hub(), auth=settings) as service:
+        yield service
+
+
+@pytest.mark.gen_test(timeout=20)
+async def test_tokens_are_accepted_once_it_has_started() -> None:
+    async with Issuer(key_set(one="p256")).listening() as issuer, serving(auth(issuer)) as service:
+        assert ask(service, "p256", "one").name == "ann"
+        assert issuer.requests[0].startswith(b"GET /keys HTTP/1.1\r\n")
+
+
+@pytest.mark.gen_test(timeout=20)
+async def test_a_rotation_is_noticed_by_the_first_new_token(caplog: pytest.LogCaptureFixture) -> None:
+    async with Issuer(key_set(one="p256")).listening() as issuer, serving(auth(issuer)) as service:
+        issuer.answer = key_set(two="other p256")
+        with pytest.raises(Unauthorized) as caught:
+            ask(service, "other p256", "two")
+        assert caught.value.code == "unknown_key_id"
+        await until(lambda: len(issuer.requests) == 2)
+        await until(lambda: events(caplog) == ["jwks.loaded"] * 2)
+        assert ask(service, "other p256", "two").name == "ann"
+        assert service._key_set is not None
+        assert not service._key_set._wanted.is_set()  # once was enough
+        with pytest.raises(Unauthorized):  # the old one has gone
+            ask(service, "p256", "one")
+
+
+@pytest.mark.gen_test(timeout=20)
+async def test_foreign_key_ids_fetch_no_more_than_once_a_pause() -> None:
+    began = time.monotonic()
+    async with Issuer(key_set(one="p256")).listening() as issuer, serving(auth(issuer)) as service:
+        while len(issuer.requests) < 4:
+            for number in range(20):
+                with pytest.raises(Unauthorized):
+                    ask(service, "p256", f"made up {number}")
+            await asyncio.sleep(0.001)
+            assert time.monotonic() - began < ANSWER_SECONDS
+        assert time.monotonic() - began >= 3 * 0.1
+
+
+@pytest.mark.gen_test(timeout=20)
+async def test_other_bad_tokens_fetch_nothing() -> None:
+    async with Issuer(key_set(one="p256")).listening() as issuer, serving(auth(issuer)) as service:
+        wanted = service._key_set
+        assert wanted is not None
+        for bad in ("nonsense", token("p256", "one")[:-4] + "AAAA", sign(payload())):
+            with pytest.raises(Unauthorized):
+                service.auth.authenticate(Credentials(f"Bearer {bad}"), time.time())
+        assert not wanted._wanted.is_set()
+        with pytest.raises(Unauthorized):
+            ask(service, "p256", "two")
+        assert wanted._wanted.is_set()
+
+
+@pytest.mark.gen_test(timeout=20)
+async def test_it_is_fetched_again_by_itself(monkeypatch: pytest.MonkeyPatch) -> None:
+    defaults = KeySet.__init__.__kwdefaults__
+    assert defaults is not None
+    monkeypatch.setitem(defaults, "refresh_seconds", 0.2)
+    async with Issuer(key_set(one="p256")).listening() as issuer, serving(auth(issuer)):
+        await until(lambda: len(issuer.requests) == 3)
+
+
+BAD = {
+    "an error": answer(b"no", "500 Internal Server Error"),
+    "not found": answer(key_set(two="p256").split(b"\r\n\r\n")[1], "404 Not Found"),
+    "a redirect": answer(b"", "302 Found", "Location: /keys"),
+    "no JSON": answer(b"<html>"),
+    "no UTF-8": answer(b"\xff\xfe"),
+    "deep": answer(b"[" * 200_000),
+    "no set": answer(b"[]"),
+    "an empty set": answer(b'{"keys": []}'),
+    "keys of another kind": answer(json.dumps({"keys": [jwk("ed25519", "EdDSA", kid="one")]}).encode()),
+    "a secret": answer(b'{"keys": [{"kty": "oct", "k": "c2VjcmV0", "kid": "one"}]}'),
+    "too large": answer(b" " * MAX_SET_BYTES + key_set(two="p256").split(b"\r\n\r\n")[1]),
+    "a bomb": answer(b"\x1f\x8b\x08\x00", "200 OK", "Content-Encoding: gzip"),
+    "no HTTP": b"220 smtp.example.com ESMTP\r\n\r\n",
+    "nothing": b"",
+    "half": answer(b" " * 100)[:-50],
+    "silence": None,
+}
+
+
+@pytest.mark.parametrize("name", BAD)
+@pytest.mark.gen_test(timeout=20)
+async def test_what_is_of_no_use_leaves_the_old_set(
+    expect_log: ExpectLog, caplog: pytest.LogCaptureFixture, name: str
+) -> None:
+    expect_log("jwks.failed")
+    good = key_set(one="p256")
+    async with Issuer(good).listening() as issuer, serving(auth(issuer)) as service:
+        issuer.answer = BAD[name]
+        with pytest.raises(Unauthorized):
+            ask(service, "p256", "two")
+        await until(lambda: len(issuer.requests) >= 4)  # again and again
+        assert events(caplog) == ["jwks.loaded", "jwks.failed"]
+        assert ask(service, "p256", "one").name == "ann"
+        issuer.answer = good
+        await until(lambda: events(caplog) == ["jwks.loaded", "jwks.failed", "jwks.loaded"])
+        assert ask(service, "p256", "one").name == "ann"
+
+
+@pytest.mark.gen_test(timeout=20)
+async def test_an_issuer_that_is_away_at_the_start(expect_log: ExpectLog, caplog: pytest.LogCaptureFixture) -> None:
+    expect_log("jwks.failed")
+    issuer = Issuer(key_set(one="p256"))
+    async with issuer.listening():
+        pass  # for a port of its own
+    async with serving(auth(issuer)) as service:
+        with pytest.raises(Unavailable) as caught:
+            ask(service, "p256", "one")
+        assert (caught.value.code, caught.value.retry_after_seconds) == ("keys_not_loaded", 5)
+        await asyncio.sleep(0.3)  # a few more tries, without a line
+        assert events(caplog) == ["jwks.failed"]
+        async with issuer.listening():
+            await until(lambda: events(caplog) == ["jwks.failed", "jwks.loaded"])
+            assert ask(service, "p256", "one").name == "ann"
+
+
+@pytest.mark.gen_test(timeout=20)
+async def test_a_reload_keeps_the_keys() -> None:
+    async with Issuer(key_set(one="p256")).listening() as issuer, serving(auth(issuer)) as service:
+        before, asked = service.auth, len(issuer.requests)
+        service.reload_auth(auth(issuer, audience="here", leeway_seconds=5))
+        assert service.auth is not before
+        service.reload_auth(auth(issuer))
+        assert ask(service, "p256", "one").name == "ann"  # at once
+        assert len(issuer.requests) == asked
+        with pytest.raises(Unauthorized):
+            ask(service, "p256", "two")
+        await until(lambda: len(issuer.requests) > asked)  # the new one asks, too
+
+
+@pytest.mark.gen_test(timeout=20)
+async def test_a_reload_to_another_issuer(caplog: pytest.LogCaptureFixture) -> None:
+    one, two = Issuer(key_set(one="p256")), Issuer(key_set(two="p256"))
+    async with one.listening(), two.listening(), serving(auth(one)) as service:
+        old = service._key_set
+        service.reload_auth(auth(two))
+        assert old is not None
+        assert old._task is not None
+        with pytest.raises(Unavailable):
+            ask(service, "p256", "two")
+        await until(lambda: events(caplog) == ["jwks.loaded"] * 2)
+        assert ask(service, "p256", "two").name == "ann"
+        assert old._task.cancelled()
+        service.reload_auth(AuthSettings())
+        assert service._key_set is None
+
+
+@pytest.mark.gen_test(timeout=20)
+async def test_a_reload_to_algorithms_that_no_key_fits_asks_at_once(
+    expect_log: ExpectLog, caplog: pytest.LogCaptureFixture
+) -> None:
+    expect_log("jwks.failed")
+    async with Issuer(key_set(one="p256")).listening() as issuer, serving(auth(issuer)) as service:
+        service.reload_auth(auth(issuer, algorithms=["EdDSA"]))
+        await until(lambda: "jwks.failed" in events(caplog))
+        issuer.answer = answer(json.dumps({"keys": [jwk("ed25519", "EdDSA", kid="one")]}).encode())
+        await until(lambda: events(caplog)[-1] == "jwks.loaded")
+        signed = sign(payload(exp=time.time() + 600), private_key("ed25519"), "EdDSA", kid="one")
+        assert service.auth.authenticate(Credentials(f"Bearer {signed}"), time.time()).name == "ann"
+
+
+@pytest.mark.gen_test(timeout=20)
+async def test_a_bad_reload_changes_nothing() -> None:
+    async with Issuer(key_set(one="p256")).listening() as issuer, serving(auth(issuer)) as service:
+        kept = service._key_set
+        with pytest.raises(ConfigError):
+            service.reload_auth(auth(issuer, jwks_file="/nonexistent"))
+        assert service._key_set is kept
+        assert ask(service, "p256", "one").name == "ann"
+
+
+@pytest.mark.parametrize(
+    ("url", "said"),
+    [
+        ("http://issuer.example/keys", "expected https://"),
+        ("http://127.0.0.1.example/keys", "expected https://"),
+        ("http://10.0.0.1/keys", "expected https://"),
+        ("https://user:hunter2@issuer.example/keys", "got a user and a password in it, expected none"),
+        ("http://127.0.0.1@issuer.example/keys", "got a user and a password in it"),
+    ],
+)
+def test_a_url_that_anybody_on_the_way_could_answer(url: str, said: str) -> None:
+    with pytest.raises(ValidationError) as caught:
+        JwtSettings.model_validate({"algorithms": ["ES256"], "jwks_url": url})
+    assert said in caught.value.errors()[0]["msg"]
+    assert "hunter2" not in caught.value.errors()[0]["msg"]
+
+
+@pytest.mark.parametrize("host", ["127.0.0.1", "127.1.2.3:81", "[::1]:80", "localhost:8000"])
+def test_loopback_needs_no_https(host: str) -> None:
+    JwtSettings.model_validate({"algorithms": ["ES256"], "jwks_url": f"http://{host}/keys"})
+
+
+@pytest.mark.gen_test(timeout=20)
+async def test_a_server_uses_it(tmp_path: Path) -> None:
+    def over_http(port: int) -> bytes:
+        client = RawClient(port).get("/events", f"Authorization: Bearer {token('p256', 'one')}")
+        try:
+            return client.until(b"\r\n")
+        finally:
+            client.close()
+
+    async with Issuer(key_set(one="p256")).listening() as issuer:
+
+        def run() -> bytes:
+            with ServerProcess(tmp_path, auth__jwt__algorithms=["ES256"], auth__jwt__jwks_url=issuer.url) as server:
+                server.wait_for_log("jwks.loaded", keys=1)
+                return over_http(server.port)
+
+        assert await asyncio.to_thread(run) == b"HTTP/1.1 200 OK\r\n"
