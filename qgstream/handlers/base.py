@@ -1,0 +1,182 @@
+"""What every handler does: CORS on each answer, errors as JSON, who is asking."""
+
+from __future__ import annotations
+
+import math
+import time
+from http.client import responses
+from typing import Any, cast
+
+from tornado.http1connection import HTTP1Connection
+from tornado.httputil import HTTPServerRequest
+from tornado.web import Application, HTTPError, RequestHandler, stream_request_body
+
+from qgstream import cors
+from qgstream.addresses import client_address
+from qgstream.auth import Credentials, Principal
+from qgstream.errors import Forbidden, InvalidField, MethodNotAllowed, NotFound, QgstreamError
+from qgstream.logs import log
+from qgstream.service import Service
+
+# Tornado's own errors, by status, in our words. Anything else that is a client's fault is `bad_request`.
+_CODES = {401: "unauthorized", 403: "forbidden", 404: "not_found", 405: "method_not_allowed", 413: "too_large"}
+
+
+class BaseHandler(RequestHandler):
+    """A handler with the service at hand. Errors of the `errors` tree may be raised anywhere in it."""
+
+    def __init__(
+        self, application: Application, request: HTTPServerRequest, *, service: Service, **kwargs: Any
+    ) -> None:
+        # Before super().__init__, which calls set_default_headers before initialize().
+        self.service = service
+        # A server that leaves lets go of kept-alive sockets one by one, instead of cutting them all at its end.
+        self.close_after_answer = service.hub.draining
+        super().__init__(application, request, **kwargs)
+
+    def set_default_headers(self) -> None:
+        """CORS on every answer, errors and preflights too. An exception here would cut the connection: none can be."""
+        self.set_header("Server", "qgstream")
+        if self.close_after_answer:
+            self.set_header("Connection", "close")
+        origin = self.request.headers.get("Origin")
+        for name, value in cors.headers(self.service.cors, origin, preflight=self.request.method == "OPTIONS"):
+            self.set_header(name, value)
+
+    def options(self, *_path: str) -> None:
+        """A preflight, on any path; it needs no authentication."""
+        self.set_status(204)
+        self.set_header("Allow", self.allowed_methods)
+
+    @property
+    def allowed_methods(self) -> str:
+        """For the Allow header: the methods that this class writes itself."""
+        return ", ".join(
+            method for method in self.SUPPORTED_METHODS
+            if getattr(type(self), method.lower()) is not getattr(RequestHandler, method.lower())
+        )  # fmt: skip
+
+    def check_xsrf_cookie(self) -> None:
+        """Nothing, also in an application with `xsrf_cookies`: programs publish with a key and have no such cookie,
+        and of whom a cookie authenticates `authenticate` checks the origin."""
+
+    def decode_argument(self, value: bytes, name: str | None = None) -> str:
+        """A parameter of the query is UTF-8, or the field is named in the error."""
+        try:
+            return value.decode()
+        except UnicodeDecodeError as error:
+            got = f"got byte 0x{value[error.start]:02x} at {error.start}, expected UTF-8"
+            raise InvalidField(name or "path", got) from None
+
+    def read_body_up_to(self, max_bytes: int) -> None:
+        """For handlers of `stream_request_body`. What is answered before the body is read comes with a reset, as the
+        socket closes on a client that is still sending: so a refused body is read and forgotten, up to a bound."""
+        cast(HTTP1Connection, self.request.connection).set_max_body_size(max_bytes)
+
+    # Who is asking.
+
+    @property
+    def remote_ip(self) -> str:
+        """The client's address; behind trusted proxies what they say it is."""
+        peer = self.request.remote_ip or ""
+        service = self.service
+        if not service.trusted_proxies:
+            return peer
+        return client_address(peer, self.request.headers.get_list("X-Forwarded-For"), service.trusted_proxies)
+
+    def authenticate(self) -> Principal:
+        """Who this is; raises `Unauthorized` for credentials that are not valid. None at all is the anonymous."""
+        jwt = self.service.auth.settings.jwt
+        cookie_name = jwt.cookie if jwt is not None else None
+        credentials = Credentials(
+            authorization=self.request.headers.get("Authorization"),
+            access_token=self.get_query_argument("access_token", None),
+            cookie=self.get_cookie(cookie_name) if cookie_name else None,
+        )
+        if credentials.source == "cookie" and self.request.method not in ("GET", "HEAD"):
+            self._check_origin()
+        return self.service.auth.authenticate(credentials, time.time())
+
+    def _check_origin(self) -> None:
+        # A cookie comes along with whatever page makes the browser send it, so that page must be one of ours.
+        origin = self.request.headers.get("Origin", "")
+        if origin != f"{self.request.protocol}://{self.request.host}" and (
+            "*" in self.service.cors.allow_origins or not cors.is_allowed(self.service.cors, origin)
+        ):
+            raise Forbidden(f"Origin: got {origin[:200]!r}, expected this host's or one of cors.allow_origins")
+
+    # Answers.
+
+    def compute_etag(self) -> None:
+        """None: nothing here is for a cache, and Tornado would answer `If-None-Match: *` with 304."""
+
+    def on_finish(self) -> None:
+        """Close the socket behind the answer where that was asked for: a `Connection: close` header alone does not."""
+        if self.close_after_answer:
+            stream = cast(HTTP1Connection, self.request.connection).stream
+            if not stream.closed():
+                stream.write(b"").add_done_callback(lambda _: stream.close())
+
+    def answer(self, document: dict[str, object]) -> None:
+        """A JSON answer that no cache keeps."""
+        self.set_header("Content-Type", "application/json; charset=utf-8")
+        self.set_header("Cache-Control", "no-store")
+        self.write(document)
+
+    def write_error(self, status_code: int, **kwargs: Any) -> None:
+        """`{"error": {"code", "message"}}`, for our own errors and for Tornado's."""
+        error = kwargs.get("exc_info", (None, None, None))[1]
+        if isinstance(error, HTTPError) and error.status_code == 405:
+            method = (self.request.method or "")[:50]
+            error = MethodNotAllowed(f"got {method!r}, expected one of {self.allowed_methods}")
+            self.set_header("Allow", self.allowed_methods)
+        if isinstance(error, QgstreamError):
+            self.set_status(error.status)
+            body: dict[str, object] = {"code": error.code, "message": str(error)}
+            if getattr(error, "field", None) is not None:
+                body["field"] = error.field  # type: ignore[attr-defined]  # some of the tree have one
+            retry_after = getattr(error, "retry_after_seconds", None)
+            if retry_after is not None:
+                self.set_header("Retry-After", str(math.ceil(retry_after)))
+            if error.status == 401:
+                self.set_header("WWW-Authenticate", 'Bearer realm="qgstream"')
+        else:
+            message = getattr(error, "log_message", None) or responses.get(status_code, "error")
+            args = getattr(error, "args", ())
+            code = _CODES.get(status_code, "bad_request" if status_code < 500 else "server_error")
+            body = {"code": code, "message": message % args if args and "%" in message else message}
+        self.answer({"error": body})
+
+    def log_exception(self, *exc_info: Any) -> None:
+        """A client's mistake is its answer and no traceback; a fault of ours is one line with everything."""
+        error = exc_info[1]
+        if isinstance(error, QgstreamError) or (isinstance(error, HTTPError) and error.status_code < 500):
+            return
+        log.error(
+            "request.failed",
+            exc_info=exc_info,
+            extra={"method": self.request.method, "path": self.request.path, "remote_ip": self.request.remote_ip},
+        )
+
+
+@stream_request_body
+class NotFoundHandler(BaseHandler):
+    """Any path that no other handler has: JSON and CORS there too."""
+
+    @property
+    def allowed_methods(self) -> str:
+        """A preflight is always answered."""
+        return "OPTIONS"
+
+    def prepare(self) -> None:
+        """Somebody who publishes to a wrong path is told so."""
+        self.read_body_up_to(self.service.limits.max_body_bytes)
+
+    def data_received(self, chunk: bytes) -> None:
+        """Nothing here looks at it."""
+
+    def get(self) -> None:
+        """404."""
+        raise NotFound(f"got {self.request.path[:200]!r}, expected one of the paths in the documentation")
+
+    head = post = put = patch = delete = get

@@ -1,0 +1,128 @@
+"""`POST /events`: publish one event, or a batch, all or nothing."""
+
+from __future__ import annotations
+
+from tornado.web import stream_request_body
+
+from qgstream import draft
+from qgstream.auth import Principal
+from qgstream.errors import (
+    BadRequest,
+    Forbidden,
+    QgstreamError,
+    TooLarge,
+    Unauthorized,
+    Unavailable,
+    UnsupportedMediaType,
+)
+from qgstream.handlers.base import BaseHandler
+from qgstream.hub import Receipt
+from qgstream.publication import Publication
+
+JSON = "application/json"
+NDJSON = "application/x-ndjson"
+
+# A refused body is read and forgotten so that the client gets its answer, but only up to this many times the limit.
+_PATIENCE = 4
+
+
+@stream_request_body
+class PublishHandler(BaseHandler):
+    """Reads the body itself, so that credentials and size are checked before it is held."""
+
+    under_way = False  # counted in `service.publishing`
+
+    def prepare(self) -> None:
+        """Decide what can be decided before the body is read: nothing of a refused one is held."""
+        self.under_way = True
+        self.service.publishing += 1
+        self.limit = self.service.limits.max_body_bytes
+        self.body = bytearray()
+        self.received_bytes = 0
+        self.refusal: QgstreamError | None = None
+        self.read_body_up_to(self.limit * _PATIENCE)
+        declared = self._declared_bytes()
+        try:
+            self.principal = self._publisher()
+            self.media_type = self._check_media_type()
+            if declared > self.limit:
+                raise TooLarge("body", declared, self.limit)
+        except QgstreamError as error:
+            # Who waits for `100 Continue` has not sent it, and nobody reads for ever.
+            if "Expect" in self.request.headers or declared > self.limit * _PATIENCE:
+                self.close_after_answer = True
+                raise
+            self.refusal = error
+
+    def _declared_bytes(self) -> int:
+        # int() refuses thousands of digits with a ValueError.
+        declared = self.request.headers.get("Content-Length", "0")[:19]
+        return int(declared) if declared.isdecimal() else 0
+
+    def _check_media_type(self) -> str:
+        media_type = self.request.headers.get("Content-Type", "").partition(";")[0].strip().lower()
+        if media_type not in (JSON, NDJSON):
+            raise UnsupportedMediaType(f"Content-Type: got {media_type[:100]!r}, expected {JSON} or {NDJSON}")
+        return media_type
+
+    def _publisher(self) -> Principal:
+        principal = self.authenticate()
+        if principal.kind == "anonymous":
+            raise Unauthorized("got no credentials, expected a publish key or a token in Authorization: Bearer")
+        if not principal.publish:
+            raise Forbidden("these credentials do not allow to publish")
+        return principal
+
+    def data_received(self, chunk: bytes) -> None:
+        """A part of the body."""
+        self.received_bytes += len(chunk)
+        if self.refusal is not None or self.received_bytes > self.limit:
+            self.body.clear()
+        else:
+            self.body += chunk
+
+    async def post(self) -> None:
+        """Publish. Answered when the events are in the log."""
+        if self.refusal is not None:
+            raise self.refusal
+        if self.received_bytes > self.limit:
+            raise TooLarge("body", self.received_bytes, self.limit)
+        body, max_event_bytes = bytes(self.body), self.service.limits.max_event_bytes
+        if not body.strip():
+            raise BadRequest("got an empty body, expected a JSON object", code="empty_body")
+        if self.media_type == JSON:
+            publications = [draft.parse_json(body, max_event_bytes)]
+        else:
+            publications = draft.parse_ndjson(body, max_event_bytes)
+        self._check_grants(publications)
+        self.service.charge(self.principal, len(publications))
+        receipt = await self._publish(publications)
+        if self.media_type == JSON:
+            self.answer({"id": receipt.id, "subscribers": receipt.subscribers})
+        else:
+            self.answer({"ids": receipt.ids, "subscribers": receipt.subscribers})
+
+    async def _publish(self, publications: list[Publication]) -> Receipt:
+        if not self.service.takes_events:
+            raise Unavailable("the server is leaving, another one will answer", retry_after_seconds=1, code="draining")
+        return await self.service.hub.publish_all(publications)
+
+    def on_finish(self) -> None:
+        """It is answered."""
+        super().on_finish()
+        self._over()
+
+    def on_connection_close(self) -> None:
+        """Nobody waits for the answer any more."""
+        super().on_connection_close()
+        self._over()
+
+    def _over(self) -> None:
+        if self.under_way:
+            self.under_way = False
+            self.service.publishing -= 1
+
+    def _check_grants(self, publications: list[Publication]) -> None:
+        if "*" not in self.principal.publish:
+            for publication in publications:
+                self.principal.require_publish(publication.topics)

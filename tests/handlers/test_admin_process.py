@@ -1,0 +1,155 @@
+"""/admin of a whole process: its configuration, its leaving, and its own port."""
+
+from __future__ import annotations
+
+import json
+import signal
+import socket
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+
+from tests.serving import RawClient, ServerProcess, wait_until
+
+ADMIN = {"Authorization": "Bearer admin-key"}
+
+
+def free_port() -> int:
+    with socket.socket() as unused:
+        unused.bind(("127.0.0.1", 0))
+        port: int = unused.getsockname()[1]
+        return port
+
+
+@pytest.fixture
+def start(tmp_path: Path) -> Iterator[Callable[..., ServerProcess]]:
+    servers: list[ServerProcess] = []
+
+    def start(*, admin_port: bool = True, **settings: object) -> ServerProcess:
+        if admin_port:
+            settings["admin__port"] = free_port()
+        servers.append(
+            ServerProcess(tmp_path, **{"auth__admin_keys": {"boss": "admin-key"}} | settings)  # type: ignore[arg-type]  # `port` is among them
+        )
+        return servers[-1]
+
+    yield start
+    for server in servers:
+        server.stop()
+
+
+def admin(server: ServerProcess) -> httpx.Client:
+    port = server.admin_port or server.port
+    return httpx.Client(base_url=f"http://127.0.0.1:{port}/admin/", headers=ADMIN, timeout=10, trust_env=False)
+
+
+def answers(server: ServerProcess) -> bool:
+    try:
+        return httpx.get(f"{server.url}/health", trust_env=False).status_code == 200
+    except httpx.TransportError:
+        return False
+
+
+def streams(server: ServerProcess, number: int) -> list[RawClient]:
+    opened = [RawClient(server.port).get("/events") for _ in range(number)]
+    for stream in opened:
+        stream.until(b"connected")
+    return opened
+
+
+def test_the_operators_side_leaves_the_public_port(start: Callable[..., ServerProcess]) -> None:
+    server = start()
+    assert server.admin_port is not None
+    for path in ("/metrics", "/ready", "/admin", "/admin/limits"):
+        assert httpx.get(server.url + path, headers=ADMIN, trust_env=False).status_code == 404
+        url = f"http://127.0.0.1:{server.admin_port}{path}"
+        assert httpx.get(url, headers=ADMIN, trust_env=False).status_code == 200
+    assert httpx.get(f"http://127.0.0.1:{server.admin_port}/events", trust_env=False).status_code == 404
+
+
+def test_the_configuration_in_effect_and_where_it_came_from(start: Callable[..., ServerProcess]) -> None:
+    server = start(limits__max_connections=500, broker__url="memory://user:hunter2@here")
+    with admin(server) as client:
+
+        def config() -> dict[str, Any]:
+            answer = client.get("config")
+            assert "admin-key" not in answer.text
+            assert "hunter2" not in answer.text
+            found: dict[str, Any] = answer.json()["config"]
+            return found
+
+        environment = "environment QGSTREAM_LIMITS__MAX_CONNECTIONS"
+        assert config()["limits.max_connections"] == {"value": 500, "source": environment}
+        assert config()["limits.retry_seconds"] == {"value": 3.0, "source": "default"}
+        assert config()["server.port"] == {"value": 0, "source": "flag --port"}
+        assert config()["auth.admin_keys"]["value"] == "(not shown)"
+        client.patch("limits", json={"max_connections": 600, "retry_seconds": 3})
+        assert config()["limits.max_connections"] == {"value": 600, "source": "admin API"}
+        assert config()["limits.retry_seconds"]["source"] == "default"
+        server.process.send_signal(signal.SIGHUP)
+        assert server.wait_for_log("config.reloaded")["limits_reset"] == ["max_connections"]
+        assert config()["limits.max_connections"] == {"value": 500, "source": environment}
+        assert client.get("limits").json()["changed"] == []
+
+
+def test_a_drain_begun_here_is_seen_to_its_end(start: Callable[..., ServerProcess]) -> None:
+    server = start(drain__seconds=600)
+    opened = streams(server, 4)
+    with admin(server) as client:
+        assert client.post("drain", json={"seconds": "soon"}).status_code == 400
+        assert client.get("overview").json()["status"] == "ready"
+        with client.stream("GET", "events") as watched:
+            snapshots = (json.loads(line[6:]) for line in watched.iter_lines() if line.startswith("data: "))
+            assert next(snapshots)["status"] == "ready"
+            answer = client.post("drain", json={"seconds": 0.4})
+            assert answer.status_code == 202
+            assert answer.json() == {"status": "draining", "connections": 4, "seconds": 0.4, "now": False}
+            statuses = [one.get("status", one.get("reason")) for one in snapshots]
+    assert set(statuses[:-1]) <= {"draining"}
+    assert statuses[-1] == "drain"  # its goodbye, after the last of the others
+    for stream in opened:
+        assert b'"reason": "drain"' in stream.to_end()
+        stream.close()
+    assert server.wait_for_log("drain.started")["seconds"] == 0.4
+    assert server.wait_for_log("admin.drain")["admin_key"] == "boss"
+    server.process.wait(10)
+
+
+def test_a_drain_may_be_ended_at_once(start: Callable[..., ServerProcess]) -> None:
+    server = start(drain__seconds=600)
+    opened = streams(server, 3)
+    with admin(server) as client:
+        for body in ({}, {"seconds": 1}):  # asking again changes nothing
+            answer = client.post("drain", json=body)
+            assert (answer.status_code, answer.json()["seconds"], answer.json()["now"]) == (202, 600, False)
+        assert client.post("drain", json={"now": True}).json()["now"] is True
+    server.process.wait(10)
+    for stream in opened:
+        stream.close()
+
+
+def test_the_operator_gets_in_when_no_socket_is_left(start: Callable[..., ServerProcess]) -> None:
+    server = start(limits__max_sockets=5)
+    silent = [RawClient(server.port) for _ in range(5)]
+    with admin(server) as client:
+        wait_until(lambda: client.get("overview").status_code == 200)
+        wait_until(lambda: not answers(server))  # once the five were accepted
+        assert client.get("overview").json()["totals"]["rejected"]["max_sockets"] >= 1
+    for client_socket in silent:
+        client_socket.close()
+
+
+def test_lowering_the_limit_locks_nobody_out(start: Callable[..., ServerProcess]) -> None:
+    server = start(admin_port=False)
+    opened = streams(server, 120)  # more than 1 + 10 % + 100
+    with admin(server) as client:
+        client.patch("limits", json={"max_connections": 1})
+    with admin(server) as client:  # a new socket
+        assert client.get("overview").json()["status"] == "full"
+        assert client.patch("limits", json={"max_connections": 200}).status_code == 200
+    more = streams(server, 1)
+    for stream in opened + more:
+        stream.close()

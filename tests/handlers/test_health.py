@@ -1,0 +1,75 @@
+"""/health says that the process lives, /ready that new streams are welcome."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+from tornado.web import Application
+
+from qgstream.app import admin_app
+from qgstream.service import Service
+from tests.handlers.asking import Client, document
+
+ONE = {"limits": {"max_connections": 1}}
+
+
+@pytest.mark.gen_test
+@pytest.mark.parametrize("query", ["", "?x=%ff", "?topic=a"])
+@pytest.mark.parametrize("headers", [{}, {"Authorization": "Bearer wrong"}, {"Cookie": '=;;a="\x80'}])
+async def test_health_asks_for_nothing(client: Client, query: str, headers: dict[str, str]) -> None:
+    answer = await client.ask("GET", f"/health{query}", headers=headers)
+    assert (answer.code, document(answer)) == (200, {"status": "ok"})
+    assert answer.headers["Cache-Control"] == "no-store"
+
+
+async def ready(client: Client) -> tuple[int, Any]:
+    answer = await client.ask("GET", "/ready")
+    assert answer.headers["Cache-Control"] == "no-store"
+    head = await client.ask("HEAD", "/ready")
+    assert head.code == answer.code
+    return answer.code, document(answer)["status"]
+
+
+@pytest.mark.gen_test
+@pytest.mark.parametrize("settings", [ONE])
+async def test_ready_until_it_is_full_and_again_when_a_slot_is_free(client: Client) -> None:
+    assert await ready(client) == (200, "ready")
+    stream = await client.stream()
+    assert await ready(client) == (503, "full")
+    connection = next(iter(client.hub.registry))
+    connection.close("kicked")
+    assert await ready(client) == (200, "ready")
+    stream.close()
+
+
+@pytest.mark.gen_test
+@pytest.mark.parametrize("settings", [ONE])
+async def test_draining_comes_before_every_other_reason(client: Client) -> None:
+    stream = await client.stream()
+    await client.hub.broker.close()
+    assert await ready(client) == (503, "broker_down")
+    client.hub.draining = True
+    assert await ready(client) == (503, "draining")
+    answer = await client.ask("GET", "/health")
+    assert answer.code == 200  # restarting it now would cut the streams
+    stream.close()
+
+
+@pytest.mark.gen_test
+async def test_a_broker_that_is_away_is_not_ready(client: Client) -> None:
+    await client.hub.broker.close()
+    assert await ready(client) == (503, "broker_down")
+
+
+class TestOnTheAdminPort:
+    @pytest.fixture
+    def app(self, service: Service) -> Application:
+        return admin_app(service)
+
+    @pytest.mark.gen_test
+    async def test_the_operator_is_answered_and_nobody_streams(self, client: Client) -> None:
+        for path in ("/health", "/ready", "/metrics"):
+            assert (await client.ask("GET", path)).code == 200
+        for path in ("/events", "/"):
+            assert (await client.ask("GET", path)).code == 404
