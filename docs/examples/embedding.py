@@ -1,0 +1,66 @@
+"""Live events inside an application of your own: orders are taken by your handler and seen by everybody at once.
+
+    python docs/examples/embedding.py 8888
+    curl -N localhost:8888/live/events?topic=orders
+    curl -d '{"item": "tea"}' localhost:8888/orders
+
+`await hub.publish(...)` may be called from any handler or task on the same loop. SIGTERM and Ctrl-C end the streams
+over a second, each told when to come back.
+"""
+# ruff: noqa: INP001  # a program, not a part of a package
+
+from __future__ import annotations
+
+import asyncio
+import itertools
+import json
+import signal
+import sys
+
+from tornado.web import Application, HTTPError, RequestHandler
+
+from qgstream import CorsSettings, Hub, LimitSettings, Service, routes
+
+
+class OrdersHandler(RequestHandler):
+    """An endpoint of yours, with its own rules, that publishes."""
+
+    numbers = itertools.count(1)
+
+    def initialize(self, hub: Hub) -> None:
+        """Tornado passes on what the URL table below says."""
+        self.hub = hub
+
+    async def post(self) -> None:
+        """Take an order. Answered when the event is in the log, so that nobody is told of an order that is lost."""
+        try:
+            item = json.loads(self.request.body)["item"]
+        except (ValueError, KeyError, TypeError):
+            raise HTTPError(400, 'expected {"item": "..."}') from None
+        order = {"order": next(self.numbers), "item": item}
+        receipt = await self.hub.publish("orders", order, event="created")
+        self.write({**order, "id": receipt.id, "seen_by": receipt.subscribers})
+
+
+async def main(port: int) -> None:
+    """Serve until SIGTERM or Ctrl-C."""
+    hub = Hub(limits=LimitSettings(max_connections=1000))
+    service = Service(hub, cors=CorsSettings(allow_origins=("http://localhost:3000",)))
+    async with service:
+        app = Application(
+            [
+                ("/orders", OrdersHandler, {"hub": hub}),
+                *routes(service, prefix="/live"),
+            ]
+        )
+        server = app.listen(port, "127.0.0.1")
+        leave = asyncio.Event()
+        for number in (signal.SIGTERM, signal.SIGINT):
+            asyncio.get_running_loop().add_signal_handler(number, leave.set)
+        await leave.wait()
+        server.stop()
+        await service.drain(1)
+
+
+if __name__ == "__main__":
+    asyncio.run(main(int(sys.argv[1])))

@@ -1,0 +1,105 @@
+"""The URL table on one screen, and the application that has it."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from tornado.httputil import HTTPServerRequest
+from tornado.routing import PathMatches, Rule
+from tornado.web import Application, RequestHandler
+
+from qgstream.handlers.admin_connections import ConnectionHandler, ConnectionsHandler
+from qgstream.handlers.admin_events import AdminEventsHandler
+from qgstream.handlers.admin_limits import LimitsHandler
+from qgstream.handlers.admin_server import ConfigHandler, DrainHandler, OpenApiHandler, OverviewHandler, TopicsHandler
+from qgstream.handlers.base import NotFoundHandler
+from qgstream.handlers.dashboard import DashboardHandler
+from qgstream.handlers.demo import DemoHandler
+from qgstream.handlers.events import EventsHandler
+from qgstream.handlers.health import HealthHandler, ReadyHandler
+from qgstream.handlers.metrics import MetricsHandler
+from qgstream.handlers.publish import PublishHandler
+from qgstream.logs import access_log, scrub
+from qgstream.service import Service
+
+
+class MethodMatches(PathMatches):
+    """A path for one method: `POST /events` reads a body that `GET /events` must not wait for."""
+
+    def __init__(self, method: str, path: str) -> None:
+        super().__init__(path)
+        self.method = method
+
+    def match(self, request: HTTPServerRequest) -> dict[str, Any] | None:
+        """The match of the path, for this method only."""
+        return super().match(request) if request.method == self.method else None
+
+
+def routes(service: Service, *, prefix: str = "") -> list[Rule]:
+    """The streams and publishing, to be put into any Tornado application, below `prefix`."""
+    shared = {"service": service}
+    return [
+        Rule(MethodMatches("POST", f"{prefix}/events"), PublishHandler, shared),
+        Rule(PathMatches(f"{prefix}/events"), EventsHandler, shared),
+    ]
+
+
+def operator_routes(service: Service) -> list[Rule]:
+    """What the operator asks: on `admin.port` when that is set."""
+    shared = {"service": service}
+    return [
+        Rule(PathMatches("/health"), HealthHandler, shared),
+        Rule(PathMatches("/ready"), ReadyHandler, shared),
+        Rule(PathMatches("/metrics"), MetricsHandler, shared),
+        Rule(PathMatches("/admin/?"), DashboardHandler, shared),
+        Rule(PathMatches("/admin/overview"), OverviewHandler, shared),
+        Rule(PathMatches("/admin/events"), AdminEventsHandler, shared),
+        Rule(PathMatches("/admin/limits"), LimitsHandler, shared),
+        Rule(PathMatches("/admin/connections"), ConnectionsHandler, shared),
+        Rule(PathMatches("/admin/connections/([0-9]{1,18})"), ConnectionHandler, shared),
+        Rule(PathMatches("/admin/topics"), TopicsHandler, shared),
+        Rule(PathMatches("/admin/config"), ConfigHandler, shared),
+        Rule(PathMatches("/admin/drain"), DrainHandler, shared),
+        Rule(PathMatches("/admin/openapi.json"), OpenApiHandler, shared),
+    ]
+
+
+def public_app(service: Service, *, with_operator_routes: bool = True) -> Application:
+    """What the public port serves."""
+    shared = {"service": service}
+    table = routes(service)
+    if with_operator_routes:
+        table += operator_routes(service)
+    else:
+        table += [Rule(PathMatches("/health"), HealthHandler, shared)]
+    table += [Rule(PathMatches("/"), DemoHandler, shared)]
+    return _application(service, table)
+
+
+def admin_app(service: Service) -> Application:
+    """What `admin.port` serves."""
+    return _application(service, operator_routes(service))
+
+
+def _application(service: Service, table: list[Rule]) -> Application:
+    return Application(
+        table,
+        default_handler_class=NotFoundHandler,
+        default_handler_args={"service": service},
+        log_function=_log_request,
+    )
+
+
+def _log_request(handler: RequestHandler) -> None:
+    # Streams have lines of their own. Errors of clients are theirs: info, as everything that is no fault of ours.
+    request = handler.request
+    access_log.debug(
+        "request",
+        extra={
+            "method": request.method,
+            "path": scrub(request.uri or ""),
+            "status": handler.get_status(),
+            "remote_ip": request.remote_ip,
+            "milliseconds": round(1000 * request.request_time(), 1),
+        },
+    )

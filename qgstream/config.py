@@ -1,0 +1,171 @@
+"""The configuration: composes the sections that the modules below declare, and loads it.
+
+Precedence: defaults < file < environment < flags. Every value knows where it came from, all problems are found in one
+go, and no problem shows a secret.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from ipaddress import ip_network
+from pathlib import Path
+from typing import Annotated, Any, Self
+
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, field_validator, model_validator
+
+from qgstream.auth import AuthSettings
+from qgstream.brokers.base import DEFAULT_TIMEOUT_SECONDS
+from qgstream.cors import CorsSettings
+from qgstream.drain import DrainSettings
+from qgstream.heartbeat import HeartbeatSettings
+from qgstream.limits import LimitSettings
+from qgstream.logs import LogSettings
+from qgstream.settings import Section
+from qgstream.sources import Catalogue, Reading
+from qgstream.window import HistorySettings
+
+ENVIRONMENT_PREFIX = "QGSTREAM_"
+# Names the file itself, so it is no key of the configuration.
+ENVIRONMENT_FILE = "QGSTREAM_CONFIG"
+NO_SECRETS = (
+    "the keys of auth do not come by flag, where every process on the machine can read them: "
+    "use the configuration file or the environment (QGSTREAM_AUTH__...)"
+)
+# Keys with a flag of their own; the others are `--set key=value`.
+FLAGS = {"server.host": "--host", "server.port": "--port"}
+
+
+def _network(text: str) -> str:
+    try:
+        ip_network(text)
+    except ValueError as error:
+        # 10.0.0.1/8 is a typing error that would trust sixteen million addresses: say so instead of guessing.
+        raise ValueError(f"got {text!r}, expected an address or a network such as 10.0.0.0/8 ({error})") from None
+    return text
+
+
+class ServerSettings(Section):
+    """`[server]`: where it listens, and whom it believes about a client's address."""
+
+    host: str = Field("127.0.0.1", min_length=1, description="Address to listen on; 0.0.0.0 is every IPv4 one.")
+    port: int = Field(8000, ge=0, le=65535, description="Port to listen on; 0 is any free one.")
+    certfile: Path | None = Field(
+        None,
+        description="Certificate chain in PEM; with keyfile it serves HTTPS.",
+        examples=["/etc/qgstream/tls.crt"],
+    )
+    keyfile: Path | None = Field(
+        None, description="Private key of the certificate, in PEM.", examples=["/etc/qgstream/tls.key"]
+    )
+    trusted_proxies: tuple[Annotated[str, AfterValidator(_network)], ...] = Field(
+        (), description="Networks or addresses of the proxies whose X-Forwarded-For is believed."
+    )
+    reuse_port: bool = Field(False, description="Share the port with other processes (SO_REUSEPORT).")
+
+    @model_validator(mode="after")
+    def _certificate_and_key(self) -> Self:
+        if (self.certfile is None) != (self.keyfile is None):
+            got, missing = ("certfile", "keyfile") if self.keyfile is None else ("keyfile", "certfile")
+            raise ValueError(f"got {got} without {missing}, expected both (HTTPS) or neither")
+        return self
+
+
+class AdminSettings(Section):
+    """`[admin]`: where the operator's side is served."""
+
+    host: str = Field("127.0.0.1", min_length=1, description="Address of the operator's port.")
+    port: int = Field(
+        0,
+        ge=0,
+        le=65535,
+        description="Port for /metrics, /ready and /admin, which then leave the public port; "
+        "0 serves them on the public port.",
+    )
+
+
+class BrokerSettings(Section):
+    """`[broker]`: who owns the log of events."""
+
+    url: str = Field(
+        "memory://",
+        description="Its scheme chooses the broker; memory:// lives in this process.",
+        repr=False,  # it may hold a password
+    )
+    timeout_seconds: float = Field(
+        DEFAULT_TIMEOUT_SECONDS, gt=0, le=300, description="A publish that the broker has not taken by then gets 503."
+    )
+
+    @field_validator("url")
+    @classmethod
+    def _has_scheme(cls, url: str) -> str:
+        if not re.match(r"[a-z][a-z0-9+.-]*://", url):
+            raise ValueError("expected scheme://..., such as memory://")
+        return url
+
+
+class Config(BaseModel):
+    """The whole configuration; it never changes in place, a reload loads another."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    server: ServerSettings = ServerSettings()
+    cors: CorsSettings = CorsSettings()
+    heartbeat: HeartbeatSettings = HeartbeatSettings()
+    limits: LimitSettings = LimitSettings()
+    history: HistorySettings = HistorySettings()
+    broker: BrokerSettings = BrokerSettings()
+    auth: AuthSettings = AuthSettings()
+    admin: AdminSettings = AdminSettings()
+    drain: DrainSettings = DrainSettings()
+    log: LogSettings = LogSettings()
+
+
+_CATALOGUE = Catalogue(Config, environment_prefix=ENVIRONMENT_PREFIX)
+
+
+@dataclass(frozen=True)
+class Loaded:
+    """A configuration that can be used, what is odd about it, and where each value came from."""
+
+    config: Config
+    # Sentences for the operator; none of them stops a start.
+    warnings: tuple[str, ...]
+    # Dotted key to "default", "file conf/x.toml", "environment QGSTREAM_...", or "flag --port".
+    sources: Mapping[str, str]
+
+    def effective(self) -> Iterator[tuple[str, object, str]]:
+        """Every key, its value as plain JSON without secrets, and where it came from."""
+        for name, key in _CATALOGUE.keys.items():
+            value: Any = self.config
+            for part in name.split("."):
+                value = getattr(value, part, None)
+            yield name, key.visible(value), self.sources[name]
+
+
+def load(
+    path: Path | None = None, environ: Mapping[str, str] | None = None, flags: Mapping[str, object] | None = None
+) -> Loaded:
+    """Read the file, then the environment, then the flags (dotted key to value), each over the one before.
+
+    Without a path, `QGSTREAM_CONFIG` in the environment names the file. Lists in the environment are JSON or separated
+    by commas. Text among the flags is read as a TOML value, or else as it stands. Raises `ConfigError` with every
+    problem found.
+    """
+    environ = {} if environ is None else environ
+    reading = Reading(Config, _CATALOGUE)
+    if path is None and environ.get(ENVIRONMENT_FILE):
+        path = Path(environ[ENVIRONMENT_FILE])
+    if path is not None:
+        reading.read_file(path)
+    reading.read_environment(environ, ignore=[ENVIRONMENT_FILE])
+    for key, value in ({} if flags is None else flags).items():
+        if key.partition(".")[0] == "auth":
+            reading.problems.append(f"flag --set {key}: {NO_SECRETS}")
+        else:
+            reading.read_flag(key, value, FLAGS.get(key, f"--set {key}"))
+    config = reading.finish()
+    found = reading.found
+    sources = {name: found[name].source if name in found else "default" for name in _CATALOGUE.keys}
+    return Loaded(config, tuple(reading.warnings), sources)

@@ -1,0 +1,285 @@
+"""One process: build, start, serve, drain, stop."""
+
+from __future__ import annotations
+
+import asyncio
+import gc
+import signal
+import socket
+import ssl
+import time
+from collections import defaultdict
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+
+from tornado.ioloop import PeriodicCallback
+from tornado.netutil import bind_sockets
+from tornado.web import Application
+
+from qgstream.addresses import parse_networks
+from qgstream.app import admin_app, public_app
+from qgstream.brokers.base import open_broker
+from qgstream.config import Config, Loaded, ServerSettings
+from qgstream.drain import LINGER_SECONDS, drain, wait
+from qgstream.errors import ConfigError, Unavailable
+from qgstream.hub import Hub
+from qgstream.limits import LimitSettings
+from qgstream.logs import configure, log
+from qgstream.notify import Supervisor
+from qgstream.service import Service
+from qgstream.sockets import ADMIN_SOCKETS, BACKLOG, StreamServer, TlsContext, log_descriptors, raise_descriptor_limit
+
+# The cyclic collector makes a handshake half as dear again at 10 000 streams: it walks every live object, and the
+# streams' objects are not garbage. What was built at the start is frozen out of it; a young collection comes after
+# 20 000 allocations instead of 700, a full one a hundred times more rarely (benchmarks/collector.py).
+_GC_THRESHOLDS = (20_000, 20, 50)
+
+
+# What a reload cannot change; it says so.
+_FIXED = (
+    "server.host", "server.port", "server.certfile", "server.keyfile", "server.reuse_port", "broker.url",
+    "broker.timeout_seconds", "admin.host", "admin.port",
+)  # fmt: skip
+
+_ADMIN_LIMITS = LimitSettings(max_sockets=ADMIN_SOCKETS)
+
+# How long publishes under way may take at the end of a drain.
+_ANSWER_SECONDS = 5.0
+
+# What an end takes at most besides drain.notice_seconds and drain.seconds, for whoever would kill it later.
+STOP_SECONDS = LINGER_SECONDS + _ANSWER_SECONDS
+
+
+@dataclass
+class Server:
+    """A configured server. `start` it on a running loop, `serve` until it is told to leave.
+
+    `reload` answers SIGHUP: it loads the configuration again, or None where there is nothing to load from. `loaded`
+    tells where each value of `config` came from; without it, from the program that made this.
+    """
+
+    config: Config
+    reload: Callable[[], Loaded] | None = None
+    loaded: Loaded | None = None  # where the configuration came from
+    supervisor: Supervisor = field(default_factory=lambda: Supervisor({}))  # told of the start, the end and reloads
+    ports: list[int] = field(default_factory=list)
+    admin_ports: list[int] = field(default_factory=list)
+
+    def __post_init__(self) -> None:
+        # Here and not in `start`: a signal to leave may come while that waits for a broker.
+        self._drain_seconds: float | None = None
+        self._started = asyncio.Event()
+        self._left = asyncio.Event()
+        self._drain_task: asyncio.Task[None] | None = None
+        self._hurry = asyncio.Event()
+
+    async def start(self) -> None:
+        """Bind, open the broker, begin to serve. Raises `ConfigError` or `OSError` when that cannot be."""
+        config = self.config
+        broker = open_broker(config.broker.url, timeout_seconds=config.broker.timeout_seconds)
+        hub = Hub(broker=broker, limits=config.limits, history=config.history)
+        self.service = Service(
+            hub, cors=config.cors, auth=config.auth, heartbeat=config.heartbeat,
+            trusted_proxies=parse_networks(config.server.trusted_proxies),
+        )  # fmt: skip
+        self.service.effective = self.effective
+        self.service.leave = self.leave_within
+        self._started_with, self._started_from = config, self.loaded
+        has_admin = bool(config.admin.port)
+        tls = self._tls = tls_context(config.server)
+        sockets = _bind(config.server.host, config.server.port, reuse_port=config.server.reuse_port)
+        admin_sockets = _bind(config.admin.host, config.admin.port) if has_admin else []
+        await self.service.start()
+        public = public_app(self.service, with_operator_routes=not has_admin)
+        self._servers = [self._listen(public, sockets, tls)]
+        self.ports = [s.getsockname()[1] for s in sockets]
+        if has_admin:
+            # Its sockets are counted apart, or streams could lock the operator out.
+            admin = StreamServer(
+                admin_app(self.service), limits=lambda: _ADMIN_LIMITS, detached=lambda: len(self.service.viewers)
+            )
+            admin.add_sockets(admin_sockets)
+            self._servers.append(admin)
+            self.admin_ports = [s.getsockname()[1] for s in admin_sockets]
+        self._started.set()
+        log.info(
+            "server.started",
+            extra={
+                "host": config.server.host, "port": self.ports[0], "tls": tls is not None,
+                "admin_port": self.admin_ports[0] if self.admin_ports else None,
+            },
+        )  # fmt: skip
+
+    def _listen(self, app: Application, sockets: list[socket.socket], tls: ssl.SSLContext | None) -> StreamServer:
+        server = StreamServer(
+            app, limits=lambda: self.service.limits,
+            detached=lambda: len(self.service.hub.registry) + len(self.service.viewers),
+            refused=lambda ip: self.service.rejected("max_sockets", ip), ssl_options=tls,
+        )  # fmt: skip
+        server.add_sockets(sockets)
+        return server
+
+    async def serve(self) -> None:
+        """Return when the last stream is gone after `leave`."""
+        await self._left.wait()
+        if self._drain_task is not None:
+            await self._drain_task  # raises what went wrong in it
+
+    def leave(self) -> None:
+        """Begin the drain; a second time, end it at once."""
+        if self._drain_task is None:
+            self._drain_task = asyncio.get_running_loop().create_task(self._leave())
+        else:
+            self._hurry.set()
+
+    def leave_within(self, seconds: float | None, now: bool) -> float:
+        """Begin the drain over so many seconds (None: `drain.seconds`) unless it has begun; with `now` end it at once.
+
+        Returns the seconds of the drain that is under way.
+        """
+        if self._drain_task is None:
+            self._drain_seconds = seconds
+            self.leave()
+        if now:
+            self._hurry.set()
+        return self.config.drain.seconds if self._drain_seconds is None else self._drain_seconds
+
+    async def _leave(self) -> None:
+        try:
+            await self._started.wait()
+            await self._drain()
+        finally:
+            self._left.set()
+
+    async def _drain(self) -> None:
+        settings = self.config.drain
+        self.service.hub.draining = True  # /ready says so, new streams are refused
+        seconds = settings.seconds if self._drain_seconds is None else self._drain_seconds
+        self.supervisor.stopping(settings.notice_seconds + seconds + STOP_SECONDS)
+        await wait(self._hurry, settings.notice_seconds)
+        self._servers[0].stop()  # the admin port stays, for /metrics
+        await drain(self.service.hub, seconds, self._hurry)
+        # The streams are gone. Publishes that were under way are answered; new ones go elsewhere.
+        self.service.takes_events = False
+        deadline = time.monotonic() + _ANSWER_SECONDS
+        while self.service.publishing and time.monotonic() < deadline and not self._hurry.is_set():
+            await wait(self._hurry, 0.02)
+        for server in self._servers:
+            server.stop()
+            await server.close_all_connections()
+        await self.service.stop()
+        log.info("server.stopped")
+
+    def reconfigure(self) -> None:
+        """Load the configuration again and take what can change; on any error keep what is in effect, and say so."""
+        if self.reload is None or not self._started.is_set():
+            return
+        try:
+            loaded = self.reload()
+            config = loaded.config
+            raise_descriptor_limit(config.limits)
+            tls_context(config.server)
+            self.service.reload_auth(config.auth)
+        except ConfigError as error:
+            log.error("config.rejected", extra={"problems": error.problems})
+            return
+        for warning in loaded.warnings:
+            log.warning("config.warning", extra={"warning": warning})
+        self.service.cors = config.cors
+        self.service.wheel.settings = config.heartbeat
+        self.service.trusted_proxies = parse_networks(config.server.trusted_proxies)
+        self.service.hub.reload(limits=config.limits, history=config.history)
+        if config.log != self.config.log:
+            configure(config.log)
+        certfile, keyfile = config.server.certfile, config.server.keyfile
+        if self._tls is not None and certfile is not None and certfile == self._started_with.server.certfile:
+            # The same files may hold a new certificate: it is for the handshakes from now on. Others need a restart.
+            self._tls.load_cert_chain(certfile, keyfile)
+        needs_restart = [key for key in _FIXED if _value(config, key) != _value(self._started_with, key)]
+        self.config, self.loaded = config, loaded
+        forgotten = sorted(self.service.tuned)  # what was changed through /admin/limits holds until now
+        self.service.tuned.clear()
+        log.info("config.reloaded", extra={"needs_restart": needs_restart, "limits_reset": forgotten})
+
+    def effective(self) -> Iterator[tuple[str, object, str]]:
+        """Every key of the configuration in effect, its value without secrets, and where it came from."""
+        sections = {name: getattr(self._started_with, name) for name in ("server", "admin", "broker")}
+        reloadable = {"trusted_proxies": self.config.server.trusted_proxies}
+        sections["server"] = self._started_with.server.model_copy(update=reloadable)
+        in_effect = self.config.model_copy(update=sections | {"limits": self.service.limits})
+        for key, value, _ in Loaded(in_effect, (), defaultdict(str)).effective():
+            loaded = self._started_from if key in _FIXED else self.loaded
+            source = "program" if loaded is None else loaded.sources[key]
+            if key in _FIXED and _value(self.config, key) != _value(self._started_with, key):
+                source += " (changed since, which needs a restart)"
+            yield key, value, "admin API" if key.removeprefix("limits.") in self.service.tuned else source
+
+
+def _bind(host: str, port: int, *, reuse_port: bool = False) -> list[socket.socket]:
+    return bind_sockets(port, host, backlog=BACKLOG, reuse_port=reuse_port)
+
+
+def tls_context(settings: ServerSettings) -> ssl.SSLContext | None:
+    """What HTTPS is served with, or None without a certificate. Raises `ConfigError` for files that cannot be used."""
+    if settings.certfile is None or settings.keyfile is None:
+        return None
+    context = TlsContext(ssl.PROTOCOL_TLS_SERVER)
+    context.set_alpn_protocols(["http/1.1"])
+    try:
+        context.load_cert_chain(settings.certfile, settings.keyfile)
+    except (OSError, ssl.SSLError) as error:
+        raise ConfigError([f"server.certfile, server.keyfile: cannot be used: {error}"]) from error
+    return context
+
+
+def _value(config: Config, key: str) -> object:
+    section, _, name = key.partition(".")
+    return getattr(getattr(config, section), name)
+
+
+async def _main(server: Server) -> None:
+    loop = asyncio.get_running_loop()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, server.leave)
+    loop.add_signal_handler(signal.SIGHUP, _reload, server)
+    await server.start()
+    gc.collect()
+    gc.freeze()
+    gc.set_threshold(*_GC_THRESHOLDS)
+    _begin_watchdog(server.supervisor)
+    server.supervisor.ready()
+    await server.serve()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        # One more in the last instant must not turn a clean end into a death by signal.
+        loop.remove_signal_handler(number)
+        signal.signal(number, signal.SIG_IGN)
+
+
+def _reload(server: Server) -> None:
+    server.supervisor.reloading()
+    try:
+        server.reconfigure()
+    finally:
+        server.supervisor.ready()
+
+
+def _begin_watchdog(supervisor: Supervisor) -> None:
+    # On the loop: a loop that hangs is what it should find. Twice in the time, as sd_watchdog_enabled(3) asks.
+    if supervisor.watchdog_seconds is not None:
+        PeriodicCallback(supervisor.alive, supervisor.watchdog_seconds * 1000 / 2).start()
+
+
+def run(loaded: Loaded, reload: Callable[[], Loaded] | None = None) -> int:
+    """Serve until SIGTERM or SIGINT has drained the streams; the exit status. Raises `ConfigError`."""
+    config = loaded.config
+    configure(config.log)
+    for warning in loaded.warnings:
+        log.warning("config.warning", extra={"warning": warning})
+    raise_descriptor_limit(config.limits)
+    log_descriptors(config.limits)
+    try:
+        asyncio.run(_main(Server(config, reload, loaded, Supervisor())))
+    except (OSError, Unavailable) as error:
+        log.error("server.failed", extra={"reason": str(error)})
+        return 1
+    return 0
