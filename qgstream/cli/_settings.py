@@ -1,0 +1,52 @@
+"""The flags by which a command gets the configuration."""
+
+from __future__ import annotations
+
+import argparse
+import os
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from qgstream.config import Loaded
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add --config, --host, --port and --set."""
+    parser.add_argument(
+        "--config",
+        type=Path,
+        metavar="FILE",
+        help="TOML file (or name it in QGSTREAM_CONFIG); `qgstream default-config`",
+    )
+    parser.add_argument("--host", help="address to listen on; server.host")
+    parser.add_argument("--port", help="port to listen on, 0 is any free one; server.port")
+    parser.add_argument(
+        "--set",
+        action="append",
+        default=[],
+        type=_assignment,
+        metavar="KEY=VALUE",
+        dest="settings",
+        help="any other key, for instance limits.max_connections=20000 (repeatable); no secrets",
+    )
+    parser.set_defaults(parser=parser)
+
+
+def load(args: argparse.Namespace) -> Loaded:
+    """The configuration of this command line and environment, or `ConfigError`."""
+    from qgstream import config
+
+    flags: dict[str, object] = dict(args.settings)
+    flags |= {
+        key: value for key, value in (("server.host", args.host), ("server.port", args.port)) if value is not None
+    }
+    return config.load(args.config, os.environ, flags)
+
+
+def _assignment(text: str) -> tuple[str, str]:
+    key, equals, value = text.partition("=")
+    if not equals:
+        # Not repeated: it may be a secret that somebody tried to pass.
+        raise argparse.ArgumentTypeError("got no '=', expected section.key=value")
+    return key.strip(), value.strip()

@@ -1,0 +1,196 @@
+"""`qgstream bench`: what a server does on this machine, beside the least that any server could do."""
+
+from __future__ import annotations
+
+import argparse
+import difflib
+import json
+import os
+import signal
+import sys
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from argparse import _SubParsersAction
+
+    from qgstream.bench.scenarios import Bench, Options, Result
+    from qgstream.bench.subjects import Subject
+
+SCENARIOS = {
+    "handshakes": "open all streams",
+    "memory": "resident memory for each stream, idle and after traffic",
+    "idle": "heartbeats alone",
+    "fanout": "--rate events a second to all streams",
+    "health": "GET /health during the same",
+    "flatout": "--flat-rate events a second: as fast as it goes",
+    "flatout-1000": "the same with 1000 streams and more events",
+    "topics": "publishing to topics that nobody hears, without and with a topic for each stream",
+    "ndjson": "publishing batches, nobody listening",
+    "stalled": "readers, without and with others that never read",
+}
+QUICK = ("handshakes", "memory", "idle", "fanout", "health", "flatout", "ndjson")
+KEY_VARIABLE = "QGSTREAM_PUBLISH_KEY"
+_EPILOG = "\n".join(
+    [
+        "scenarios:",
+        *(f"  {name:13} {about}" for name, about in SCENARIOS.items()),
+        f"Without names: {', '.join(QUICK)}. `all` is every one.",
+        "",
+        f"With --url, the publish key comes from the environment: {KEY_VARIABLE}.",
+    ]
+)
+
+
+def add_parser(subparsers: _SubParsersAction[argparse.ArgumentParser]) -> None:
+    """Add the command."""
+    parser = subparsers.add_parser(
+        "bench",
+        help="measure this machine, or a server that runs",
+        description="Starts a server on one core, loads it from the others, shows its cost beside a bare send loop.",
+        epilog=_EPILOG,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("scenarios", nargs="*", type=_scenario, metavar="SCENARIO", help="see below")
+    add = parser.add_argument
+    add("--streams", type=_whole, default=10_000, metavar="N", help="streams to open (10000)")
+    add("--rate", type=_positive, default=4.0, metavar="R", help="events a second in fanout and health (4)")
+    add("--flat-rate", type=_positive, default=200.0, metavar="R", help="events a second in flatout (200)")
+    add("--seconds", type=_positive, default=3.0, metavar="S", help="how long each measurement publishes (3)")
+    add("--payload", type=_payload, default=100, metavar="BYTES", help="of each event (100)")
+    add("--repeat", type=_whole, default=1, metavar="K", help="measure everything so often and show medians (1)")
+    add("--compare", action="store_true", help="also measure a plain Tornado server: write and flush on each handler")
+    add("--json", type=Path, metavar="FILE", help="write all figures there")
+    add("--processes", type=_whole, metavar="P", help="load processes (one for each core but the server's, 4 at most)")
+    add("--broker", metavar="URL", help="broker of the server that is started (memory://)")
+    add("--url", metavar="URL", help="measure the server there instead of starting one")
+    add("--pid", type=_whole, help="process of the server at --url, on this machine: its CPU and memory are read")
+    add("--metrics-url", metavar="URL", help="metrics of the server at --url (its /metrics): the same from there")
+    add("--allow-remote", action="store_true", help="let --url be another machine")
+    parser.set_defaults(run=run, parser=parser)
+
+
+def run(args: argparse.Namespace) -> int:
+    """Measure, and print what there is, also after Ctrl-C."""
+    from qgstream.bench import report
+    from qgstream.bench.errors import BenchError
+    from qgstream.bench.processes import pin
+
+    if not sys.platform.startswith("linux"):
+        print("qgstream bench needs Linux: it uses epoll and /proc", file=sys.stderr)
+        return 1
+    options, status = _options(args), 130
+    bench = _bench(args, options)
+    pin(0, bench.cores.load)
+    if bench.cores.are_shared:
+        print("one core for server and load: compare ratios, not figures", file=sys.stderr)
+    # Whoever ends this command ends its servers too, and still wants what there is.
+    before = signal.signal(signal.SIGTERM, signal.default_int_handler)
+    started_at = datetime.now(UTC).isoformat(timespec="seconds")
+    results: list[Result] = []
+    try:
+        for _ in range(args.repeat):
+            for result in bench.run():
+                results.append(result)
+                _say(f"{result.scenario}: {result.server} done", keep=True)
+        status = 0
+    except KeyboardInterrupt:
+        _say("stopped; this is what there is", keep=True)
+    except BenchError as error:
+        _say(f"stopped: {error}", keep=True)
+        status = 1
+    finally:
+        signal.signal(signal.SIGTERM, before)
+    _say("")
+    print(report.tables(results, options))
+    if args.json is not None:
+        document = report.document(results, options, cores=bench.cores, started_at=started_at, finished=status == 0)
+        args.json.write_text(json.dumps(document, indent=2) + "\n")
+    return status
+
+
+def _options(args: argparse.Namespace) -> Options:
+    from qgstream.bench.scenarios import Options
+
+    names = list(SCENARIOS) if "all" in args.scenarios else args.scenarios or QUICK
+    return Options(
+        scenarios=frozenset(names), streams=args.streams, rate=args.rate, flat_rate=args.flat_rate,
+        seconds=args.seconds, payload_bytes=args.payload, compare=args.compare, broker=args.broker,
+    )  # fmt: skip
+
+
+def _bench(args: argparse.Namespace, options: Options) -> Bench:
+    """Everything that can be refused is refused here, before anything is started."""
+    import resource
+
+    from qgstream.bench import descriptors
+    from qgstream.bench.processes import Cores
+    from qgstream.bench.scenarios import Bench
+
+    subject = _subject(args)
+    cores = Cores.divide()
+    low, high = map(int, Path("/proc/sys/net/ipv4/ip_local_port_range").read_text().split())
+    room = descriptors.Room(descriptors=resource.getrlimit(resource.RLIMIT_NOFILE)[1], ports=high - low + 1)
+    is_loopback = subject is None or subject.is_loopback
+    descriptors.check(options.streams, room, starts_server=subject is None, is_loopback=is_loopback)
+    processes = args.processes or min(4, max(1, len(cores.load - cores.server)))
+    return Bench(
+        options, cores, _say, subject=subject, with_floor=is_loopback,
+        processes=descriptors.crew_size(options.streams, room, processes=processes),
+    )  # fmt: skip
+
+
+def _subject(args: argparse.Namespace) -> Subject | None:
+    from qgstream.bench.subjects import at
+
+    if args.url is None:
+        for flag in ("pid", "metrics_url"):
+            if getattr(args, flag) is not None:
+                args.parser.error(f"--{flag.replace('_', '-')} is about the server at --url")
+        return None
+    if args.broker is not None:
+        args.parser.error("--broker is for a server that is started, not for the one at --url")
+    return at(
+        args.url, key=os.environ.get(KEY_VARIABLE), pid=args.pid, metrics_url=args.metrics_url,
+        allow_remote=args.allow_remote,
+    )  # fmt: skip
+
+
+def _say(text: str, *, keep: bool = False) -> None:
+    """Progress: one line that is written over on a terminal; elsewhere only the lines to keep."""
+    if sys.stderr.isatty():
+        print(f"\r\x1b[K{text[:100]}", end="\n" if keep else "", file=sys.stderr, flush=True)
+    elif keep:
+        print(text, file=sys.stderr, flush=True)
+
+
+def _scenario(text: str) -> str:
+    if text not in SCENARIOS and text != "all":
+        near = difflib.get_close_matches(text, [*SCENARIOS, "all"], n=1)
+        hint = f"; did you mean {near[0]}?" if near else f", expected one of {', '.join(SCENARIOS)}, all"
+        raise argparse.ArgumentTypeError(f"got {text!r}{hint}")
+    return text
+
+
+def _whole(text: str) -> int:
+    number = int(text)
+    if number < 1:
+        raise argparse.ArgumentTypeError(f"got {text}, expected 1 or more")
+    return number
+
+
+def _positive(text: str) -> float:
+    number = float(text)
+    if not 0 < number < float("inf"):
+        raise argparse.ArgumentTypeError(f"got {text}, expected more than 0")
+    return number
+
+
+def _payload(text: str) -> int:
+    from qgstream.bench.stamps import MIN_BYTES
+
+    number = int(text)
+    if number < MIN_BYTES:
+        raise argparse.ArgumentTypeError(f"got {text}, expected at least {MIN_BYTES}, which the timestamp takes")
+    return number

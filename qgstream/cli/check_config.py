@@ -1,0 +1,46 @@
+"""`qgstream check-config`: whether the configuration can be used, without starting anything."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from typing import TYPE_CHECKING
+
+from qgstream.cli import _settings
+
+if TYPE_CHECKING:
+    from argparse import _SubParsersAction
+
+
+def add_parser(subparsers: _SubParsersAction[argparse.ArgumentParser]) -> None:
+    """Add the command."""
+    parser = subparsers.add_parser(
+        "check-config",
+        help="check the configuration without starting",
+        description="Prints ok and warnings, or every problem on standard error; exit status 0 or 1.",
+    )
+    _settings.add_arguments(parser)
+    parser.add_argument("--show", action="store_true", help="also print every key, its value and where it came from")
+    parser.set_defaults(run=run)
+
+
+def run(args: argparse.Namespace) -> int:
+    """Load the configuration and say what there is to say."""
+    from qgstream.auth import Authenticator
+    from qgstream.brokers.base import open_broker
+    from qgstream.server import tls_context
+
+    loaded = _settings.load(args)
+    config = loaded.config
+    # What `serve` refuses at its start is refused here: these read the files, and know the brokers, that are named.
+    Authenticator(config.auth)
+    tls_context(config.server)
+    open_broker(config.broker.url)
+    print("ok")
+    for warning in loaded.warnings:
+        print(f"warning: {warning}", file=sys.stderr)
+    if args.show:
+        for key, value, source in loaded.effective():
+            print(f"{key} = {json.dumps(value, ensure_ascii=False)}  # {source}")
+    return 0

@@ -1,0 +1,70 @@
+"""`qgstream doctor`: whether this host can hold what the configuration promises, and what to change for more."""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import json
+import textwrap
+import time
+from typing import TYPE_CHECKING
+
+from qgstream.cli import _settings
+
+if TYPE_CHECKING:
+    from argparse import _SubParsersAction
+
+# Enough to see that they can be had and what one costs; both ends are of this process.
+_MOST_HELD = 4000
+
+
+def add_parser(subparsers: _SubParsersAction[argparse.ArgumentParser]) -> None:
+    """Add the command."""
+    parser = subparsers.add_parser(
+        "doctor",
+        help="check whether this host can hold the configured limits",
+        description="Looks at descriptors, memory, the kernel's settings and the clock, and opens some thousand "
+        "connections over loopback. Run it as the user, and in the unit or container, that the server runs in. Exit "
+        "status 0: the limits hold; 1: something will not hold them; 2: wrong usage.",
+    )
+    _settings.add_arguments(parser)
+    parser.add_argument("--json", action="store_true", help="print one JSON object, for programs")
+    parser.set_defaults(run=run)
+
+
+def run(args: argparse.Namespace) -> int:
+    """Look, measure and say."""
+    from qgstream import doctor
+    from qgstream.host import hold, raise_soft_descriptors, read_host
+    from qgstream.sockets import RESERVED_DESCRIPTORS
+
+    config = _settings.load(args).config
+    host = read_host()
+    raise_soft_descriptors()
+    room = max(1, (host.hard_descriptors - RESERVED_DESCRIPTORS) // 2)
+    held = hold(min(config.limits.max_connections, room, _MOST_HELD))
+    findings = doctor.examine(config, host, held, time.time())
+    least = doctor.capacity(findings)
+    fails = any(finding.verdict == "fails" for finding in findings)
+    wanted = config.limits.max_connections
+    if args.json:
+        summary = {
+            "holds": not fails,
+            "max_connections": {
+                "configured": wanted,
+                "fits": least and least.fits,
+                "bounded_by": least and least.check,
+            },
+            "checks": [dataclasses.asdict(finding) for finding in findings],
+        }
+        print(json.dumps(summary, indent=2))
+        return int(fails)
+    for finding in findings:
+        print(f"{finding.verdict:8} {finding.check:20} {finding.found}")
+        if finding.change:
+            print(textwrap.fill(f"-> {finding.change}", 118, initial_indent=" " * 30, subsequent_indent=" " * 33))
+    if least is not None:
+        print(
+            f"\nlimits.max_connections is {wanted}; this host can hold {least.fits} ({least.check} is what ends first)"
+        )
+    return int(fails)

@@ -1,0 +1,25 @@
+"""`qgstream serve`: the server, until SIGTERM or SIGINT."""
+
+from __future__ import annotations
+
+import argparse
+from typing import TYPE_CHECKING
+
+from qgstream.cli import _settings
+
+if TYPE_CHECKING:
+    from argparse import _SubParsersAction
+
+
+def add_parser(subparsers: _SubParsersAction[argparse.ArgumentParser]) -> None:
+    """Add the command."""
+    parser = subparsers.add_parser("serve", help="serve until SIGTERM or SIGINT", description=__doc__)
+    _settings.add_arguments(parser)
+    parser.set_defaults(run=run)
+
+
+def run(args: argparse.Namespace) -> int:
+    """Load the configuration and serve; SIGHUP loads it again."""
+    from qgstream import server
+
+    return server.run(_settings.load(args), lambda: _settings.load(args))
