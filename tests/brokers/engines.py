@@ -1,0 +1,54 @@
+"""The engines that the contract is run on. Another one: write its function, and add it to the table.
+
+A function gets the test's request and gives an `Engine`. One that needs a program or a server asks for it by
+`request.getfixturevalue`, so that without it the test is skipped, and fails in CI (`require_program`).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+from qgstream.brokers.base import Broker, open_broker
+
+
+@dataclass(frozen=True)
+class Engine:
+    """A log of a test's own. `url` names it; every broker that is opened on it finds what the others left.
+
+    `longer_url` names the same log and keeps more of it than the history settings say, where the engine can do that.
+    """
+
+    url: str
+    longer_url: str | None = None
+
+    def broker(self, *, timeout_seconds: float = 5.0) -> Broker:
+        """One more broker on the log, not opened."""
+        return open_broker(self.url, timeout_seconds=timeout_seconds)
+
+
+@dataclass(frozen=True)
+class Kind:
+    """How to get an engine. `is_durable`: its log outlives its broker."""
+
+    make: Callable[[pytest.FixtureRequest], Engine]
+    is_durable: bool = True
+
+
+def memory(_request: pytest.FixtureRequest) -> Engine:
+    return Engine("memory://")
+
+
+def sqlite(request: pytest.FixtureRequest) -> Engine:
+    folder: Path = request.getfixturevalue("tmp_path")
+    url = f"sqlite://{folder}/events.db"
+    return Engine(url, f"{url}?max_events=100000&max_bytes=100000000")
+
+
+ENGINES: dict[str, Kind] = {
+    "memory": Kind(memory, is_durable=False),
+    "sqlite": Kind(sqlite),
+}
