@@ -1,0 +1,233 @@
+"""The dashboard at `/admin`, as an operator uses it."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import pytest
+from playwright.sync_api import Page, expect
+
+from tests.browser.conftest import Tab
+from tests.publishing import publish
+from tests.serving import RawClient, ServerProcess
+
+OpenTab = Callable[..., Tab]
+StartServer = Callable[..., ServerProcess]
+ADMIN_KEY = "admin-key"
+REFUSED = ("status of 401", "status of 403", "status of 400", "status of 409")
+GONE = ("ERR_CONNECTION_REFUSED", "ERR_EMPTY_RESPONSE", "ERR_INCOMPLETE_CHUNKED_ENCODING", "ERR_CONNECTION_RESET")
+
+
+@pytest.fixture
+def server(start_server: StartServer) -> ServerProcess:
+    return start_server(
+        auth__admin_keys={"boss": ADMIN_KEY}, limits__max_connections=50, limits__max_backlog_bytes=2**26
+    )
+
+
+@pytest.fixture
+def connect(server: ServerProcess) -> Iterator[Callable[..., RawClient]]:
+    """Open streams beside the page."""
+    opened: list[RawClient] = []
+
+    def connect(target: str = "/events", *headers: str, **options: Any) -> RawClient:
+        opened.append(RawClient(server.port, **options).get(target, *headers))
+        opened[-1].until(b"connected")
+        return opened[-1]
+
+    yield connect
+    for client in opened:
+        client.close()
+
+
+@pytest.fixture
+def board(server: ServerProcess, open_tab: OpenTab) -> Callable[..., Page]:
+    """The page with its key given."""
+
+    def open_it(**options: Any) -> Page:
+        page = open_tab(f"{server.url}/admin", **options).page
+        give_key(page, ADMIN_KEY)
+        expect(page.locator("#status")).to_have_text("ready")
+        return page
+
+    return open_it
+
+
+def give_key(page: Page, key: str) -> None:
+    page.get_by_label("Admin key").fill(key)
+    page.get_by_role("button", name="Open").click()
+
+
+def tile(page: Page, title: str) -> Any:
+    return page.locator(".tile").filter(has=page.get_by_role("heading", name=title)).locator(".value")
+
+
+def test_it_asks_for_the_key_and_keeps_it_for_this_tab_only(server: ServerProcess, open_tab: OpenTab) -> None:
+    page = open_tab(f"{server.url}/admin", expected=REFUSED).page
+    give_key(page, "wrong")
+    expect(page.locator("#refused")).to_contain_text("not accepted")
+    give_key(page, ADMIN_KEY)
+    expect(page.locator("#status")).to_have_text("ready")
+    assert ADMIN_KEY not in page.url
+    page.reload()
+    expect(page.locator("#status")).to_have_text("ready")
+    stored = "[Object.values(localStorage), Object.values(sessionStorage), document.cookie]"
+    assert page.evaluate(stored) == [[], [ADMIN_KEY], ""]
+    page.get_by_role("button", name="Forget key").click()
+    expect(page.get_by_label("Admin key")).to_be_focused()
+    assert page.evaluate(stored) == [[], [], ""]
+
+
+def test_without_admin_keys_it_says_what_to_configure(start_server: StartServer, open_tab: OpenTab) -> None:
+    page = open_tab(f"{start_server().url}/admin", expected=REFUSED).page
+    give_key(page, "any")
+    expect(page.locator("#refused")).to_contain_text("auth.admin_keys")
+
+
+def test_it_lives(server: ServerProcess, board: Callable[..., Page], connect: Callable[..., RawClient]) -> None:
+    page = board()
+    expect(tile(page, "Connections")).to_have_text("0 of 50")
+    expect(page.locator("#list-none")).to_have_text("No stream is open.")
+    clients = [connect("/events?topic=orders/*", "User-Agent: shop/1"), connect()]
+    expect(tile(page, "Connections")).to_have_text("2 of 50")
+    for number in range(3):
+        publish(server, "orders/1", {"order": number})
+    row = page.locator("#topics tr")
+    expect(row.locator("td").first).to_have_text("orders/1")
+    expect(row.locator("td").last).to_have_text("2")
+    expect(page.locator("#list tr").first).to_contain_text("orders/*")
+    expect(page.locator("#list tr").first).to_contain_text("shop/1")
+    expect(tile(page, "Publish to write")).to_contain_text("ms")
+    clients[0].close()
+    expect(tile(page, "Connections")).to_have_text("1 of 50")
+    expect(page.locator("#closed li")).to_contain_text("client")
+    expect(page.locator("#rejected-none")).to_have_text("None since the start.")
+
+
+def test_the_slowest_stands_first_and_is_kicked(
+    server: ServerProcess, board: Callable[..., Page], connect: Callable[..., RawClient]
+) -> None:
+    page = board()
+    for _ in range(3):
+        connect("/events?topic=quiet")
+    slow = connect(receive_buffer=4096)
+
+    for _ in range(10):  # more than its socket's buffers
+        publish(server, "a", "x" * 100_000)
+    expect(page.locator("#list tr .state.parked")).to_have_count(1)
+    expect(page.locator("#list tr .state").first).to_have_text("parked")
+    first = page.locator("#list tr").first.get_attribute("data-id")
+    kick = page.get_by_role("button", name=f"Kick connection {first}")
+    kick.click()
+    assert kick.inner_text() == "Sure?"  # and nothing has happened yet
+    kick.click()
+    expect(page.locator("#streams-said")).to_have_text(f"Connection {first} was told to go.")
+    server.wait_for_log("events.disconnected", connection=int(first or 0), reason="kicked")
+    expect(page.locator(f'#list tr[data-id="{first}"]')).to_have_count(0)
+    slow.close()
+
+
+def test_all_that_match_are_kicked(
+    server: ServerProcess, board: Callable[..., Page], connect: Callable[..., RawClient]
+) -> None:
+    page = board(expected=REFUSED)
+    chats = [connect("/events?topic=chat") for _ in range(3)]
+    connect("/events?topic=orders")
+    kick = page.locator("#kick-all")
+    expect(kick).to_be_hidden()  # not without a filter
+    page.get_by_role("textbox", name="Topic", exact=True).fill("a*b")
+    page.get_by_role("button", name="Show").click()
+    expect(page.locator("#streams-said")).to_contain_text("expected '*' only as the last character")
+    page.get_by_role("textbox", name="Topic", exact=True).fill("chat*")
+    page.get_by_role("button", name="Show").click()
+    expect(kick).to_have_text("Kick all 3")
+    expect(page.locator("#list tr")).to_have_count(3)
+    kick.click()
+    expect(kick).to_have_text("Really kick 3?")
+    kick.click()
+    expect(page.locator("#streams-said")).to_have_text("3 streams were told to go.")
+    for client in chats:
+        assert b'"reason": "kicked"' in client.to_end()
+    expect(tile(page, "Connections")).to_have_text("1 of 50")
+
+
+def test_limits_are_a_form(
+    server: ServerProcess, board: Callable[..., Page], connect: Callable[..., RawClient]
+) -> None:
+    page = board(expected=REFUSED)
+    limit, apply = (
+        page.get_by_label("max_connections", exact=True),
+        page.get_by_role("button", name=re.compile("^Apply")),
+    )
+    expect(limit).to_have_value("50")
+    expect(apply).to_be_disabled()
+    limit.fill("many")
+    page.get_by_label("retry_seconds", exact=True).fill("2")
+    expect(apply).to_have_text("Apply 2 changes")
+    apply.click()
+    expect(page.locator("#about-max_connections")).to_have_text("got 'many', expected a valid integer")
+    expect(limit).to_be_focused()
+    page.get_by_role("button", name="Undo").click()
+    expect(limit).to_have_value("50")
+    limit.fill("1")
+    expect(page.locator("#about-max_connections")).to_contain_text("Now: 50.")
+    apply.click()
+    expect(page.locator("#limits-said")).to_have_text("In effect: max_connections = 1.")
+    assert server.wait_for_log("admin.limits_changed")["changes"] == {"max_connections": {"old": 50, "new": 1}}
+    connect()
+    expect(page.locator("#status")).to_have_text("full")
+    expect(tile(page, "Connections")).to_have_text("1 of 1")
+    one_too_many = RawClient(server.port).get("/events")
+    one_too_many.until(b"max_connections")
+    one_too_many.close()
+    expect(page.locator("#rejected li")).to_contain_text("max_connections")
+    page.locator("summary").click()
+    changed = page.locator("#keys tr").filter(has_text="limits.max_connections").first
+    expect(changed).to_contain_text("admin API")
+    page.locator("#keys tr", has_text="limits.retry_seconds").first.wait_for()
+    expect(page.locator("#keys tr", has_text="history.max_events")).to_be_hidden()  # by default
+    page.get_by_label("with what is by default").check()
+    expect(page.locator("#keys tr", has_text="history.max_events")).to_be_visible()
+
+
+def test_a_drain_is_asked_for_twice_and_watched(
+    server: ServerProcess, board: Callable[..., Page], connect: Callable[..., RawClient]
+) -> None:
+    page = board(expected=GONE)
+    for _ in range(2):
+        connect()
+    page.get_by_role("button", name="Drain").click()
+    dialog = page.get_by_role("dialog")
+    dialog.get_by_role("button", name="Keep serving").click()
+    expect(dialog).to_be_hidden()
+    expect(page.locator("#status")).to_have_text("ready")
+    page.get_by_role("button", name="Drain").click()
+    dialog.get_by_label("Seconds").fill("600")
+    dialog.get_by_role("button", name="Drain").click()
+    expect(page.locator("#status")).to_have_text("draining")
+    expect(page.locator("#banner")).to_contain_text("streams are left")
+    assert server.wait_for_log("drain.started")["seconds"] == 600
+    server.stop()  # a second signal ends it
+    expect(page.locator("#status")).to_have_text("no answer")
+    expect(page.locator("#banner")).to_contain_text("has left")
+
+
+@pytest.mark.parametrize("width", [360, 1280])
+def test_it_fits(board: Callable[..., Page], connect: Callable[..., RawClient], width: int) -> None:
+    connect("/events?topic=" + "a-long-name-" * 10, "User-Agent: " + "long " * 40)
+    page = board()
+    page.set_viewport_size({"width": width, "height": 900})
+    page.locator("#list tr").wait_for()
+    assert page.evaluate("document.documentElement.scrollWidth") == width
+    kick = page.get_by_role("button", name=re.compile("^Kick connection")).bounding_box()
+    assert kick is not None
+    assert kick["x"] + kick["width"] < width
+
+
+def test_a_key_that_was_changed_is_asked_for_again(server: ServerProcess, board: Callable[..., Page]) -> None:
+    page = board(expected=REFUSED)
+    page.evaluate("key = 'another'")
+    page.get_by_label("Order").select_option("oldest first")
+    expect(page.locator("#refused")).to_contain_text("It may have been changed")

@@ -1,0 +1,159 @@
+"""A page of another origin opens an EventSource and lives on it, in a real browser."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+from playwright.sync_api import Page, expect
+
+from tests.browser.conftest import Tab
+from tests.browser.relay import Relay
+from tests.publishing import publish, publish_all
+from tests.serving import KEY, RawClient, ServerProcess
+
+OpenTab = Callable[..., Tab]
+StartServer = Callable[..., ServerProcess]
+StartRelay = Callable[[ServerProcess], Relay]
+
+
+def frontend(page_port: int, api_port: int, *, page_host: str = "localhost", api_host: str = "localhost") -> str:
+    return f"http://{page_host}:{page_port}/frontend.html?api=http://{api_host}:{api_port}"
+
+
+def seen(page: Page) -> list[dict[str, Any]]:
+    events: list[dict[str, Any]] = page.evaluate("seen")
+    return events
+
+
+def own(page: Page) -> list[str]:
+    """The server's own messages so far, heartbeats left out."""
+    return [x["data"]["event"] for x in seen(page) if x["data"].get("event", "heartbeat") != "heartbeat"]
+
+
+def wait_for(page: Page, name: str, *, count: int = 1) -> None:
+    """Until the server's own message of this name has come `count` times."""
+    enough = "([name, count]) => seen.filter((x) => x.data.event === name).length >= count"
+    page.wait_for_function(enough, arg=[name, count])
+
+
+def wait_for_published(page: Page, value: object, *, event: str = "message") -> None:
+    came = "([event, value]) => seen.some((x) => x.type === event && x.data.value === value)"
+    page.wait_for_function(came, arg=[event, value])
+
+
+@pytest.mark.parametrize(
+    ("page_host", "api_host"), [("localhost", "localhost"), ("localhost", "127.0.0.1"), ("127.0.0.1", "localhost")]
+)
+def test_a_page_of_another_origin_lives_on_a_stream(
+    start_server: StartServer, open_tab: OpenTab, page_port: int, page_host: str, api_host: str
+) -> None:
+    server = start_server()
+    page = open_tab(frontend(page_port, server.port, page_host=page_host, api_host=api_host)).page
+    wait_for(page, "heartbeat", count=3)
+    assert seen(page)[0]["data"]["event"] == "connected"
+    assert publish(server, "orders", {"value": 1})["subscribers"] == 1
+    assert publish(server, "orders", {"value": 2}, event="created")["subscribers"] == 1
+    wait_for_published(page, 2, event="created")
+    published = [x for x in seen(page) if "value" in x["data"]]
+    assert [(x["type"], x["data"]["value"]) for x in published] == [("message", 1), ("created", 2)]
+    assert len({x["id"] for x in published}) == 2
+    assert all(x["id"] for x in seen(page))
+    expect(page.locator("#state")).to_have_text("open")
+    page.close()
+    assert server.wait_for_log("events.disconnected")["reason"] == "client"
+
+
+def test_a_page_recovers_when_the_server_is_killed_and_started_again(
+    start_server: StartServer, open_tab: OpenTab, page_port: int
+) -> None:
+    server = start_server()
+    gone = ("ERR_INCOMPLETE_CHUNKED_ENCODING", "ERR_CONNECTION_REFUSED")
+    page = open_tab(frontend(page_port, server.port), expected=gone).page
+    wait_for(page, "connected")
+    server.kill()
+    expect(page.locator("#state")).to_have_text("reconnecting")
+    again = start_server(port=server.port)
+    wait_for(page, "connected", count=2)
+    publish(again, "orders", {"value": "after"})
+    wait_for_published(page, "after")
+    # The memory of the first one died with it, and the page is told so.
+    assert own(page) == ["connected", "connected", "reset"]
+    assert [x["data"]["replay"] for x in seen(page) if x["data"].get("event") == "connected"] == ["none", "reset"]
+    expect(page.locator("#state")).to_have_text("open")
+
+
+def test_over_the_limit_a_page_comes_back_by_itself_when_a_slot_frees(
+    start_server: StartServer, open_tab: OpenTab, page_port: int
+) -> None:
+    server = start_server(limits__max_connections=1)
+    holder = RawClient(server.port).get("/events")
+    holder.until(b"connected")
+    page = open_tab(frontend(page_port, server.port)).page
+    wait_for(page, "rejected", count=2)
+    assert {x["data"]["reason"] for x in seen(page)} == {"max_connections"}
+    assert "connected" not in own(page)
+    holder.close()
+    wait_for(page, "connected")
+    publish(server, "orders", {"value": "in"})
+    wait_for_published(page, "in")
+
+
+# A POST as a page makes it: JSON and a key, so the browser asks before (a preflight).
+POST = """([port, key]) => fetch(`http://localhost:${port}/events`, {
+    method: "POST",
+    headers: {"Content-Type": "application/json", Authorization: `Bearer ${key}`},
+    body: JSON.stringify({topic: "orders", data: {value: "posted"}}),
+}).then((answer) => answer.status, String)"""
+
+
+def test_with_a_list_of_origins_a_foreign_page_is_refused_and_ours_is_not(
+    start_server: StartServer, open_tab: OpenTab, page_port: int
+) -> None:
+    ours, foreign = f"http://localhost:{page_port}", f"http://127.0.0.1:{page_port}"
+    server = start_server(cors__allow_origins=[ours, "https://www.example.com"], cors__allow_credentials=True)
+    refused = open_tab(
+        frontend(page_port, server.port, page_host="127.0.0.1"), expected=("blocked by CORS policy", "ERR_FAILED")
+    )
+    expect(refused.page.locator("#state")).to_have_text("closed for good")
+    assert any(f"from origin '{foreign}' has been blocked by CORS policy" in text for text in refused.said)
+    assert refused.page.evaluate(POST, [server.port, KEY]) == "TypeError: Failed to fetch"
+
+    for options in ("", "&credentials"):
+        page = open_tab(frontend(page_port, server.port) + options).page
+        wait_for(page, "heartbeat")
+        assert page.evaluate("eventSource.withCredentials") is bool(options)
+        assert page.evaluate(POST, [server.port, KEY]) == 200
+        wait_for_published(page, "posted")
+    assert seen(refused.page) == []
+
+
+def test_a_reconnect_is_not_preflighted_and_gets_what_was_missed(
+    start_server: StartServer, start_relay: StartRelay, open_tab: OpenTab, page_port: int
+) -> None:
+    server = start_server()
+    relay = start_relay(server)
+    cut = ("ERR_INCOMPLETE_CHUNKED_ENCODING", "ERR_EMPTY_RESPONSE")
+    page = open_tab(frontend(page_port, relay.port), expected=cut).page
+    wait_for(page, "connected")
+    publish(server, "orders", {"value": 0})
+    wait_for_published(page, 0)
+    relay.cut()
+    expect(page.locator("#state")).to_have_text("reconnecting")
+    last_id = seen(page)[-1]["id"]
+    publish_all(server, [{"topic": "orders", "data": {"value": n}} for n in range(1, 21)])
+    publish(server, "orders", {"value": 21}, event="created")
+    relay.restore()
+    wait_for_published(page, 21, event="created")
+    assert [x["data"]["value"] for x in seen(page) if "value" in x["data"]] == list(range(22))
+    assert own(page) == ["connected", "connected"]
+
+    assert {request.split(" ")[0] for request in relay.requests} == {"GET"}
+    reconnect = relay.requests[-1].splitlines()
+    assert reconnect[0] == "GET /events HTTP/1.1"
+    assert f"Last-Event-ID: {last_id}" in reconnect
+    assert f"Origin: http://localhost:{page_port}" in reconnect
+    # The relay does see a preflight where there is one.
+    assert page.evaluate(POST, [relay.port, KEY]) == 200
+    assert "OPTIONS" in {request.split(" ")[0] for request in relay.requests}
