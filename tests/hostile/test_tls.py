@@ -1,0 +1,230 @@
+"""HTTPS: a stream works as well as plain, and strangers at the port do no harm and make no noise."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import signal
+import socket
+import ssl
+import time
+from collections.abc import Iterator
+from contextlib import suppress
+from pathlib import Path
+
+import pytest
+
+from tests.hostile.certificates import TlsClient, make_certificate
+from tests.hostile.observing import Watch, ask, data_of, metrics
+from tests.serving import KEY, RawClient, ServerProcess, wait_until
+
+HEADERS = {"Authorization": f"Bearer {KEY}", "Content-Type": "application/json"}
+
+
+@pytest.fixture(scope="module")
+def certificate(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
+    return make_certificate(tmp_path_factory.mktemp("certificate"))
+
+
+@pytest.fixture(scope="module")
+def tls(certificate: tuple[Path, Path]) -> ssl.SSLContext:
+    return ssl.create_default_context(cafile=certificate[0])
+
+
+@pytest.fixture(scope="module")
+def server(tmp_path_factory: pytest.TempPathFactory, certificate: tuple[Path, Path]) -> Iterator[ServerProcess]:
+    with ServerProcess(
+        tmp_path_factory.mktemp("server"),
+        scheme="https",
+        server__certfile=str(certificate[0]),
+        server__keyfile=str(certificate[1]),
+        heartbeat__interval_seconds=0.2,
+        limits__max_backlog_bytes=300_000,
+        limits__tcp_user_timeout_seconds=60,
+    ) as server:
+        yield server
+
+
+def publish(server: ServerProcess, tls: ssl.SSLContext, topic: str, data: object) -> dict[str, object]:
+    answer, body = ask(
+        server, "POST", "/events", body=json.dumps({"topic": topic, "data": data}).encode(), headers=HEADERS, tls=tls
+    )
+    assert answer.status == 200, body
+    parsed: dict[str, object] = json.loads(body)
+    return parsed
+
+
+def test_a_stream_and_its_events(server: ServerProcess, tls: ssl.SSLContext) -> None:
+    watch = Watch(server, tls=tls)
+    client = TlsClient(server.port, tls).get("/events?topic=a")
+    assert client.until(b"\r\n\r\n").startswith(b"HTTP/1.1 200 OK\r\n")
+    client.until(b'"connected"')
+    assert publish(server, tls, "a", "hello")["subscribers"] == 1
+    client.until(b"data: hello\n\n")
+    client.until(b'"heartbeat"')
+    client.close()
+    (line,) = watch.expect(client=1)
+    assert line["events"] == 1
+
+
+def test_large_events_arrive_whole_and_in_order(server: ServerProcess, tls: ssl.SSLContext) -> None:
+    client = TlsClient(server.port, tls).get("/events?topic=large")
+    client.until(b'"connected"')
+    sent = []
+    for number in range(6):
+        data = hashlib.sha256(bytes([number])).hexdigest() * 4000  # 256 000 bytes, not to be compressed away
+        sent.append(data)
+        publish(server, tls, "large", data)
+        client.until(data[-64:].encode() + b"\n\n")
+    assert data_of(client) == sent
+    client.close()
+
+
+def test_many_small_events_arrive_in_order(server: ServerProcess, tls: ssl.SSLContext) -> None:
+    clients = [TlsClient(server.port, tls).get("/events?topic=small") for _ in range(5)]
+    for client in clients:
+        client.until(b'"connected"')
+    batch = b"\n".join(b'{"topic": "small", "data": %d}' % number for number in range(5000))
+    answer, _ = ask(
+        server, "POST", "/events", body=batch, headers=HEADERS | {"Content-Type": "application/x-ndjson"}, tls=tls
+    )
+    assert answer.status == 200
+    for client in clients:
+        client.until(b"data: 4999\n\n")
+        assert data_of(client) == [str(number) for number in range(5000)]
+        client.close()
+
+
+def test_a_slow_reader_hurts_only_itself(server: ServerProcess, tls: ssl.SSLContext) -> None:
+    watch = Watch(server, tls=tls)
+    stalled = TlsClient(server.port, tls, receive_buffer=4096).get("/events?topic=slow")
+    stalled.until(b'"connected"')
+    live = [TlsClient(server.port, tls).get("/events?topic=slow") for _ in range(3)]
+    for client in live:
+        client.until(b'"connected"')
+    slowest = 0.0
+    for number in range(25):
+        began = time.monotonic()
+        publish(server, tls, "slow", f"{number:02}" + "x" * 40_000)
+        for client in live:
+            client.until(f"data: {number:02}x".encode())
+        slowest = max(slowest, time.monotonic() - began)
+    assert slowest < 2
+    wait_until(lambda: metrics(server, tls=tls)["backlog_bytes"] == 0, what="the shedding")
+    # Told so, behind what was on its way, when it reads on.
+    assert b'"reason": "slow_consumer"' in stalled.until(b'"reason": "slow_consumer"}\n\n')
+    assert stalled.to_end().endswith(b"0\r\n\r\n")
+    numbers = [int(data[:2]) for data in data_of(stalled)]
+    assert numbers == list(range(len(numbers)))  # whole events, none missing before the end
+    stalled.close()
+    watch.expect(slow_consumer=1, left=3)
+    for client in live:
+        client.close()
+    watch.expect(slow_consumer=1, client=3)
+
+
+@pytest.mark.parametrize("how", ["close", "reset", "TCP half-close", "broken record", "close_notify"])
+def test_a_client_that_leaves(server: ServerProcess, tls: ssl.SSLContext, how: str) -> None:
+    watch = Watch(server, tls=tls)
+    client = TlsClient(server.port, tls).get("/events")
+    client.until(b'"connected"')
+    if how == "reset":
+        client.reset()
+    elif how == "TCP half-close":
+        client.plain.shutdown(socket.SHUT_WR)
+    elif how == "broken record":
+        client.plain.sendall(b"this is no TLS record at all")
+    elif how == "close_notify":
+        assert isinstance(client.socket, ssl.SSLSocket)
+        client.socket.settimeout(0.05)
+        with suppress(TimeoutError, ssl.SSLError):
+            client.socket.unwrap()  # the server closes without a notice of its own
+    if how != "reset":
+        client.close()
+    watch.expect(client=1)
+
+
+def test_a_broken_record_right_behind_the_request(server: ServerProcess, tls: ssl.SSLContext) -> None:
+    """Now and then the read that finds it is the stream's first, in the middle of its birth."""
+    watch = Watch(server, tls=tls)
+    for _ in range(40):
+        client = TlsClient(server.port, tls).get("/events?topic=broken")
+        client.plain.sendall(b"this is no TLS record at all")
+        with suppress(ssl.SSLError, ConnectionResetError):
+            client.to_end()
+        client.close()
+    wait_until(lambda: watch.open == 0 and metrics(server, tls=tls)["topics"] == 0, what="no stream")
+    opened = metrics(server, tls=tls)["connections_opened_total"] - watch.before["connections_opened_total"]
+    assert watch.closed.get("client", 0) == opened
+
+
+def test_a_broken_record_behind_a_request_that_was_answered(server: ServerProcess, tls: ssl.SSLContext) -> None:
+    """Now and then the read that finds it is the one that would begin the next request."""
+    for _ in range(40):
+        client = TlsClient(server.port, tls).get("/health")
+        client.plain.sendall(b"this is no TLS record at all")
+        with suppress(ssl.SSLError, ConnectionResetError):
+            client.to_end()
+        client.close()
+    assert ask(server, "GET", "/health", tls=tls)[0].status == 200
+
+
+GARBAGE = [
+    pytest.param(b"GET /events HTTP/1.1\r\nHost: x\r\n\r\n", id="plain HTTP"),
+    pytest.param(b"\x16\x03\x01\x02\x00\x01\xff\xff\xff" + b"\xaa" * 600, id="half a handshake"),
+    pytest.param(b"\0" * 1000, id="zeros"),
+    pytest.param(b"\x80\x2e\x01\x00\x02" + b"\0" * 50, id="SSL 2"),
+    pytest.param(b"\x15\x03\x03\x00\x02\x02\x28", id="an alert"),
+    pytest.param(b"", id="nothing"),
+]
+
+
+@pytest.mark.parametrize("garbage", GARBAGE)
+@pytest.mark.parametrize("how", ["wait", "close", "reset"])
+def test_strangers_at_the_port(server: ServerProcess, tls: ssl.SSLContext, garbage: bytes, how: str) -> None:
+    """Any of these would write a warning or a traceback, and anybody can say them as often as they like."""
+    for _ in range(5):
+        client = RawClient(server.port)
+        client.socket.sendall(garbage)
+        if how == "reset":
+            client.reset()
+        elif how == "wait" and garbage and not garbage.startswith(b"\x16"):
+            with suppress(ConnectionResetError):
+                client.to_end()
+            client.close()
+        else:
+            client.close()
+    assert ask(server, "GET", "/health", tls=tls)[0].status == 200
+
+
+def test_strangers_who_speak_tls(server: ServerProcess, tls: ssl.SSLContext) -> None:
+    untrusting = ssl.create_default_context()
+    with pytest.raises(ssl.SSLCertVerificationError):
+        TlsClient(server.port, untrusting)
+    nothing_in_common = ssl.create_default_context()
+    nothing_in_common.check_hostname = False
+    nothing_in_common.verify_mode = ssl.CERT_NONE
+    nothing_in_common.maximum_version = ssl.TLSVersion.TLSv1_2
+    nothing_in_common.set_ciphers("RSA+AES128")  # the certificate has no RSA key
+    with pytest.raises((ssl.SSLError, ConnectionResetError)):
+        TlsClient(server.port, nothing_in_common)
+    assert ask(server, "GET", "/health", tls=tls)[0].status == 200
+
+
+def test_a_renewed_certificate_is_taken_without_dropping_a_stream(tmp_path: Path) -> None:
+    certfile, keyfile = make_certificate(tmp_path)
+    first = ssl.create_default_context(cafile=certfile)
+    with ServerProcess(
+        tmp_path, scheme="https", server__certfile=str(certfile), server__keyfile=str(keyfile)
+    ) as server:
+        client = TlsClient(server.port, first).get("/events?topic=a")
+        client.until(b'"connected"')
+        make_certificate(tmp_path)  # the same files anew
+        second = ssl.create_default_context(cafile=certfile)
+        server.process.send_signal(signal.SIGHUP)
+        server.wait_for_log("config.reloaded")
+        with pytest.raises(ssl.SSLCertVerificationError):
+            TlsClient(server.port, first)
+        assert publish(server, second, "a", "still here")["subscribers"] == 1
+        client.until(b"still here")
+        client.close()
