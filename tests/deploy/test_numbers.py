@@ -1,0 +1,85 @@
+"""Who waits for whom: a drain fits into what systemd, Docker's users and Kubernetes leave it, whatever is changed."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import pytest
+
+from qgstream.config import Config, load
+from qgstream.drain import DrainSettings
+from qgstream.limits import LimitSettings
+from qgstream.server import STOP_SECONDS
+from tests.deploy.programs import DEPLOY
+from tests.deploy.test_kubernetes import CONTAINER, POD
+from tests.deploy.units import SYSTEMD, read
+
+PRODUCTION = load(DEPLOY.parent / "conf" / "production.toml").config
+PODS = load(DEPLOY / "kubernetes" / "qgstream.toml").config
+UNITS = sorted(SYSTEMD.glob("*.service"))
+
+
+def seconds_of(drain: DrainSettings) -> float:
+    return drain.notice_seconds + drain.seconds + STOP_SECONDS
+
+
+@pytest.mark.parametrize("unit", UNITS, ids=lambda unit: unit.name)
+@pytest.mark.parametrize("config", [Config(), PRODUCTION], ids=["defaults", "production.toml"])
+def test_systemd_waits_for_the_drain(unit: Path, config: Config) -> None:
+    (stop,) = read(unit)["TimeoutStopSec"]
+    assert seconds_of(config.drain) <= int(stop)
+    # And not so long that a process that hangs holds up a shutdown of the machine.
+    assert int(stop) <= 2 * seconds_of(PRODUCTION.drain)
+
+
+def test_kubernetes_waits_for_the_hook_and_the_drain() -> None:
+    hook = float(CONTAINER["lifecycle"]["preStop"]["exec"]["command"][-1])
+    assert hook + seconds_of(PODS.drain) <= POD["spec"]["terminationGracePeriodSeconds"]
+    assert PODS.drain.notice_seconds == 0, "the hook waits already, and meanwhile streams are still taken"
+    # Endpoints follow within a few probes of the one that waits longest.
+    probe = CONTAINER["readinessProbe"]
+    assert hook >= probe["periodSeconds"] * probe["failureThreshold"]
+
+
+def test_a_balancer_notices_before_the_listener_closes() -> None:
+    text = (DEPLOY / "haproxy" / "haproxy.cfg").read_text()
+    found = re.search(r"inter (\d+)s fall (\d+)", text)
+    assert found
+    until_down = int(found[1]) * int(found[2])
+    assert until_down < PRODUCTION.drain.notice_seconds
+    # One that died is known to be dead before its clients come back, or they would get the 503 that ends them.
+    assert until_down < LimitSettings().retry_seconds
+
+
+@pytest.mark.parametrize("path", ["nginx/qgstream.conf", "haproxy/haproxy.cfg", "caddy/Caddyfile"])
+def test_heartbeats_come_often_enough_for_each_proxy(path: str) -> None:
+    timeouts = re.findall(
+        r"(?:read_timeout|timeout server|timeout client|send_timeout) (\d+)s", (DEPLOY / path).read_text()
+    )
+    assert timeouts
+    assert all(int(seconds) >= 3 * Config().heartbeat.interval_seconds for seconds in timeouts)
+
+
+@pytest.mark.parametrize("unit", UNITS, ids=lambda unit: unit.name)
+def test_the_unit_has_descriptors_for_the_limit(unit: Path) -> None:
+    (descriptors,) = read(unit)["LimitNOFILE"]
+    limit = PRODUCTION.limits.max_connections
+    assert limit + limit // 10 + 164 <= int(descriptors)
+
+
+def test_the_pod_has_memory_for_the_limit() -> None:
+    # The arithmetic of docs/tuning-limits.md, with one stalled reader in ten.
+    streams = PODS.limits.max_connections
+    resident = 53 + streams * 5 / 1024 + (PODS.history.max_bytes + PODS.limits.max_total_backlog_bytes) / 1024**2
+    kernel = (streams * 7 + streams / 10 * 120) / 1024
+    limit = CONTAINER["resources"]["limits"]["memory"]
+    assert limit.endswith("Mi")
+    assert resident + kernel <= int(limit[:-2])
+
+
+def test_the_body_that_nginx_takes_is_the_one_that_the_server_takes() -> None:
+    text = (DEPLOY / "nginx" / "qgstream.conf").read_text()
+    found = re.search(r"client_max_body_size (\d+)m;", text)
+    assert found
+    assert int(found[1]) * 1024**2 == LimitSettings().max_body_bytes

@@ -1,0 +1,246 @@
+"""Alerts and dashboard: what Prometheus itself makes of our files, and what they show of a server that runs."""
+
+from __future__ import annotations
+
+import json
+import re
+import subprocess
+import urllib.error
+import urllib.parse
+import urllib.request
+from collections import Counter
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from math import isfinite
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from qgstream.metrics import Metrics
+from tests.deploy.programs import DEPLOY, Program, free_port, rewritten
+from tests.publishing import publish
+from tests.serving import RawClient, ServerProcess, wait_until
+
+PROMETHEUS = DEPLOY / "prometheus"
+RULES = PROMETHEUS / "qgstream.rules.yml"
+CASES = Path(__file__).parent / "rules.test.yml"
+DASHBOARD = json.loads((DEPLOY / "grafana" / "qgstream.json").read_text())
+
+
+def alerts() -> list[dict[str, Any]]:
+    return [rule for group in yaml.safe_load(RULES.read_text())["groups"] for rule in group["rules"]]
+
+
+def panels() -> list[dict[str, Any]]:
+    return [panel for panel in DASHBOARD["panels"] if panel["type"] != "row"]
+
+
+def queries() -> list[tuple[str, str]]:
+    return [
+        (f"{panel['title']} {target['refId']}", target["expr"]) for panel in panels() for target in panel["targets"]
+    ]
+
+
+# The files by themselves.
+
+
+@pytest.fixture(scope="module")
+def promtool(require_program: Callable[[str], Path]) -> Callable[..., str]:
+    program = require_program("promtool")
+
+    def run(*arguments: str | Path) -> str:
+        done = subprocess.run([program, *arguments], capture_output=True, text=True, timeout=30, check=False)
+        assert done.returncode == 0, done.stdout + done.stderr
+        return done.stdout + done.stderr
+
+    return run
+
+
+def test_prometheus_takes_the_configuration_and_the_rules(promtool: Callable[..., str]) -> None:
+    assert f"{len(alerts())} rules found" in promtool("check", "config", PROMETHEUS / "prometheus.yml")
+    assert "SUCCESS" in promtool("check", "rules", "--lint-fatal", RULES)
+
+
+def test_each_alert_fires_when_it_should_and_only_then(promtool: Callable[..., str], tmp_path: Path) -> None:
+    cases = tmp_path / "rules.test.yml"
+    cases.write_text(rewritten(CASES, {"- qgstream.rules.yml": f"- {RULES}"}))
+    assert "SUCCESS" in promtool("test", "rules", cases)
+
+
+def test_each_alert_has_a_case_that_fires_and_one_that_does_not() -> None:
+    fires: Counter[tuple[str, bool]] = Counter()
+    for case in yaml.safe_load(CASES.read_text())["tests"]:
+        for expected in case["alert_rule_test"]:
+            fires[expected["alertname"], bool(expected["exp_alerts"])] += 1
+    names = {alert["alert"] for alert in alerts()}
+    assert {name for name, _ in fires} == names
+    assert {(name, firing) for name in names for firing in (True, False)} - fires.keys() == set()
+
+
+def test_each_alert_is_explained() -> None:
+    page = (DEPLOY.parent / "docs" / "alerts.md").read_text()
+    explained = re.findall(r"^## (Qgstream\w+)$", page, re.MULTILINE)
+    assert sorted(explained) == sorted(alert["alert"] for alert in alerts())
+    assert {alert["labels"]["severity"] for alert in alerts()} == {"critical", "warning"}
+
+
+def test_each_metric_of_ours_is_on_the_dashboard() -> None:
+    shown = set(re.findall(r"qgstream_\w+", " ".join(expr for _, expr in queries())))
+    for family in Metrics().registry.collect():
+        if family.name.startswith("qgstream_"):
+            names = {family.name, f"{family.name}_total", f"{family.name}_bucket"}
+            assert names & shown, f"{family.name} is on no panel"
+
+
+def test_the_dashboard_is_one_that_grafana_can_lay_out() -> None:
+    ids = [panel["id"] for panel in DASHBOARD["panels"]]
+    assert len(set(ids)) == len(ids)
+    taken: set[tuple[int, int]] = set()
+    for panel in DASHBOARD["panels"]:
+        place = panel["gridPos"]
+        assert place["x"] + place["w"] <= 24, panel["title"]
+        columns, rows = range(place["x"], place["x"] + place["w"]), range(place["y"], place["y"] + place["h"])
+        area = {(x, y) for x in columns for y in rows}
+        assert not area & taken, f"{panel['title']} lies on another"
+        taken |= area
+    named = {variable["name"] for variable in DASHBOARD["templating"]["list"]}
+    assert set(re.findall(r"\$\{?(\w+)", json.dumps(DASHBOARD))) - named - {"__rate_interval", "__all"} == set()
+    for panel in panels():
+        assert panel["datasource"]["uid"] == "${datasource}", panel["title"]
+
+
+# A real Prometheus that has scraped a real run.
+
+
+@dataclass
+class Scraped:
+    url: str
+
+    def ask(self, path: str, **parameters: str) -> Any:
+        url = f"{self.url}/api/v1/{path}?{urllib.parse.urlencode(parameters)}"
+        with urllib.request.urlopen(url, timeout=10) as answer:
+            document = json.load(answer)
+        assert document["status"] == "success", document
+        assert "warnings" not in document, document
+        return document["data"]
+
+    def is_ready(self) -> bool:
+        try:
+            with urllib.request.urlopen(f"{self.url}/-/ready", timeout=10):
+                return True
+        except urllib.error.HTTPError:
+            return False  # it listens before it can answer
+
+    def scrapes(self) -> int:
+        found = self.ask("query", query='sum(count_over_time(up{job="qgstream"}[1h]))')["result"]
+        return int(found[0]["value"][1]) if found else 0
+
+    def values(self, query: str) -> list[float]:
+        return [float(sample["value"][1]) for sample in self.ask("query", query=query)["result"]]
+
+
+def stream(server: ServerProcess, *headers: str) -> RawClient:
+    client = RawClient(server.port).get("/events?topic=orders", "Accept: text/event-stream", *headers)
+    client.until(b"retry: ")
+    return client
+
+
+def some_traffic(server: ServerProcess) -> list[RawClient]:
+    """Something of everything that is counted: opened, closed, refused, published, delivered, replayed. Who stays."""
+    staying, leaving = stream(server), stream(server)
+    refused = stream(server)
+    assert b"max_connections" in refused.to_end()
+    refused.close()
+    first = publish(server, "orders", "first")["id"]
+    for number in range(20):
+        publish(server, "orders", f"event {number}!")
+    leaving.until(b"event 19!")
+    leaving.close()
+    server.wait_for_log("events.disconnected", reason="client")
+    returned = stream(server, f"Last-Event-ID: {first}")
+    for client in (staying, returned):
+        client.until(b"event 19!")
+        client.until(b'"event": "heartbeat"')
+    return [staying, returned]
+
+
+@pytest.fixture(scope="module")
+def scraped(tmp_path_factory: pytest.TempPathFactory, require_program: Callable[[str], Path]) -> Iterator[Scraped]:
+    program = require_program("prometheus")
+    folder = tmp_path_factory.mktemp("prometheus")
+    admin_port, port = free_port(), free_port()
+    config = folder / "prometheus.yml"
+    config.write_text(
+        rewritten(
+            PROMETHEUS / "prometheus.yml",
+            {
+                "scrape_interval: 15s": "scrape_interval: 500ms",
+                "scrape_timeout: 5s": "scrape_timeout: 500ms",
+                "evaluation_interval: 15s": "evaluation_interval: 500ms",
+                "- qgstream.rules.yml": f"- {RULES}",
+                "127.0.0.1:9000": f"127.0.0.1:{admin_port}",
+            },
+        )
+    )
+    command: list[str | Path] = [
+        program, f"--config.file={config}", f"--storage.tsdb.path={folder / 'data'}",
+        f"--web.listen-address=127.0.0.1:{port}",
+    ]  # fmt: skip
+    settings: dict[str, Any] = {
+        "admin__port": admin_port,
+        "heartbeat__interval_seconds": 0.2,
+        "limits__max_connections": 2,
+    }
+    with ServerProcess(folder, **settings) as server, Program(command, folder / "prometheus.log") as prometheus:
+        prometheus.wait_for_port(port)
+        found = Scraped(f"http://127.0.0.1:{port}")
+        wait_until(found.is_ready, what="Prometheus")
+        # A counter's rate needs a scrape before and one after.
+        wait_until(lambda: found.scrapes() >= 2, what="the first scrapes")
+        clients = some_traffic(server)
+        before = found.scrapes()
+        wait_until(lambda: found.scrapes() >= before + 3, what="scrapes of what happened")
+        yield found
+        for client in clients:
+            client.close()
+
+
+def filled(query: str) -> str:
+    """As Grafana would ask it."""
+    return query.replace("$__rate_interval", "1m").replace("$job", "qgstream").replace("$instance", ".*")
+
+
+@pytest.mark.parametrize(("name", "query"), queries(), ids=[name for name, _ in queries()])
+def test_each_query_of_the_dashboard_shows_something(scraped: Scraped, name: str, query: str) -> None:
+    values = scraped.values(filled(query))
+    assert values, filled(query)
+    assert all(map(isfinite, values)), (filled(query), values)
+
+
+def test_the_dashboard_finds_its_jobs_and_instances(scraped: Scraped) -> None:
+    for variable in DASHBOARD["templating"]["list"]:
+        if variable["type"] == "query":
+            found = re.fullmatch(r"label_values\((.+), (\w+)\)", filled(variable["query"]["query"]))
+            assert found, variable
+            assert scraped.ask(f"label/{found[2]}/values", **{"match[]": found[1]}), variable
+
+
+def test_what_was_counted_is_what_happened(scraped: Scraped) -> None:
+    assert scraped.values("sum(qgstream_connections_rejected_total)") == [1]
+    assert scraped.values("sum(qgstream_connections_opened_total)") == [3]
+    assert scraped.values('qgstream_replay_total{result="complete"}') == [1]
+    assert scraped.values("qgstream_events_published_total") == [21]
+
+
+def test_prometheus_evaluates_every_alert_without_an_error(scraped: Scraped) -> None:
+    def evaluated() -> list[dict[str, Any]]:
+        return [rule for group in scraped.ask("rules")["groups"] for rule in group["rules"]]
+
+    wait_until(lambda: all(rule["health"] != "unknown" for rule in evaluated()), what="an evaluation of each rule")
+    assert {rule["name"]: rule.get("lastError", "") for rule in evaluated() if rule["health"] != "ok"} == {}
+    # The run was at its limit, so these have something to say; on a busy machine the loop may be late, too.
+    active = {rule["name"] for rule in evaluated() if rule["state"] != "inactive"}
+    assert {"QgstreamNearLimit", "QgstreamRejecting"} <= active
+    assert not active & {"QgstreamDown", "QgstreamBrokerDown", "QgstreamServerError", "QgstreamNoConnections"}

@@ -1,0 +1,220 @@
+"""The units: what systemd itself says of them, and what their command lines do."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import signal
+import socket
+import subprocess
+import sys
+import urllib.request
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack
+from pathlib import Path
+
+import pytest
+
+from tests.deploy.programs import free_port
+from tests.deploy.units import INSTALLED, SYSTEMD, command, read
+from tests.serving import wait_until
+
+ONE, MANY = SYSTEMD / "qgstream.service", SYSTEMD / "qgstream@.service"
+# The program of this run, by a name that systemd can look at.
+PROGRAM = str(Path(sys.executable).with_name("qgstream"))
+
+both = pytest.mark.parametrize("unit", [ONE, MANY], ids=lambda unit: unit.name)
+
+
+@pytest.fixture
+def installed(tmp_path: Path) -> Callable[[Path], Path]:
+    """The unit as it would be installed here; of the template, its first instance."""
+
+    def install(unit: Path) -> Path:
+        text = unit.read_text().replace(INSTALLED, PROGRAM)
+        (tmp_path / unit.name).write_text(text)
+        path = tmp_path / unit.name.replace("@", "@1")
+        path.write_text(text)
+        return path
+
+    return install
+
+
+@both
+def test_systemd_has_nothing_to_say_against_it(
+    unit: Path, installed: Callable[[Path], Path], require_program: Callable[[str], Path]
+) -> None:
+    done = subprocess.run(
+        [require_program("systemd-analyze"), "verify", "--man=no", installed(unit)],
+        capture_output=True, text=True, timeout=30, check=False,
+    )  # fmt: skip
+    assert (done.returncode, done.stdout + done.stderr) == (0, "")
+
+
+@both
+def test_systemd_calls_it_well_confined(
+    unit: Path, installed: Callable[[Path], Path], require_program: Callable[[str], Path]
+) -> None:
+    # In tenths, 0 is best. Of Debian 12's own units, nginx has 96 and Prometheus 40.
+    done = subprocess.run(
+        [require_program("systemd-analyze"), "security", "--offline=true", "--threshold=20", installed(unit)],
+        capture_output=True, text=True, timeout=30, check=False,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stdout[-2000:] + done.stderr
+
+
+def test_the_user_of_the_units_is_made(tmp_path: Path, require_program: Callable[[str], Path]) -> None:
+    (tmp_path / "etc").mkdir()
+    subprocess.run(
+        [require_program("systemd-sysusers"), f"--root={tmp_path}", SYSTEMD / "qgstream.sysusers"],
+        check=True, capture_output=True, timeout=30,
+    )  # fmt: skip
+    (entry,) = (tmp_path / "etc" / "passwd").read_text().splitlines()
+    assert entry.split(":")[0] == read(ONE)["User"][0] == read(MANY)["User"][0]
+    assert entry.endswith("nologin")
+
+
+def test_the_template_differs_only_where_it_must() -> None:
+    one, many = read(ONE), read(MANY)
+    assert {key for key in one if one[key] != many.get(key)} == {
+        "Description", "ExecStartPre", "ExecStart", "ExecReload"
+    }  # fmt: skip
+    assert one.keys() == many.keys()
+
+
+@both
+def test_what_is_checked_is_what_is_started(unit: Path) -> None:
+    keys = read(unit)
+    (start,), (pre,), (check, kill) = keys["ExecStart"], keys["ExecStartPre"], keys["ExecReload"]
+    assert start.replace(" serve ", " check-config ") == pre == check
+    assert command(kill) == ["/bin/kill", "-HUP", "$MAINPID"]
+
+
+# The command lines, run.
+
+
+class Service:
+    """What systemd would do with a unit: its check, its start, and the socket that it listens at."""
+
+    def __init__(self, unit: Path, config: Path, folder: Path, *, instance: str = "", admin_port: int) -> None:
+        keys = read(unit)
+        self._config = config
+
+        def words(line: str) -> list[str]:
+            # The admin ports that the template counts up from 9001 may be taken on this machine.
+            here = line.replace("admin.port=900%i", f"admin.port={admin_port}")
+            found = command(here.replace("/etc/qgstream/qgstream.toml", str(config)), instance=instance)
+            return [PROGRAM if word == INSTALLED else word for word in found]
+
+        self.check = words(keys["ExecStartPre"][0])
+        self.socket = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
+        self.socket.settimeout(20)
+        path = folder / f"notify-{instance}"
+        self.socket.bind(str(path))
+        self.admin_port = admin_port
+        environment = os.environ | {
+            "NOTIFY_SOCKET": str(path),
+            "WATCHDOG_USEC": str(int(keys["WatchdogSec"][0]) * 1_000_000),
+        }
+        subprocess.run(self.check, check=True, timeout=20, capture_output=True)
+        self.log_path = folder / f"log-{instance}"
+        with self.log_path.open("wb") as log:
+            self.process = subprocess.Popen(words(keys["ExecStart"][0]), env=environment, stderr=log)
+
+    def said(self) -> str:
+        return self.socket.recv(4096).decode()
+
+    def get(self, path: str) -> bytes:
+        with urllib.request.urlopen(f"http://127.0.0.1:{self.admin_port}{path}", timeout=10) as answer:
+            body: bytes = answer.read()
+            return body
+
+    def streams_opened(self) -> int:
+        found = re.search(rb"^qgstream_connections_opened_total (\S+)$", self.get("/metrics"), re.MULTILINE)
+        assert found
+        return int(float(found[1]))
+
+    def stop(self) -> None:
+        self.process.terminate()
+        self.process.wait(20)
+        self.socket.close()
+
+
+@pytest.fixture
+def config(tmp_path: Path) -> Callable[..., Path]:
+    def write(*, port: int, admin_port: int = 9000) -> Path:
+        path = tmp_path / "qgstream.toml"
+        path.write_text(
+            f'[server]\nhost = "127.0.0.1"\nport = {port}\n[admin]\nport = {admin_port}\n'
+            "[drain]\nseconds = 0\n[limits]\nmax_connections = 100\n"
+        )
+        return path
+
+    return write
+
+
+@pytest.fixture
+def stack() -> Iterator[ExitStack]:
+    with ExitStack() as found:
+        yield found
+
+
+def test_one_process_starts_reloads_and_stops(tmp_path: Path, config: Callable[..., Path], stack: ExitStack) -> None:
+    admin_port = free_port()
+    path = config(port=free_port(), admin_port=admin_port)
+    service = Service(ONE, path, tmp_path, admin_port=admin_port)
+    stack.callback(service.stop)
+    assert service.said() == "READY=1"
+    assert json.loads(service.get("/ready")) == {"status": "ready"}
+    # `systemctl reload` checks first, and says so when the file is no good; the server has heard nothing.
+    good = path.read_text()
+    path.write_text(good.replace("max_connections", "max_conections"))
+    refused = subprocess.run(service.check, capture_output=True, text=True, timeout=20, check=False)
+    assert refused.returncode == 1
+    assert "did you mean limits.max_connections" in refused.stderr
+    path.write_text(good.replace("= 100", "= 50"))
+    subprocess.run(service.check, check=True, capture_output=True, timeout=20)
+    service.process.send_signal(signal.SIGHUP)
+    assert service.said().startswith("RELOADING=1")
+    assert service.said() == "READY=1"
+    assert b"qgstream_connections_limit 50.0" in service.get("/metrics")
+    service.process.terminate()
+    assert service.said().startswith("STOPPING=1")
+    assert service.process.wait(20) == 0
+
+
+def test_two_instances_share_a_port_and_have_admin_ports_of_their_own(
+    tmp_path: Path, config: Callable[..., Path], stack: ExitStack
+) -> None:
+    port = free_port()
+    path = config(port=port)
+    services = []
+    for instance in ("1", "2"):
+        service = Service(MANY, path, tmp_path, instance=instance, admin_port=free_port())
+        stack.callback(service.stop)
+        assert service.said() == "READY=1"
+        services.append(service)
+
+    def open_streams_until_both_have_one() -> bool:
+        client = stack.enter_context(socket.create_connection(("127.0.0.1", port), timeout=10))
+        client.sendall(b"GET /events HTTP/1.1\r\nHost: localhost\r\n\r\n")
+        assert client.recv(12) == b"HTTP/1.1 200"
+        # The kernel chooses by a hash of the client's address and port.
+        return all(service.streams_opened() for service in services)
+
+    wait_until(open_streams_until_both_have_one, what="a stream at each instance")
+    # One may go: who comes now, comes to the other.
+    services[0].process.terminate()
+    assert services[0].process.wait(20) == 0
+    before = services[1].streams_opened()
+    for number in range(1, 6):
+        open_streams = stack.enter_context(socket.create_connection(("127.0.0.1", port), timeout=10))
+        open_streams.sendall(b"GET /events HTTP/1.1\r\nHost: localhost\r\n\r\n")
+        assert open_streams.recv(12) == b"HTTP/1.1 200"
+        assert services[1].streams_opened() == before + number
+
+
+def test_the_admin_port_of_an_instance_is_9000_and_its_number() -> None:
+    words = command(read(MANY)["ExecStart"][0], instance="3")
+    assert words[-2:] == ["--set", "admin.port=9003"]
