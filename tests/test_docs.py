@@ -1,0 +1,423 @@
+"""The documentation is true of the code: what it names exists, what exists is named, and what it shows happens."""
+
+from __future__ import annotations
+
+import ast
+import asyncio
+import json
+import pkgutil
+import re
+import socket
+import subprocess
+import sys
+import urllib.request
+from collections.abc import Callable, Iterable, Iterator
+from pathlib import Path
+
+import pytest
+
+import qgstream.cli
+from qgstream import errors
+from qgstream.app import admin_app, public_app
+from qgstream.brokers.base import _ENGINES
+from qgstream.config import Config, load
+from qgstream.draft import Body
+from qgstream.hub import Hub
+from qgstream.metrics import Metrics
+from qgstream.reasons import CLOSE_REASONS, REJECT_REASONS, REPLAY_RESULTS
+from qgstream.server import _FIXED
+from qgstream.service import Service
+from qgstream.sources import Catalogue
+from tests.console import Console
+from tests.documents import (
+    PAGES,
+    ROOT,
+    Block,
+    anchors,
+    blocks,
+    blocks_of,
+    code,
+    first_column,
+    links,
+    prose,
+    rows,
+    words,
+)
+from tests.serving import RawClient, ServerProcess, wait_until
+
+DOCS = ROOT / "docs"
+HTTP, METRICS, RUNNING = DOCS / "http-interface.md", DOCS / "metrics.md", DOCS / "running.md"
+LIMITS, WHY = DOCS / "tuning-limits.md", DOCS / "why-did-my-client-disconnect.md"
+
+CATALOGUE = Catalogue(Config, environment_prefix="QGSTREAM_")
+SOURCES = {path: ast.parse(path.read_text(encoding="utf-8")) for path in sorted((ROOT / "qgstream").rglob("*.py"))}
+
+by_page = pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+
+
+def each(*languages: str) -> pytest.MarkDecorator:
+    return pytest.mark.parametrize("block", blocks(*languages), ids=str)
+
+
+def calls(function: str) -> Iterator[tuple[ast.Call, Path]]:
+    """Every call of a function or method of this name in the package."""
+    for path, tree in SOURCES.items():
+        for node in ast.walk(tree):
+            if isinstance(node, ast.Call) and ast.unparse(node.func).rpartition(".")[2] == function:
+                yield node, path
+
+
+def section_of(page: Path, title: str) -> str:
+    return prose(page).split(f"\n## {title}\n")[1].split("\n## ")[0]
+
+
+def constants(nodes: Iterable[ast.AST | None]) -> set[str]:
+    return {node.value for node in nodes if isinstance(node, ast.Constant) and isinstance(node.value, str)}
+
+
+# Links.
+
+
+@by_page
+def test_every_link_leads_somewhere(page: Path) -> None:
+    broken = []
+    for target in links(page):
+        path, _, anchor = target.partition("#")
+        if re.match(r"[a-z]+:", target):
+            continue
+        file = (page.parent / path) if path else page
+        if not file.exists() or (anchor and anchor not in anchors(file)):
+            broken.append(target)
+    assert broken == []
+
+
+def test_every_page_can_be_reached_from_the_readme() -> None:
+    reached, new = set(), {ROOT / "README.md"}
+    while new:
+        page = new.pop()
+        reached.add(page)
+        files = {(page.parent / target.partition("#")[0]).resolve() for target in links(page) if ":" not in target}
+        new |= {file for file in files if file.suffix == ".md" and file.exists()} - reached
+    assert set(PAGES) - reached == set()
+
+
+@by_page
+def test_every_file_that_is_named_exists(page: Path) -> None:
+    named = {name for text in code(page) for name in re.findall(r"^[\w/.-]+\.(?:py|toml)$", text)}
+    places = (ROOT, ROOT / "qgstream", ROOT / "tests", page.parent)
+    assert {name for name in named if not any((place / name).exists() for place in places)} == set()
+
+
+# Settings.
+
+_SETTING = re.compile(rf"\b(?:{'|'.join(Config.model_fields)})(?:\.[a-z_]+)+")
+# `limits.in_effect` in a log looks like a setting, and is none.
+LOG_EVENTS = {
+    event
+    for level in ("debug", "info", "warning", "error", "exception")
+    for call, _ in calls(level)
+    if ast.unparse(call.func).split(".")[0] in ("log", "access_log")
+    for event in constants(call.args[:1])
+} | {event for call, _ in calls("audit") for event in constants(call.args[:1])}
+
+
+@by_page
+def test_every_setting_that_is_named_exists(page: Path) -> None:
+    named = {name for text in code(page) for name in _SETTING.findall(text.replace("[]", ""))}
+    nested = {f"history.topics.{name}" for name in ("pattern", "max_age_seconds", "store")}
+    files = {name for name in named if name.endswith((".py", ".md", ".conf"))}
+    assert named - CATALOGUE.keys.keys() - CATALOGUE.tables.keys() - nested - LOG_EVENTS - files == set()
+
+
+@by_page
+def test_every_variable_that_is_named_exists(page: Path) -> None:
+    text = page.read_text(encoding="utf-8")
+    known = CATALOGUE.environment.keys() | {name for tree in SOURCES.values() for name in constants(ast.walk(tree))}
+    # The example of a name that is not ours, and a name cut short by its dots.
+    named = set(re.findall(r"\bQGSTREAM_[A-Z_]+[A-Z]\b", text)) - {"QGSTREAM_PORT"}
+    assert named - known == set()
+
+
+def test_every_limit_is_in_the_page_about_limits() -> None:
+    named = first_column(LIMITS)
+    assert {key for key in CATALOGUE.keys if key.startswith("limits.")} - named == set()
+
+
+def test_every_other_setting_is_in_the_page_about_running() -> None:
+    named = first_column(RUNNING)
+    assert {key for key in CATALOGUE.keys if not key.startswith("limits.")} - named == set()
+
+
+def test_what_needs_a_restart_is_documented_and_nothing_else_is() -> None:
+    (row,) = rows(section_of(RUNNING, "Reload"))
+    assert set(words(row[1])) == set(_FIXED)
+    sections = {word.partition(".")[0] for word in words(row[0]) + words(row[1])}
+    assert sections == Config.model_fields.keys()
+
+
+def test_every_broker_is_in_the_page_about_brokers() -> None:
+    section = section_of(DOCS / "brokers.md", "Which one")
+    assert {words(row[0])[0].partition(":")[0] for row in rows(section, under="processes")} == set(_ENGINES)
+
+
+def shown(value: object) -> set[str]:
+    """How a default may be written in a table."""
+    if isinstance(value, bool):
+        return {str(value).lower()}
+    if value in (None, (), {}):
+        return {"none", ""}
+    if isinstance(value, int | float):
+        sizes = {f"{value / 1024**n:g} {unit}" for n, unit in ((1, "KiB"), (2, "MiB")) if value >= 1024**n}
+        return {f"{value:g}", f"{value:.0f}", f"{value:g} (off)"} | sizes
+    return {str(value), f"`{value}`"}
+
+
+def test_the_defaults_in_the_tables_are_the_defaults() -> None:
+    wrong = []
+    for page in (LIMITS, RUNNING):
+        for row in rows(prose(page), under="default"):
+            for key in CATALOGUE.keys.keys() & set(words(row[0])):
+                info = CATALOGUE.keys[key].info
+                default = None if info.is_required() else info.get_default(call_default_factory=True)
+                said = row[1].partition(": ")[0]
+                if said not in shown(default):
+                    wrong.append(f"{page.name}: {key}: {row[1]}")
+    assert wrong == []
+
+
+@each("toml")
+def test_a_configuration_that_is_shown_can_be_used(block: Block, tmp_path: Path) -> None:
+    path = tmp_path / "shown.toml"
+    path.write_text(block.text, encoding="utf-8")
+    assert load(path).warnings == ()
+
+
+# Metrics.
+
+
+def registered() -> dict[str, str]:
+    """Every metric by the name that a scrape shows, and its type."""
+    families = {family.name: family.type for family in Metrics().registry.collect()}
+    return {f"{name}_total" if kind == "counter" else name: kind for name, kind in families.items()}
+
+
+def documented_metrics() -> dict[str, str]:
+    return {name: row[1] for row in rows(prose(METRICS), under="type") for name in words(row[0])}
+
+
+def test_every_metric_is_documented_with_its_type_and_no_other_is() -> None:
+    assert documented_metrics() == registered()
+
+
+@by_page
+def test_every_metric_that_is_named_exists(page: Path) -> None:
+    histograms = {name for name, kind in registered().items() if kind == "histogram"}
+    known = registered().keys() | {f"{name}_{part}" for name in histograms for part in ("bucket", "sum", "count")}
+    named = set(re.findall(r"\bqgstream_[a-z_]+\b", page.read_text(encoding="utf-8")))
+    assert {name for name in named if not name.endswith("_")} - known == set()
+
+
+def test_every_label_value_is_documented() -> None:
+    assert {*CLOSE_REASONS, *REJECT_REASONS, *REPLAY_RESULTS} - set(code(METRICS)) == set()
+
+
+# Reasons.
+
+
+@pytest.mark.parametrize("reason", [*CLOSE_REASONS, *REJECT_REASONS])
+def test_every_reason_has_its_section_and_its_row(reason: str) -> None:
+    assert reason in anchors(WHY)
+    assert reason in first_column(HTTP)
+
+
+# Errors.
+
+
+def codes() -> dict[str, set[int]]:
+    """Every error code that the package can answer with, and the statuses that it comes with."""
+    status_of = {
+        name: kind.status for name, kind in vars(errors).items()
+        if isinstance(kind, type) and issubclass(kind, errors.QgstreamError)
+    }  # fmt: skip
+    found: dict[str, set[int]] = {}
+    for name, kind in vars(errors).items():
+        if name in status_of and name != "QgstreamError":
+            found.setdefault(kind.code, set()).add(kind.status)
+    for name, status in status_of.items():
+        for call, _ in calls(name):
+            for word in constants(keyword.value for keyword in call.keywords if keyword.arg == "code"):
+                found.setdefault(word, set()).add(status)
+    found["server_error"] = {errors.QgstreamError.status}
+    # `code=rejection.reason`: what handlers/events.py answers to those who are no EventSource.
+    found |= {"max_connections": {503}, "max_connections_per_ip": {429}, "connect_rate_per_ip": {429}}
+    return found
+
+
+def test_every_error_code_is_documented_with_its_status_and_no_other_is() -> None:
+    section = section_of(HTTP, "Errors")
+    documented = [(word, int(row[1])) for row in rows(section) for word in words(row[0])]
+    assert len(documented) == len(dict(documented)), "a code has two rows"
+    assert {word: {status} for word, status in documented} == codes()
+
+
+# Paths, parameters and fields.
+
+
+def paths() -> set[str]:
+    async def tables() -> set[str]:
+        service = Service(Hub())
+        apps = (public_app(service), admin_app(service))
+        return {
+            rule.matcher.regex.pattern.removesuffix("$")
+            for app in apps for rule in app.wildcard_router.rules if hasattr(rule.matcher, "regex")
+        }  # fmt: skip
+
+    return asyncio.run(tables())
+
+
+def test_every_path_is_documented() -> None:
+    documented = {path for text in code(HTTP) for path in re.findall(r"(/[\w/{}.-]*)", text)}
+    served = {re.sub(r"\([^)]*\)", "{id}", path).replace("/?", "").replace("\\", "") for path in paths()} - {".*"}
+    assert served - documented == set()
+
+
+def test_every_parameter_of_the_stream_is_documented() -> None:
+    readers = ("get_query_argument", "get_query_arguments", "_flag", "_values")
+    asked = {
+        name for reader in readers for call, path in calls(reader)
+        if path.name in ("events.py", "base.py") for name in constants(call.args[:1])
+    }  # fmt: skip
+    assert {"topic", "event", "envelope", "replay", "access_token"} <= asked
+    assert (asked | {"last_event_id", "lastEventId", "lastEventID"}) - set(code(HTTP)) == set()
+
+
+def test_every_field_of_a_publication_is_documented() -> None:
+    section = section_of(HTTP, "`POST /events`: publish")
+    assert set(Body.__struct_fields__) - {word for row in rows(section) for word in words(row[0])} == set()
+
+
+# Logs and commands.
+
+
+def test_every_line_of_the_log_is_documented_and_no_other_is() -> None:
+    section = section_of(RUNNING, "Logs")
+    assert {event for row in rows(section) for event in words(row[0])} == LOG_EVENTS
+
+
+def commands() -> set[str]:
+    names = [module.name for module in pkgutil.iter_modules(qgstream.cli.__path__)]
+    return {name.replace("_", "-") for name in names if not name.startswith("_")}
+
+
+def shell_lines() -> Iterator[tuple[Block, str]]:
+    for block in blocks("sh", "bash", "console"):
+        for line in block.text.splitlines():
+            if block.language != "console" or line.startswith("$ "):
+                yield block, line.removeprefix("$ ")
+
+
+def test_every_command_is_documented() -> None:
+    everything = "\n".join(page.read_text(encoding="utf-8") for page in PAGES)
+    assert {name for name in commands() if f"qgstream {name}" not in everything} == set()
+
+
+def test_every_command_that_is_shown_exists_with_its_flags(capsys: pytest.CaptureFixture[str]) -> None:
+    targets = set(re.findall(r"^([a-z]+):", (ROOT / "Makefile").read_text(), re.MULTILINE))
+    wrong = []
+    for block, line in shell_lines():
+        wrong += [f"{block}: make {name}" for name in re.findall(r"(?:^|\s)make ([a-z]+)", line) if name not in targets]
+        for name, rest in re.findall(r"(?:^|[\s/(])qgstream ([a-z][a-z-]*)([^|;)]*)", line):
+            if name not in commands():
+                wrong.append(f"{block}: qgstream {name}")
+                continue
+            with pytest.raises(SystemExit):
+                qgstream.cli.main([name, "--help"])
+            known = set(re.findall(r"--[a-z-]+", capsys.readouterr().out))
+            flags = re.findall(r"(?<!\S)(--[a-z-]+)", rest)
+            wrong += [f"{block}: {name} {flag}" for flag in flags if flag not in known]
+    assert wrong == []
+
+
+@each("sh", "bash")
+def test_a_shell_block_can_be_parsed(block: Block) -> None:
+    subprocess.run(["/bin/bash", "-n", "-c", block.text], check=True)
+
+
+# What is shown happens.
+
+# docs/benchmarks.md measures for minutes.
+FOLLOWED = [
+    page for page in PAGES
+    if page.name != "benchmarks.md"
+    and any(b.language == "console" or "run" in b.flags for b in blocks_of(page))
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("page", FOLLOWED, ids=lambda page: page.name)
+def test_the_page_shows_what_happens(page: Path, tmp_path: Path, require_program: Callable[[str], Path]) -> None:
+    require_program("curl")
+    with ServerProcess(tmp_path, config=str(ROOT / "conf/dev.toml"), auth__publish_keys='{"dev": "dev"}') as server:
+        console = Console(tmp_path, port=server.port)
+        try:
+            for block in blocks_of(page):
+                if block.language == "console":
+                    console.run(block)
+                elif "run" in block.flags:
+                    done = subprocess.run(
+                        [sys.executable, "-c", console.in_this_run(block.text)], cwd=tmp_path, env=console.environment,
+                        capture_output=True, text=True, timeout=30, check=False,
+                    )  # fmt: skip
+                    assert (done.returncode, done.stderr) == (0, ""), f"{block}: {done.stderr}"
+        finally:
+            console.close()
+        if any(line["event"] == "drain.started" for line in server.lines()):
+            server.process.wait(30)  # the page ended it
+
+
+@each("python")
+def test_python_can_be_compiled(block: Block) -> None:
+    compile(block.text, str(block), "exec", flags=ast.PyCF_ALLOW_TOP_LEVEL_AWAIT, dont_inherit=True)
+
+
+EMBEDDED = [block for block in blocks("python") if "asyncio.run(main())" in block.text]
+
+
+@pytest.mark.parametrize("block", EMBEDDED, ids=str)
+def test_an_application_of_ten_lines_serves(block: Block) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        port = free.getsockname()[1]
+    program = block.text.replace(".listen(8888)", f".listen({port}, '127.0.0.1')")
+    assert program != block.text
+    process = subprocess.Popen([sys.executable, "-c", program], cwd=ROOT, stderr=subprocess.DEVNULL)
+    try:
+        wait_until(lambda: is_open(port), what="the port")
+        client = RawClient(port).get("/events?topic=orders")
+        client.until(b'"connected"')
+        with urllib.request.urlopen(f"http://127.0.0.1:{port}/orders", data=b"", timeout=10) as answer:
+            assert answer.status == 200
+        client.until(b'event: created\ndata: {"order":7}\n\n')
+        client.close()
+    finally:
+        process.terminate()
+        process.wait()
+
+
+def is_open(port: int) -> bool:
+    with socket.socket() as probe:
+        return probe.connect_ex(("127.0.0.1", port)) == 0
+
+
+@each("json")
+def test_json_is_json(block: Block) -> None:
+    for document in block.text.split("\n") if block.text.count("\n{") else [block.text]:
+        json.loads(document)
+
+
+@each("javascript", "html")
+def test_javascript_can_be_parsed(block: Block, tmp_path: Path, require_program: Callable[[str], Path]) -> None:
+    node = require_program("node")
+    scripts = re.findall(r"<script>(.*?)</script>", block.text, re.DOTALL) if block.language == "html" else [block.text]
+    assert scripts
+    for script in scripts:
+        (tmp_path / "shown.mjs").write_text(script, encoding="utf-8")
+        subprocess.run([node, "--check", tmp_path / "shown.mjs"], check=True)
