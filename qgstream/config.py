@@ -22,8 +22,8 @@ from qgstream.drain import DrainSettings
 from qgstream.heartbeat import HeartbeatSettings
 from qgstream.limits import LimitSettings
 from qgstream.logs import LogSettings
+from qgstream.reading import Catalogue, Reading
 from qgstream.settings import Section
-from qgstream.sources import Catalogue, Reading
 from qgstream.window import HistorySettings
 
 ENVIRONMENT_PREFIX = "QGSTREAM_"
@@ -133,7 +133,7 @@ class Loaded:
     # Sentences for the operator; none of them stops a start.
     warnings: tuple[str, ...]
     # Dotted key to "default", "file conf/x.toml", "environment QGSTREAM_...", or "flag --port".
-    sources: Mapping[str, str]
+    came_from: Mapping[str, str]
 
     def effective(self) -> Iterator[tuple[str, object, str]]:
         """Every key, its value as plain JSON without secrets, and where it came from."""
@@ -141,7 +141,7 @@ class Loaded:
             value: Any = self.config
             for part in name.split("."):
                 value = getattr(value, part, None)
-            yield name, key.visible(value), self.sources[name]
+            yield name, key.visible(value), self.came_from[name]
 
 
 def load(
@@ -167,5 +167,5 @@ def load(
             reading.read_flag(key, value, FLAGS.get(key, f"--set {key}"))
     config = reading.finish()
     found = reading.found
-    sources = {name: found[name].source if name in found else "default" for name in _CATALOGUE.keys}
-    return Loaded(config, tuple(reading.warnings), sources)
+    came_from = {name: found[name].source if name in found else "default" for name in _CATALOGUE.keys}
+    return Loaded(config, tuple(reading.warnings), came_from)

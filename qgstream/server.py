@@ -209,7 +209,7 @@ class Server:
         in_effect = self.config.model_copy(update=sections | {"limits": self.service.limits})
         for key, value, _ in Loaded(in_effect, (), defaultdict(str)).effective():
             loaded = self._started_from if key in _FIXED else self.loaded
-            source = "program" if loaded is None else loaded.sources[key]
+            source = "program" if loaded is None else loaded.came_from[key]
             if key in _FIXED and _value(self.config, key) != _value(self._started_with, key):
                 source += " (changed since, which needs a restart)"
             yield key, value, "admin API" if key.removeprefix("limits.") in self.service.tuned else source

@@ -11,7 +11,7 @@ import pytest
 from qgstream.auth import Authenticator, Credentials
 from qgstream.cli.default_config import default_config
 from qgstream.config import Config, load
-from qgstream.sources import Catalogue
+from qgstream.reading import Catalogue
 
 CONF = Path(__file__).parent.parent / "conf"
 

@@ -32,7 +32,7 @@ def written(tmp_path: Path, text: str) -> Path:
 def test_nothing_set_is_all_defaults() -> None:
     loaded = load()
     assert loaded.config == Config()
-    assert (loaded.warnings, set(loaded.sources.values())) == ((), {"default"})
+    assert (loaded.warnings, set(loaded.came_from.values())) == ((), {"default"})
 
 
 def test_precedence_and_sources(tmp_path: Path) -> None:
@@ -42,7 +42,7 @@ def test_precedence_and_sources(tmp_path: Path) -> None:
     server = loaded.config.server
     assert (server.port, server.host, server.reuse_port, loaded.config.log.level) == (3, "127.0.0.2", True, "debug")
     assert loaded.config.limits.max_connections == 3
-    assert {key: source for key, source in loaded.sources.items() if source != "default"} == {
+    assert {key: source for key, source in loaded.came_from.items() if source != "default"} == {
         "server.port": "flag --port",
         "server.host": "environment QGSTREAM_SERVER__HOST",
         "server.reuse_port": f"file {path}",

@@ -24,10 +24,10 @@ from qgstream.config import Config, load
 from qgstream.draft import Body
 from qgstream.hub import Hub
 from qgstream.metrics import Metrics
+from qgstream.reading import Catalogue
 from qgstream.reasons import CLOSE_REASONS, REJECT_REASONS, REPLAY_RESULTS
 from qgstream.server import _FIXED
 from qgstream.service import Service
-from qgstream.sources import Catalogue
 from tests.console import Console
 from tests.documents import (
     PAGES,

@@ -19,7 +19,7 @@ PACKAGE = ROOT / "qgstream"
 # with a star is for the files that somebody will add to a folder: they know what is below them and not each other.
 FLOORS: dict[float, tuple[str, ...]] = {
     0.0: ("errors", "settings", "version", "reasons", "bench", "brokers", "handlers"),
-    1.0: ("sse", "topics", "publication", "limits", "cors", "addresses", "keys", "logs", "metrics", "rates", "sources"),
+    1.0: ("sse", "topics", "publication", "limits", "cors", "addresses", "keys", "logs", "metrics", "rates", "reading"),
     1.05: ("host", "notify"),
     1.1: ("claims", "draft", "slices", "sockets", "subscription", "window"),
     1.2: ("tokens", "messages", "openapi", "pages", "tuning"),

@@ -58,7 +58,7 @@ def default_config() -> str:
 
 
 def _table(name: str, model: type[BaseModel], *, optional: bool = False) -> Iterator[str]:
-    from qgstream.sources import table_model
+    from qgstream.reading import table_model
 
     if name:
         yield ""

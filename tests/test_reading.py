@@ -7,8 +7,8 @@ import pytest
 from pydantic import Field, SecretStr
 
 from qgstream.errors import ConfigError
+from qgstream.reading import Catalogue, Found, Reading
 from qgstream.settings import Section
-from qgstream.sources import Catalogue, Found, Reading
 
 
 class Inner(Section):
