@@ -36,6 +36,7 @@ class Body(msgspec.Struct, forbid_unknown_fields=True):
 
 
 _decoder = msgspec.json.Decoder(Body)
+_check_json = msgspec.json.Decoder(msgspec.Raw).decode
 _decode_string = msgspec.json.Decoder(str).decode
 # msgspec's words for where: "... - at `$.topic[1]`" in one object, "`$[3].topic`" in the fourth line of a batch.
 _WHERE = re.compile(r" - at `\$(?:\[(\d+)\])?\.?(\w+)?[^`]*`$")
@@ -62,6 +63,35 @@ def draft(
     except (TypeError, ValueError, msgspec.MsgspecError, RecursionError) as error:
         raise InvalidField("data", f"got {type(data).__name__}, expected what JSON can hold: {error}") from error
     return _checked(topic, encoded, True, event, retry_ms, private, idempotency_key, max_event_bytes)
+
+
+def received(
+    topics: Iterable[str],
+    data: bytes,
+    *,
+    is_json: bool = False,
+    event: str | None = None,
+    retry_ms: int | None = None,
+    private: bool = False,
+    offset: int,
+    published_at: float,
+) -> Publication:
+    """A publication of what lies in an engine's log, where anybody may have written it: bytes that are sent as they
+    are, JSON when they are said to be. Raises `InvalidField` for what no stream can carry."""
+    try:
+        data.decode()
+    except UnicodeDecodeError as error:
+        raise InvalidField("data", f"got byte 0x{data[error.start]:02x} at {error.start}, expected UTF-8") from error
+    if is_json:
+        try:
+            _check_json(data)
+        except (msgspec.DecodeError, RecursionError) as error:
+            raise InvalidField("data", f"not JSON: {error}") from error
+        if b"\n" in data or b"\r" in data:
+            data = data.replace(b"\n", b" ").replace(b"\r", b" ")  # only between tokens, see below
+    publication = _checked(tuple(topics), data, is_json, event, retry_ms, private, None, len(data))
+    publication.offset, publication.published_at = offset, published_at
+    return publication
 
 
 def parse_json(body: bytes, max_event_bytes: int) -> Publication:

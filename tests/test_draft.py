@@ -9,7 +9,15 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from qgstream.draft import MAX_EVENTS_PER_BATCH, MAX_RETRY_MS, MAX_TOPICS_PER_EVENT, draft, parse_json, parse_ndjson
+from qgstream.draft import (
+    MAX_EVENTS_PER_BATCH,
+    MAX_RETRY_MS,
+    MAX_TOPICS_PER_EVENT,
+    draft,
+    parse_json,
+    parse_ndjson,
+    received,
+)
 from qgstream.errors import BadRequest, InvalidField, TooLarge
 
 LIMIT = 1000
@@ -174,3 +182,36 @@ def test_a_batch_that_is_wrong_in_no_line_is_refused_all_the_same(monkeypatch: p
     monkeypatch.setattr("qgstream.draft._find_bad_line", lambda *_: None)
     with pytest.raises(BadRequest, match="not JSON"):
         parse_ndjson(b"{", LIMIT)
+
+
+# What others wrote into an engine's log.
+
+
+def test_what_is_received_is_sent_as_it_is() -> None:
+    publication = received(["a", "b", "a"], b"x\ny", event="e", retry_ms=5, private=True, offset=7, published_at=8.5)
+    assert (publication.topics, publication.data, publication.is_json) == (("a", "b"), b"x\ny", False)
+    assert (publication.event, publication.retry_ms, publication.private) == ("e", 5, True)
+    assert (publication.offset, publication.published_at) == (7, 8.5)
+    publication = received(["a"], b'{"n":\r\n 1.50}', is_json=True, offset=1, published_at=1)
+    assert (publication.data, publication.is_json) == (b'{"n":   1.50}', True)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        ({"topics": []}, "topic: got 0 names, expected 1 to 64"),
+        ({"topics": ["a*"]}, "topic: got 'a*', expected a name"),
+        ({"topics": [""]}, "topic: got an empty string"),
+        ({"data": b"\xff"}, "data: got byte 0xff at 0, expected UTF-8"),
+        ({"data": b"{", "is_json": True}, "data: not JSON: Input data was truncated"),
+        ({"data": b"[" * 100_000, "is_json": True}, "data: not JSON"),
+        ({"data": b"", "is_json": True}, "data: not JSON"),
+        ({"event": "a\nid: 1"}, "event: got U+000A"),
+        ({"retry_ms": -1}, "retry: got -1"),
+    ],
+)
+def test_what_no_stream_can_carry_is_not_received(arguments: dict[str, Any], said: str) -> None:
+    call: dict[str, Any] = {"topics": ["a"], "data": b"1", "offset": 1, "published_at": 1.0} | arguments
+    with pytest.raises(InvalidField) as caught:
+        received(**call)
+    assert str(caught.value).startswith(said)
