@@ -186,15 +186,27 @@ class Hub(Host, Sink):
 
     # Subscribing. `open` and `adopt` are called in the same tick: what `open` promises holds for `adopt`.
 
-    def is_before_window(self, subscription: Subscription, last_event_id: str | None) -> bool:
-        """Whether only the broker can tell if a stream with this id is told everything: then `look_back` first."""
+    def is_outside_window(self, subscription: Subscription, last_event_id: str | None) -> bool:
+        """Whether only the broker can tell if a stream with this id is told everything: then `look_up` first."""
         if not last_event_id:
             return False
         self.window.forget(time.time())
-        return last_event_id == "earliest" or self.window.resume(last_event_id, subscription.patterns) == "too_old"
+        if last_event_id == "earliest" or self._is_ahead(last_event_id):
+            return True
+        return self.window.resume(last_event_id, subscription.patterns) == "too_old"
 
-    async def look_back(self, subscription: Subscription, last_event_id: str) -> Position | None:
-        """Where a stream with an id from before the window begins; see `Replays.look_back`."""
+    def _is_ahead(self, last_event_id: str) -> bool:
+        position, window = Position.parse(last_event_id), self.window
+        return position is not None and position.epoch == window.epoch and position.offset > window.newest
+
+    async def look_up(self, subscription: Subscription, last_event_id: str) -> Position | None:
+        """Where a stream with an id from before the window begins (see `Replays.look_back`), or None where the window
+        can tell, as it can when it has caught up with the process that gave the id.
+
+        Raises `errors.Unavailable` when the broker is away.
+        """
+        if self._is_ahead(last_event_id):
+            await self.broker.reach(int(last_event_id.rpartition("-")[2]))
         return await self._replays.look_back(subscription, last_event_id)
 
     def open(

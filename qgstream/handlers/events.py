@@ -48,14 +48,14 @@ class EventsHandler(BaseHandler):
             self.service.rejected("unauthorized", client)
             raise
         subscription, last_event_id = self._subscription(principal), self._last_event_id()
-        if last_event_id and self.service.hub.is_before_window(subscription, last_event_id):
-            return self._look_back(principal, subscription, last_event_id)
+        if last_event_id and self.service.hub.is_outside_window(subscription, last_event_id):
+            return self._look_up(principal, subscription, last_event_id)
         self._begin(principal, subscription, last_event_id)
         return None
 
-    async def _look_back(self, principal: Principal, subscription: Subscription, last_event_id: str) -> None:
+    async def _look_up(self, principal: Principal, subscription: Subscription, last_event_id: str) -> None:
         try:
-            older = await self.service.hub.look_back(subscription, last_event_id)
+            older = await self.service.hub.look_up(subscription, last_event_id)
         except Unavailable as error:
             # It cannot be known now what this client has missed. Later it can: it keeps its id and comes back.
             self.service.rejected("broker_down", client_key(self.remote_ip))

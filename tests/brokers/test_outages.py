@@ -32,6 +32,8 @@ class Fickle(Broker):
         self.forgotten = 0
         self.reads_left = 10**9  # then it is away
         self.refused = 0
+        self.elsewhere: set[int] = set()  # offsets that another process has given to its clients already
+        self.reached: list[int] = []
         self._newest = gone
 
     @property
@@ -62,6 +64,21 @@ class Fickle(Broker):
 
     async def close(self) -> None:
         self.is_away = True
+
+    async def reach(self, offset: int) -> None:
+        self.reached.append(offset)
+        await asyncio.sleep(0)
+        self._check()
+        if offset in self.elsewhere:
+            await self.catch_up(offset)
+
+    async def catch_up(self, offset: int) -> None:
+        """What another process appended comes here too."""
+        await asyncio.sleep(0.01)
+        first, self._newest = self._newest + 1, offset
+        more = [Publication(("a",), str(n).encode(), offset=n, published_at=2e9) for n in range(first, offset + 1)]
+        self.log += more
+        self._sink.deliver(more)
 
     def _check(self) -> None:
         if self.is_away:
@@ -212,6 +229,33 @@ async def test_nobody_is_answered_with_a_guess_while_the_log_cannot_be_read() ->
         stream, replay, _ = await open_stream(client, id="first-5")
         assert replay == "complete"
         assert [event.data for event in await take(stream, 595)] == [str(n) for n in range(5, 600)]
+
+
+# Another process is ahead.
+
+
+@pytest.mark.gen_test(timeout=30)
+@pytest.mark.parametrize("history", [HistorySettings(), SMALL], ids=["all in the window", "the rest from the broker"])
+async def test_who_has_an_id_that_this_process_has_not_got_yet_is_waited_for(history: HistorySettings) -> None:
+    broker = Fickle()
+    async with Served(broker, history=history) as client:
+        for n in range(1, 4):
+            await client.hub.publish("a", str(n))
+        broker.elsewhere.add(50)
+        stream, replay, at = await open_stream(client, id="first-50")
+        assert (replay, at) == ("complete", "first-50")
+        await client.hub.publish("a", "next")
+        assert (await take(stream, 1))[0].data == "next"
+        stream, replay, at = await open_stream(client, id="first-99")
+        assert (replay, at) == ("reset", "first-51")
+        assert (await next_message(stream))[1] == "unknown_id"
+        assert broker.reached == [50, 99]
+        # While nobody can tell whether there is such an id, nobody is told that there is none.
+        broker.is_away = True
+        answer = await client.ask("GET", "/events", headers={"Last-Event-ID": "first-99"})
+        assert (answer.code, error_of(answer)["code"]) == (503, "broker_down")
+        stream, replay, _ = await open_stream(client, id="second-99")
+        assert replay == "reset"
 
 
 @pytest.mark.gen_test(timeout=30)
