@@ -1,0 +1,86 @@
+"""Taking a broker's URL apart: its address, its credentials, and the options in its query. Pure.
+
+An engine declares its options as a `Section`; what is wrong with a URL is said as a `ConfigError`, without credentials.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Self, TypeVar
+from urllib.parse import parse_qsl, unquote, urlsplit
+
+from pydantic import ValidationError
+
+from qgstream.errors import ConfigError
+from qgstream.settings import Section
+
+_S = TypeVar("_S", bound=Section)
+
+
+@dataclass(frozen=True)
+class Address:
+    """What a URL says. `user`, `password` and `path` (without its first slash) are decoded; `hosts` has a name or an
+    address and a port, or None for the usual one, for each of those that commas separate."""
+
+    scheme: str
+    hosts: tuple[tuple[str, int | None], ...]
+    user: str
+    password: str
+    path: str
+    query: str
+    secrets: tuple[str, ...]
+
+    @classmethod
+    def parse(cls, url: str) -> Self:
+        """Take a URL apart. Raises `ConfigError`."""
+        try:
+            parts = urlsplit(url)
+        except ValueError as error:
+            raise ConfigError([f"broker.url: got what is no URL: {error}"]) from None
+        userinfo, _, netloc = parts.netloc.rpartition("@")
+        user, _, password = userinfo.partition(":")
+        hosts = tuple(_host(parts.scheme, text) for text in netloc.split(","))
+        secrets = {password, unquote(password)} if password else {user, unquote(user)}
+        return cls(
+            parts.scheme, hosts, unquote(user), unquote(password), unquote(parts.path[1:]), parts.query,
+            tuple(secret for secret in secrets if secret),
+        )  # fmt: skip
+
+    @property
+    def place(self) -> str:
+        """The address for people: no credentials, no options."""
+        hosts = ",".join(
+            (f"[{host}]" if ":" in host else host) + (f":{port}" if port is not None else "")
+            for host, port in self.hosts
+        )
+        return f"{self.scheme}://{hosts}" + (f"/{self.path}" if self.path else "")
+
+
+def _host(scheme: str, text: str) -> tuple[str, int | None]:
+    try:
+        parts = urlsplit(f"//{text}")
+        host, port = parts.hostname, parts.port
+    except ValueError:
+        host = port = None
+    if not host:
+        raise ConfigError([f"broker.url: got the host {text!r}, expected {scheme}://host or {scheme}://host:port"])
+    return host, port
+
+
+def read_options(query: str, options: type[_S]) -> _S:
+    """The options of a URL's query, checked. Raises `ConfigError` that names the one that is wrong."""
+    given: dict[str, str] = {}
+    for name, value in parse_qsl(query, keep_blank_values=True):
+        if name not in options.model_fields:
+            expected = ", ".join(options.model_fields)
+            raise ConfigError([f"broker.url: got the option {name!r}, expected one of {expected}"])
+        if name in given:
+            raise ConfigError([f"broker.url: got the option {name!r} twice, expected it once"])
+        given[name] = value
+    try:
+        return options.model_validate(given)
+    except ValidationError as error:
+        problems = [(".".join(map(str, e["loc"])), e["msg"]) for e in error.errors(include_url=False)]
+        raise ConfigError(
+            [f"broker.url: {name}: got {given.get(name, '')!r}, {message}" for name, message in problems]
+        ) from None

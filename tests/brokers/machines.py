@@ -1,0 +1,91 @@
+"""Servers of engines, started for the tests, and what can happen to them: hung, killed, back again."""
+
+from __future__ import annotations
+
+import os
+import signal
+import socket
+import subprocess
+import time
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+from tests.deploy.programs import free_port
+
+SECONDS = 30.0
+
+
+class Machine:
+    """An engine's server on a port of the loopback, in a process group of its own so that its children share its fate.
+
+    `command` may hold `{port}` and `{folder}`. What it keeps in its folder is there again after a restart.
+    """
+
+    def __init__(
+        self, command: Sequence[str], folder: Path, *, environment: Mapping[str, str] | None = None,
+        seconds: float = SECONDS,
+    ) -> None:  # fmt: skip
+        self.port = free_port()
+        self.folder = folder
+        self._command = [word.format(port=self.port, folder=folder) for word in command]
+        self._environment = environment or {}
+        self._seconds = seconds
+        self._log_path = folder / "output.log"
+        self._process: subprocess.Popen[bytes] | None = None
+
+    def start(self) -> None:
+        """Start it, or start it again, and return when it serves."""
+        with self._log_path.open("ab") as log:
+            self._process = subprocess.Popen(
+                self._command, stdin=subprocess.DEVNULL, stdout=log, stderr=subprocess.STDOUT, cwd=self.folder,
+                env={**os.environ, **self._environment}, start_new_session=True,
+            )  # fmt: skip
+        deadline = time.monotonic() + self._seconds
+        while not self.serves():
+            assert self._process.poll() is None, f"{self._command} has ended:\n{self.log[-4000:]}"
+            assert time.monotonic() < deadline, f"{self._command} does not serve:\n{self.log[-4000:]}"
+            time.sleep(0.02)
+
+    def serves(self) -> bool:
+        """Whether it takes requests. As written here: whether it takes connections."""
+        try:
+            socket.create_connection(("127.0.0.1", self.port), timeout=1).close()
+        except OSError:
+            return False
+        return True
+
+    @property
+    def log(self) -> str:
+        """What it said."""
+        return self._log_path.read_text(errors="replace")
+
+    def hang(self) -> None:
+        """SIGSTOP: connections stay, nothing answers."""
+        self._signal(signal.SIGSTOP)
+
+    def go_on(self) -> None:
+        """SIGCONT"""
+        self._signal(signal.SIGCONT)
+
+    def kill(self) -> None:
+        """kill -9, children too. Does nothing when it does not run."""
+        if self._process is not None:
+            self._signal(signal.SIGKILL)
+            self._process.wait()
+            self._process = None
+
+    def stop(self) -> None:
+        """SIGTERM, and wait until it has gone as it should."""
+        assert self._process is not None
+        self._process.terminate()
+        try:
+            self._process.wait(self._seconds)
+        finally:
+            self.kill()
+
+    def _signal(self, number: signal.Signals) -> None:
+        assert self._process is not None
+        try:
+            os.killpg(self._process.pid, number)
+        except ProcessLookupError:
+            assert self._process.poll() is not None

@@ -1,0 +1,388 @@
+"""What engines on a network have in common, at moments that a real one cannot be held in."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncGenerator, Iterator, Sequence
+
+import pytest
+from tornado.ioloop import IOLoop
+
+from qgstream.brokers.base import Forgotten
+from qgstream.brokers.remote import Page, Placed, Remote
+from qgstream.errors import Unavailable
+from qgstream.publication import Position, Publication
+from qgstream.window import HistorySettings, TopicHistory
+from tests.brokers.conftest import Tail
+from tests.brokers.fake import FakeLog, FakeRemote
+from tests.conftest import ExpectLog
+from tests.handlers.asking import until
+
+
+class Fakes:
+    """Brokers on one log."""
+
+    def __init__(self) -> None:
+        self.log = FakeLog()
+        self._open: list[Tail] = []
+
+    async def open(
+        self, history: HistorySettings | None = None, *, patience: float = 5.0, make: type[FakeRemote] = FakeRemote
+    ) -> Tail:
+        tail = Tail(make(self.log, timeout_seconds=patience))
+        tail.opened = await tail.broker.open(tail, history or HistorySettings())
+        self._open.append(tail)
+        return tail
+
+    async def close(self) -> None:
+        for tail in self._open:
+            await tail.broker.close()
+
+
+@pytest.fixture
+def fakes(io_loop: IOLoop) -> Iterator[Fakes]:
+    fakes = Fakes()
+    yield fakes
+    io_loop.run_sync(fakes.close)
+
+
+def event(data: str = "x") -> Publication:
+    return Publication(("a",), data.encode())
+
+
+def data_of(publications: Sequence[Publication]) -> list[str]:
+    return [publication.data.decode() for publication in publications]
+
+
+# Opening.
+
+
+@pytest.mark.gen_test
+@pytest.mark.parametrize(
+    ("history", "first", "forgotten"),
+    [
+        ({}, 0, 0),
+        ({"max_events": 30}, 570, 570),
+        ({"max_bytes": 30 * 402 + 100}, 570, 570),
+        ({"max_events": 0}, 600, 600),
+    ],
+)
+async def test_a_window_is_filled_from_the_end(
+    fakes: Fakes, history: dict[str, int], first: int, forgotten: int
+) -> None:
+    await fakes.log.put(*("x" for _ in range(600)))
+    tail = await fakes.open(HistorySettings.model_validate(history))
+    assert [p.offset for p in tail.opened.recent] == list(range(first + 1, 601))
+    assert (tail.opened.position, tail.opened.forgotten) == (Position("one", 600), forgotten)
+
+
+@pytest.mark.gen_test
+async def test_what_is_too_old_for_the_window_is_not_read(fakes: Fakes) -> None:
+    await fakes.log.put(*("x" for _ in range(600)))
+    for entry in fakes.log.entries[:500]:
+        entry.published_at = 1.0
+    fakes.log.trim(20)
+    longer = TopicHistory(pattern="long", max_age_seconds=1e9)
+    for topics, first in (((), 501), ((longer,), 501)):
+        tail = await fakes.open(HistorySettings(topics=topics))
+        assert (tail.opened.recent[0].offset, tail.opened.forgotten) == (first, first - 1)
+    tail = await fakes.open(HistorySettings(topics=(TopicHistory(pattern="long", max_age_seconds=3e9),)))
+    assert (tail.opened.recent[0].offset, tail.opened.forgotten) == (21, 20)
+
+
+@pytest.mark.gen_test
+async def test_an_engine_that_is_away_at_the_start_is_an_error_without_credentials(fakes: Fakes) -> None:
+    fakes.log.is_away = True
+    with pytest.raises(Unavailable) as raised:
+        await fakes.open()
+    assert str(raised.value) == "fake at fake://here: no way to fake://here"
+    assert (raised.value.status, raised.value.code) == (503, "broker_down")
+    assert fakes.log.calls == ["connect", "disconnect"]
+    fakes.log.is_away, fakes.log.is_silent = False, True
+    with pytest.raises(Unavailable, match=r"was silent for 0\.05 s"):
+        await fakes.open(patience=0.05)
+
+
+# The engine is away.
+
+
+@pytest.mark.gen_test
+async def test_what_was_appended_meanwhile_is_delivered_once_in_order(fakes: Fakes, expect_log: ExpectLog) -> None:
+    expect_log("broker.down")
+    tail = await fakes.open()
+    await tail.broker.append([event("1"), event("2")])
+    for n in range(3, 6):
+        await fakes.log.set_away(True)
+        await until(lambda: not tail.broker.is_up)
+        for question in (tail.broker.append([event()]), tail.broker.read(0, 10), tail.broker.reach(10**6)):
+            with pytest.raises(Unavailable, match=r"^fake at fake://here: no way to fake://here$"):
+                await question
+        await fakes.log.put(str(n))
+        await fakes.log.set_away(False)
+        await until(lambda: tail.broker.is_up)
+    await tail.broker.append([event("6")])
+    assert data_of(tail.delivered) == ["1", "2", "3", "4", "5", "6"]
+    assert tail.offsets == [1, 2, 3, 4, 5, 6]
+    assert tail.lost_at == []
+
+
+@pytest.mark.gen_test
+async def test_an_engine_that_hangs_is_down_within_the_timeout(fakes: Fakes, expect_log: ExpectLog) -> None:
+    expect_log("broker.down")
+    tail = await fakes.open(patience=0.2)
+    fakes.log.is_silent = True
+    with pytest.raises(Unavailable, match=r"was silent for 0\.2 s"):
+        await tail.broker.append([event()])
+    await until(lambda: not tail.broker.is_up)
+    with pytest.raises(Unavailable, match=r"was silent for 0\.2 s"):
+        await tail.broker.append([event()])
+    fakes.log.is_silent = False
+    await until(lambda: tail.broker.is_up)
+    await tail.broker.append([event("now")])
+    assert data_of(tail.delivered) == ["now"]
+
+
+@pytest.mark.gen_test
+async def test_an_engine_that_ends_the_tail_without_a_word_is_followed_again(
+    fakes: Fakes, expect_log: ExpectLog
+) -> None:
+    expect_log("broker.down")
+
+    class Short(FakeRemote):
+        async def follow(self, after: int) -> AsyncGenerator[Page, None]:
+            async for page in super().follow(after):
+                yield page
+                if page.publications:
+                    return
+
+    tail = await fakes.open(make=Short)
+    for n in range(3):
+        await fakes.log.put(str(n))
+        await tail.until(lambda n=n: len(tail.delivered) > n)  # type: ignore[misc]
+    assert data_of(tail.delivered) == ["0", "1", "2"]
+
+
+@pytest.mark.gen_test
+async def test_what_was_trimmed_meanwhile_is_told(fakes: Fakes, expect_log: ExpectLog) -> None:
+    expect_log("broker.down")
+    tail = await fakes.open()
+    await fakes.log.put("1")
+    await tail.until(lambda: len(tail.delivered) == 1)
+    await fakes.log.set_away(True)
+    await until(lambda: not tail.broker.is_up)
+    await fakes.log.put("2", "3", "4")
+    fakes.log.trim(2)
+    await fakes.log.set_away(False)
+    await tail.until(lambda: len(tail.delivered) == 3)
+    assert tail.lost_at == [(Position("one", 2), "too_old")]
+    assert tail.offsets == [1, 3, 4]
+
+
+@pytest.mark.gen_test
+async def test_what_is_trimmed_before_the_tail_came_by_is_told(fakes: Fakes) -> None:
+    tail = await fakes.open()
+    assert isinstance(tail.broker, FakeRemote)
+    tail.broker.hold = asyncio.Event()
+    await fakes.log.put(*map(str, range(1, 31)))
+    fakes.log.trim(25)
+    tail.broker.hold.set()
+    await tail.until(lambda: bool(tail.offsets) and tail.offsets[-1] == 30)
+    assert tail.lost_at == [(Position("one", 25), "too_old")]
+    assert tail.offsets[-5:] == [26, 27, 28, 29, 30]
+
+
+@pytest.mark.gen_test
+@pytest.mark.parametrize("is_away", [True, False])
+async def test_another_log_is_told_and_its_publishers_try_again(
+    fakes: Fakes, expect_log: ExpectLog, is_away: bool
+) -> None:
+    expect_log("broker.down", required=is_away)
+    tail = await fakes.open()
+    await tail.broker.append([event("1"), event("2")])
+    if is_away:
+        await fakes.log.set_away(True)
+        await until(lambda: not tail.broker.is_up)
+    fakes.log.epoch = "two"
+    fakes.log.go_back(0)
+    await fakes.log.put("before anybody looked")
+    await fakes.log.set_away(False)
+    await tail.until(lambda: bool(tail.lost_at))
+    assert tail.lost_at == [(Position("two", 1), "epoch_changed")]
+    await until(lambda: tail.broker.is_up)
+    assert list(await tail.broker.append([event("new")])) == [2]
+    assert data_of(tail.delivered) == ["1", "2", "new"]
+
+
+@pytest.mark.gen_test
+@pytest.mark.parametrize("others", [0, 1, 2])
+async def test_a_log_that_lost_its_end_gets_another_epoch(fakes: Fakes, expect_log: ExpectLog, others: int) -> None:
+    expect_log("broker.down")
+    tail, other = await fakes.open(), await fakes.open()
+    await tail.broker.append([event("1"), event("2"), event("3")])
+    await fakes.log.set_away(True)
+    await until(lambda: not tail.broker.is_up and not other.broker.is_up)
+    fakes.log.go_back(1)
+    await fakes.log.put(*("other" for _ in range(others)), step=5)
+    await fakes.log.set_away(False)
+    await until(lambda: tail.broker.is_up and other.broker.is_up)
+    for each in (tail, other):
+        assert each.lost_at == [(Position("one+", 1 + 5 * others), "epoch_changed")]
+    await tail.broker.append([event("new")])
+    await other.until(lambda: len(other.delivered) == 4)
+    assert data_of(tail.delivered) == data_of(other.delivered) == ["1", "2", "3", "new"]
+
+
+# Publishing.
+
+
+@pytest.mark.gen_test
+async def test_a_publish_is_answered_when_its_own_message_came_back(fakes: Fakes) -> None:
+    tail = await fakes.open()
+    assert isinstance(tail.broker, FakeRemote)
+    tail.broker.hold = asyncio.Event()
+    appends = [asyncio.create_task(tail.broker.append([event(str(n)), event()])) for n in range(3)]
+    await until(lambda: fakes.log.newest == 6)
+    assert not any(append.done() for append in appends)
+    tail.broker.hold.set()
+    assert [list(await append) for append in appends] == [[1, 2], [3, 4], [5, 6]]
+    assert tail.offsets == [1, 2, 3, 4, 5, 6]
+
+
+@pytest.mark.gen_test
+async def test_a_publish_that_did_not_come_back_is_not_acknowledged(fakes: Fakes, expect_log: ExpectLog) -> None:
+    expect_log("broker.down", required=False)
+    tail = await fakes.open(patience=0.2)
+    assert isinstance(tail.broker, FakeRemote)
+    tail.broker.hold = asyncio.Event()
+    one = event()
+    with pytest.raises(Unavailable, match=r"was silent for 0\.2 s"):
+        await tail.broker.append([one])
+    assert one.offset == 0
+    tail.broker.hold.set()
+    await tail.until(lambda: len(tail.delivered) == 1)
+
+
+@pytest.mark.gen_test
+async def test_a_publish_into_a_log_that_is_replaced_is_not_acknowledged(fakes: Fakes) -> None:
+    tail = await fakes.open()
+    assert isinstance(tail.broker, FakeRemote)
+    tail.broker.hold = asyncio.Event()
+    append = asyncio.create_task(tail.broker.append([event()]))
+    await until(lambda: fakes.log.newest == 1)
+    tail.broker._lose(Position("two", 7), "epoch_changed")
+    with pytest.raises(Unavailable, match="has another log than a moment ago"):
+        await append
+
+    class Late(FakeRemote):
+        async def send(self, publications: Sequence[Publication]) -> Sequence[Placed]:
+            placed = await super().send(publications)
+            self.epoch = "two"
+            return placed
+
+    tail = await fakes.open(make=Late)
+    with pytest.raises(Unavailable, match="has another log than a moment ago"):
+        await tail.broker.append([event()])
+
+
+@pytest.mark.gen_test
+async def test_an_engine_that_refuses_events_is_asked_until_it_takes_them(fakes: Fakes, expect_log: ExpectLog) -> None:
+    expect_log("broker.down")
+    tail = await fakes.open()
+    fakes.log.is_full = True
+    for _ in range(2):
+        with pytest.raises(Unavailable, match="fake://here is full"):
+            await tail.broker.append([event()])
+        assert not tail.broker.is_up
+    await fakes.log.put("of another")
+    await tail.until(lambda: len(tail.delivered) == 1)
+    await until(lambda: "probe" in fakes.log.calls)
+    fakes.log.is_full = False
+    await until(lambda: tail.broker.is_up)
+    await tail.broker.append([event()])
+
+
+# Reading.
+
+
+@pytest.mark.gen_test
+async def test_a_page_of_nothing_but_what_is_skipped_is_not_the_end(fakes: Fakes, expect_log: ExpectLog) -> None:
+    expect_log("broker.skipped")
+    tail = await fakes.open()
+    await fakes.log.put("1", *("bad" for _ in range(35)), "2", "bad")
+    await fakes.log.put("3")
+    await tail.until(lambda: len(tail.delivered) == 3)
+    assert data_of(await tail.broker.read(0, 100)) == ["1"]
+    assert data_of(await tail.broker.read(1, 100)) == ["2", "3"]
+    assert list(await tail.broker.read(39, 100)) == []
+    assert isinstance(tail.broker, Remote)
+    assert tail.broker.skipped == 36
+    fakes.log.trim(30)
+    with pytest.raises(Forgotten):
+        await tail.broker.read(0, 100)
+
+
+@pytest.mark.gen_test
+async def test_nothing_is_read_that_was_not_delivered(fakes: Fakes) -> None:
+    tail = await fakes.open()
+    assert isinstance(tail.broker, FakeRemote)
+    await tail.broker.append([event("1")])
+    tail.broker.hold = asyncio.Event()
+    await fakes.log.put("2")
+    assert data_of(await tail.broker.read(0, 100)) == ["1"]
+    assert list(await tail.broker.read(1, 100)) == []
+    tail.broker.hold.set()
+    await tail.until(lambda: len(tail.delivered) == 2)
+    assert data_of(await tail.broker.read(0, 100)) == ["1", "2"]
+    fakes.log.epoch = "two"
+    with pytest.raises(Unavailable, match="has another log than a moment ago"):
+        await tail.broker.read(0, 100)
+
+
+@pytest.mark.gen_test
+async def test_an_offset_that_others_have_is_reached_and_one_that_nobody_has_is_not_waited_for(fakes: Fakes) -> None:
+    tail = await fakes.open()
+    assert isinstance(tail.broker, FakeRemote)
+    tail.broker.hold = asyncio.Event()
+    await fakes.log.put("1", "2")
+    await asyncio.gather(*(tail.broker.reach(3) for _ in range(50)))
+    assert fakes.log.calls.count("bounds") == 2, "everybody asked"
+    reaching = asyncio.create_task(tail.broker.reach(2))
+    await until(lambda: fakes.log.calls.count("bounds") == 3)
+    assert not reaching.done()
+    tail.broker.hold.set()
+    await reaching
+    assert tail.offsets == [1, 2]
+    await tail.broker.reach(2)
+
+
+# Mistakes.
+
+
+@pytest.mark.gen_test
+async def test_a_mistake_in_the_tail_is_no_silence(fakes: Fakes, expect_log: ExpectLog) -> None:
+    expect_log("broker.failed")
+    tail = await fakes.open()
+
+    def fail(publications: Sequence[Publication]) -> None:
+        raise LookupError("hunter2 is nowhere")
+
+    tail.deliver = fail  # type: ignore[method-assign]
+    await fakes.log.put("1")
+    await until(lambda: not tail.broker.is_up)
+    with pytest.raises(Unavailable, match="stopped by a mistake"):
+        await tail.broker.append([event()])
+
+
+@pytest.mark.gen_test
+async def test_a_broker_closes_while_its_engine_is_silent(fakes: Fakes, expect_log: ExpectLog) -> None:
+    tail = await fakes.open(patience=0.1)
+    fakes.log.is_silent = True
+    append = asyncio.create_task(tail.broker.append([event()]))
+    await asyncio.sleep(0)
+    expect_log("broker.down", required=False)
+    await tail.broker.close()
+    with pytest.raises(Unavailable):
+        await append
+    with pytest.raises(Unavailable, match="is not open"):
+        await tail.broker.append([event()])
+    await tail.broker.close()
