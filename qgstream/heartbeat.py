@@ -13,11 +13,11 @@ from tornado.ioloop import PeriodicCallback
 from qgstream import messages, sse
 from qgstream.connection import Connection
 from qgstream.fanout import SENDS_PER_LOOK
+from qgstream.framing import Framing
 from qgstream.hub import Hub
 from qgstream.reasons import CloseReason
 from qgstream.settings import Section
 from qgstream.subscriber import PARKED
-from qgstream.subscription import Framing
 
 TICK_SECONDS = 0.05
 
@@ -155,7 +155,7 @@ class Wheel:
             if self._settings.format == "comment":
                 payload = sse.comment("heartbeat", id=at)
             else:
-                payload = messages.heartbeat(now, id=at)
+                payload = messages.heartbeat(now, id=at).as_sse()
             frames[Framing.RAW, caught_up] = payload
             frames[Framing.CHUNKED, caught_up] = sse.chunk(payload)
         return frames

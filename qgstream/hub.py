@@ -178,11 +178,10 @@ class Hub(Host, Sink):
         self._begin(position)
         message = messages.reset(time.time(), id=str(position), reason=reason)
         for feed in self.router:
-            self._fanout.append(feed, feed.subscription.wrap(message))
+            self._fanout.append(feed, feed.subscription.framing.frame(message))
         for connection in self.registry:
             if connection.replay is not None:
-                subscription = connection.feed.subscription
-                self._replays.restart(connection, subscription.wrap(message))
+                self._replays.restart(connection, connection.feed.subscription.framing.frame(message))
 
     # Subscribing. `open` and `adopt` are called in the same tick: what `open` promises holds for `adopt`.
 
@@ -296,10 +295,10 @@ class Hub(Host, Sink):
         self._fanout.flush(connection)
         if self.registry.get(connection.id) is None:
             return  # the peer has gone, as it turned out
-        subscription = connection.feed.subscription
+        framing = connection.feed.subscription.framing
         goodbye = messages.closing(time.time(), reason=reason, retry_ms=retry_ms)
         self._goodbyes[connection] = time.monotonic() + LINGER_SECONDS
-        connection.end(reason, subscription.wrap(goodbye) + subscription.end)
+        connection.end(reason, framing.frame(goodbye) + framing.end)
         self._fanout.settle(connection.feed)
 
     def check_slow(self) -> None:

@@ -1,40 +1,40 @@
-"""The server's own messages: without an `event:` field, so that a browser's `onmessage` gets them. Pure."""
+"""The server's own messages: without a type, so that a browser's `onmessage` gets them. Pure."""
 
 from __future__ import annotations
 
-from qgstream import sse
+from qgstream.framing import Message
 from qgstream.logs import utc_iso
 from qgstream.reasons import CloseReason, RejectReason
 from qgstream.window import ResetReason
 
 
-def _message(event: str, now: float, *, id: str | None, retry_ms: int | None, **fields: str) -> bytes:
+def _message(event: str, now: float, *, id: str | None, retry_ms: int | None, **fields: str) -> Message:
     # Written out: one is made for every stream, and every word in it is one of ours that needs no escaping.
     more = "".join([f', "{name}": "{word}"' for name, word in fields.items()])
     data = f'{{"event": "{event}", "timestamp": "{utc_iso(now)}"{more}}}'
-    return sse.encode(data.encode(), id=id, retry_ms=retry_ms)
+    return Message(data.encode(), id, retry_ms)
 
 
-def connected(now: float, *, id: str | None, replay: str, retry_ms: int) -> bytes:
+def connected(now: float, *, id: str | None, replay: str, retry_ms: int) -> Message:
     """The first message of every stream. `id` is where a client that leaves now resumes."""
     return _message("connected", now, id=id, retry_ms=retry_ms, replay=replay)
 
 
-def reset(now: float, *, id: str | None, reason: ResetReason) -> bytes:
+def reset(now: float, *, id: str | None, reason: ResetReason) -> Message:
     """The client has missed events that nobody can give it any more; live events follow."""
     return _message("reset", now, id=id, retry_ms=None, reason=reason)
 
 
-def heartbeat(now: float, *, id: str | None) -> bytes:
+def heartbeat(now: float, *, id: str | None) -> Message:
     """The stream lives. With `id` (only for a client that has caught up) a quiet topic's listener stays in history."""
     return _message("heartbeat", now, id=id, retry_ms=None)
 
 
-def closing(now: float, *, reason: CloseReason, retry_ms: int) -> bytes:
+def closing(now: float, *, reason: CloseReason, retry_ms: int) -> Message:
     """The server ends this stream, and when to come back."""
     return _message("closing", now, id=None, retry_ms=retry_ms, reason=reason)
 
 
-def rejected(now: float, *, reason: RejectReason, retry_ms: int) -> bytes:
+def rejected(now: float, *, reason: RejectReason, retry_ms: int) -> Message:
     """The answer to an EventSource that is one too many: any status but 200 would stop it for good."""
     return _message("rejected", now, id=None, retry_ms=retry_ms, reason=reason)

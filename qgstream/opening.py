@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from qgstream import messages
+from qgstream.framing import Message
 from qgstream.publication import Position, Publication
 from qgstream.reasons import ReplayResult
 from qgstream.subscription import Subscription
@@ -14,13 +15,13 @@ from qgstream.window import Window
 
 @dataclass(frozen=True, slots=True)
 class Opening:
-    """The first bytes of a stream, unframed, and its replay.
+    """What a stream is told first, and its replay.
 
     `replay_from` is the offset that the replay starts after; None without one. `latest` comes before that.
     `everything` means that what is forgotten already is not missed.
     """
 
-    first: bytes
+    first: tuple[Message, ...]
     result: ReplayResult
     replay_from: int | None = None
     everything: bool = False
@@ -42,14 +43,16 @@ def opening(
     if older is not None and older.epoch == window.epoch and (everything or resumed == "too_old"):
         resumed, everything = older, False
     if isinstance(resumed, Position):
-        first = messages.connected(now, id=str(resumed), replay="complete", retry_ms=retry_ms)
-        return Opening(first, "complete", resumed.offset, everything=everything)
+        connected = messages.connected(now, id=str(resumed), replay="complete", retry_ms=retry_ms)
+        return Opening((connected,), "complete", resumed.offset, everything=everything)
     newest = window.position
     state = [p for p in window.latest(subscription.patterns) if subscription.wants(p)] if latest else []
     # Whoever leaves before the state has arrived must not resume after it, so then there is no position yet.
     id = None if state else str(newest)
     replay_from = newest.offset if state else None
-    first = messages.connected(now, id=id, replay="reset" if resumed else "none", retry_ms=retry_ms)
+    first: tuple[Message, ...] = (
+        messages.connected(now, id=id, replay="reset" if resumed else "none", retry_ms=retry_ms),
+    )
     if resumed:
-        first += messages.reset(now, id=id, reason=resumed)
+        first += (messages.reset(now, id=id, reason=resumed),)
     return Opening(first, resumed or "none", replay_from, latest=state)

@@ -7,18 +7,11 @@ from __future__ import annotations
 
 import json
 from dataclasses import dataclass
-from enum import IntEnum
 
 from qgstream import sse
+from qgstream.framing import Framing
 from qgstream.publication import Position, Publication
 from qgstream.topics import matches_any
-
-
-class Framing(IntEnum):
-    """How an event is wrapped for its transport."""
-
-    CHUNKED = 0  # HTTP/1.1
-    RAW = 1  # HTTP/1.0: the body ends with the connection
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,17 +53,8 @@ class Subscription:
         kind = self.framing + 2 * self.envelope
         frame = frames[kind]
         if frame is None:
-            frame = frames[kind] = self.wrap(_encode(publication, epoch, envelope=self.envelope))
+            frame = frames[kind] = self.framing.wrap(_encode(publication, epoch, envelope=self.envelope))
         return frame
-
-    def wrap(self, payload: bytes) -> bytes:
-        """The payload in this subscription's framing."""
-        return sse.chunk(payload) if self.framing is Framing.CHUNKED else payload
-
-    @property
-    def end(self) -> bytes:
-        """What ends the stream cleanly in this framing."""
-        return sse.LAST_CHUNK if self.framing is Framing.CHUNKED else b""
 
 
 def _encode(publication: Publication, epoch: str, *, envelope: bool) -> bytes:

@@ -14,12 +14,13 @@ from qgstream.connection import Connection, Host, tune_socket
 from qgstream.errors import Unavailable
 from qgstream.fanout import Fanout
 from qgstream.feed import Feed
+from qgstream.framing import Framing
 from qgstream.hub import Hub
 from qgstream.metrics import Metrics
 from qgstream.overview import snapshot
 from qgstream.reasons import CloseReason
 from qgstream.subscriber import Subscriber
-from qgstream.subscription import Framing, Subscription
+from qgstream.subscription import Subscription
 
 EVERY_SECONDS = 1.0
 # A browser's tab each. Their sockets come out of the descriptors that are reserved beside the streams.
@@ -81,14 +82,14 @@ class Viewers(Host):
         """End all of them at once, each with a goodbye if its socket takes it."""
         goodbye = messages.closing(time.time(), reason=reason, retry_ms=_RETRY_MS)
         for connection in list(self._viewers):
-            subscription = connection.feed.subscription
-            connection.end(reason, subscription.wrap(goodbye) + subscription.end)
+            framing = connection.feed.subscription.framing
+            connection.end(reason, framing.frame(goodbye) + framing.end)
             connection.close(reason)
 
     def _tick(self) -> None:
         payload = self._encode()
         for feed in self._feeds.values():
-            self._fanout.append(feed, feed.subscription.wrap(payload))
+            self._fanout.append(feed, feed.subscription.framing.wrap(payload))
 
     def _encode(self, *, retry_ms: int | None = None) -> bytes:
         return sse.encode(json.dumps(self.take()).encode(), retry_ms=retry_ms)

@@ -10,9 +10,10 @@ from typing import Any, cast
 from tornado.iostream import IOStream, StreamClosedError
 
 from qgstream.connection import Connection
+from qgstream.framing import Framing
 from qgstream.hub import Hub
 from qgstream.slices import Slices
-from qgstream.subscription import Framing, Subscription
+from qgstream.subscription import Subscription
 
 ENDLESS = 1 << 60
 
@@ -193,7 +194,7 @@ def connect(
     subscription = subscription or Subscription(framing=Framing.RAW)
     opening = hub.open(subscription, last_event_id, latest=latest)
     stream = FakeStream(room)
-    stream.write(subscription.wrap(opening.first))
+    stream.write(b"".join([subscription.framing.frame(message) for message in opening.first]))
     adopted = hub.adopt(cast(IOStream, stream), subscription, opening, ip=ip, client_key=ip, user_agent="fake")
     return adopted, stream
 

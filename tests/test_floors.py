@@ -20,7 +20,7 @@ PACKAGE = ROOT / "qgstream"
 FLOORS: dict[float, tuple[str, ...]] = {
     0.0: ("errors", "settings", "version", "reasons", "bench", "brokers", "handlers"),
     1.0: ("sse", "topics", "publication", "limits", "cors", "addresses", "keys", "logs", "metrics", "rates", "reading"),
-    1.05: ("host", "notify"),
+    1.05: ("host", "notify", "framing"),
     1.1: ("claims", "draft", "slices", "sockets", "subscription", "window"),
     1.2: ("tokens", "messages", "openapi", "pages", "tuning"),
     1.3: (

@@ -8,19 +8,20 @@ from datetime import UTC, datetime
 import pytest
 
 from qgstream import messages
+from qgstream.framing import Message
 from qgstream.reasons import CLOSE_REASONS, REJECT_REASONS, CloseReason, RejectReason
 from qgstream.sse import Event, Parser
 
 NOW = 1765359000.5
 
 
-def parsed(message: bytes) -> tuple[Event, dict[str, str]]:
-    (event,) = Parser().feed(message)
+def parsed(message: Message) -> tuple[Event, dict[str, str]]:
+    (event,) = Parser().feed(message.as_sse())
     return event, json.loads(event.data)
 
 
 def test_connected_is_byte_for_byte_what_the_contract_shows() -> None:
-    assert messages.connected(NOW, id="e-1", replay="none", retry_ms=3000) == (
+    assert messages.connected(NOW, id="e-1", replay="none", retry_ms=3000).as_sse() == (
         b"retry: 3000\nid: e-1\n"
         b'data: {"event": "connected", "timestamp": "2025-12-10T09:30:00.500000+00:00", "replay": "none"}\n\n'
     )

@@ -26,13 +26,14 @@ import qgstream.hub
 import qgstream.pages
 from qgstream.connection import Connection
 from qgstream.feed import Feed
+from qgstream.framing import Framing
 from qgstream.heartbeat import HeartbeatSettings, Wheel
 from qgstream.hub import Hub
 from qgstream.limits import LimitSettings
 from qgstream.logs import log
 from qgstream.publication import Publication
 from qgstream.subscriber import Subscriber
-from qgstream.subscription import Framing, Subscription
+from qgstream.subscription import Subscription
 from qgstream.window import HistorySettings, TopicHistory
 from tests.fakes import ENDLESS, Clock, FakeStream, ManualSlices, connect, turns
 from tests.model import Ask, Bounds, Fact, covers

@@ -9,11 +9,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from qgstream.feed import Feed
+from qgstream.framing import Framing
 from qgstream.publication import Publication
 from qgstream.router import Router
 from qgstream.sse import Parser
 from qgstream.subscriber import Subscriber
-from qgstream.subscription import Framing, Subscription
+from qgstream.subscription import Subscription
 
 NAMES = st.text("ab/", min_size=1, max_size=3)
 PATTERNS = st.frozensets(NAMES | st.builds(lambda p: p + "*", st.text("ab/", max_size=2)), max_size=3)
@@ -109,7 +110,7 @@ def test_an_event_is_encoded_once_for_all_of_its_kind(framing: Framing) -> None:
     assert Subscription(framing=framing).frame(publication, "e") is first
     payload = b'retry: 5\nid: e-3\nevent: x\ndata: {"n": 1}\n\n'
     assert first == (b"2a\r\n" + payload + b"\r\n" if framing is Framing.CHUNKED else payload)
-    assert Subscription(framing=framing).end == (b"0\r\n\r\n" if framing is Framing.CHUNKED else b"")
+    assert framing.end == (b"0\r\n\r\n" if framing is Framing.CHUNKED else b"")
 
 
 @pytest.mark.parametrize(

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from qgstream import sse
+from qgstream.framing import Framing
 from qgstream.handlers.admin import AdminHandler
-from qgstream.subscription import Framing
 
 
 class AdminEventsHandler(AdminHandler):

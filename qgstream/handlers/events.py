@@ -11,11 +11,12 @@ from qgstream import messages, sse
 from qgstream.addresses import client_key
 from qgstream.auth import Principal
 from qgstream.errors import InvalidField, TooManyRequests, Unauthorized, Unavailable
+from qgstream.framing import Framing
 from qgstream.handlers.base import BaseHandler
 from qgstream.limits import Rejection
 from qgstream.logs import scrub
 from qgstream.publication import Position
-from qgstream.subscription import Framing, Subscription
+from qgstream.subscription import Subscription
 from qgstream.topics import check_pattern, check_text
 
 _LAST_EVENT_ID_PARAMETERS = ("last_event_id", "lastEventId", "lastEventID")
@@ -75,7 +76,7 @@ class EventsHandler(BaseHandler):
         hub = self.service.hub
         opening = hub.open(subscription, last_event_id, latest=self._wants_latest(), older=older)
         self._set_stream_headers()
-        self.write(opening.first)
+        self.write(b"".join([message.as_sse() for message in opening.first]))
         self.flush()
         stream = self.detach()
         # What `finish` does in Tornado and `detach` does not: `ui` holds a cycle that keeps this handler and 37 other
@@ -172,4 +173,4 @@ class EventsHandler(BaseHandler):
         self._set_stream_headers()
         self.set_header("Connection", "close")
         message = messages.rejected(time.time(), reason=rejection.reason, retry_ms=math.ceil(retry_after * 1000))
-        self.finish(message)
+        self.finish(message.as_sse())
