@@ -285,7 +285,7 @@ def test_every_parameter_of_the_stream_is_documented() -> None:
     readers = ("get_query_argument", "get_query_arguments", "_flag", "_values")
     asked = {
         name for reader in readers for call, path in calls(reader)
-        if path.name in ("events.py", "base.py") for name in constants(call.args[:1])
+        if path.name in ("streams.py", "base.py") for name in constants(call.args[:1])
     }  # fmt: skip
     assert {"topic", "event", "envelope", "replay", "access_token"} <= asked
     assert (asked | {"last_event_id", "lastEventId", "lastEventID"}) - set(code(HTTP)) == set()

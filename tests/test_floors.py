@@ -43,7 +43,7 @@ FLOORS: dict[float, tuple[str, ...]] = {
     6.0: ("heartbeat", "drain", "jwks", "viewers"),
     6.5: ("service",),
     7.0: ("handlers.base",),
-    7.05: ("handlers.admin", "handlers.page"),
+    7.05: ("handlers.admin", "handlers.page", "handlers.streams"),
     7.1: ("handlers.*",),
     8.0: ("app", "config"),
     8.5: ("",),  # qgstream itself: the names that a program embeds

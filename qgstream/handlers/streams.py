@@ -1,0 +1,146 @@
+"""What handlers that open a stream share: what is asked for, and whether it may be had."""
+
+from __future__ import annotations
+
+import sys
+from dataclasses import dataclass
+
+from tornado.iostream import IOStream
+
+from qgstream.addresses import client_key
+from qgstream.auth import Principal
+from qgstream.errors import InvalidField, TooManyRequests, Unauthorized, Unavailable
+from qgstream.framing import Framing
+from qgstream.handlers.base import BaseHandler
+from qgstream.limits import Rejection
+from qgstream.logs import scrub
+from qgstream.opening import Opening
+from qgstream.publication import Position
+from qgstream.subscription import Subscription
+from qgstream.topics import check_pattern, check_text
+
+_LAST_EVENT_ID_PARAMETERS = ("last_event_id", "lastEventId", "lastEventID")
+_MAX_USER_AGENT = 200
+
+
+@dataclass(frozen=True, slots=True)
+class Wanted:
+    """What somebody asked for: `last_event_id` is where to go on (None for a new stream), and with `latest` who has
+    nothing to resume begins with the newest event of each topic."""
+
+    principal: Principal
+    subscription: Subscription
+    last_event_id: str | None
+    latest: bool
+
+
+class StreamHandler(BaseHandler):
+    """Reads the parameters of a stream, refuses one too many, and hands the others to the hub."""
+
+    # What is asked for.
+
+    def wanted(self, framing: Framing) -> Wanted:
+        """Who asks for what. Raises `Unauthorized`, which is counted, `Forbidden` or `InvalidField`."""
+        try:
+            principal = self.authenticate()
+        except Unauthorized:
+            # A real 401: a client that was told anything else would come back with the same token for ever.
+            self.service.rejected("unauthorized", client_key(self.remote_ip))
+            raise
+        subscription = self.subscription(principal, framing)
+        return Wanted(principal, subscription, self._last_event_id(), self._wants_latest())
+
+    def subscription(self, principal: Principal, framing: Framing) -> Subscription:
+        """What the query asks for, if this principal may have it."""
+        limits, private = self.service.limits, self.service.private_patterns
+        if not self.request.query:  # by far the most common, so nothing is parsed for it
+            principal.require_subscribe(("*",), private)
+            return Subscription(framing=framing, grants=frozenset(principal.subscribe), private_patterns=private)
+        topics = self._values("topic")
+        if len(topics) > limits.max_topics_per_connection:
+            raise InvalidField("topic", f"got {len(topics)}, expected at most {limits.max_topics_per_connection}")
+        patterns = frozenset(check_pattern(topic) for topic in topics)
+        principal.require_subscribe(patterns or ("*",), private)
+        events = self._values("event")
+        if len(events) > limits.max_topics_per_connection:
+            raise InvalidField("event", f"got {len(events)}, expected at most {limits.max_topics_per_connection}")
+        return Subscription(
+            patterns=frozenset() if "*" in patterns else patterns,
+            events=frozenset(check_text("event", event) for event in events),
+            envelope=self._flag("envelope"),
+            framing=framing,
+            grants=frozenset(principal.subscribe),
+            private_patterns=private,
+        )
+
+    def _wants_latest(self) -> bool:
+        value = self.get_query_argument("replay", "") if self.request.query else ""
+        if value not in ("", "latest"):
+            raise InvalidField("replay", f"got {value[:50]!r}, expected 'latest'")
+        return value == "latest"
+
+    def _values(self, name: str) -> list[str]:
+        # Not get_query_arguments: it turns control characters into spaces, and the topic into another one.
+        return [self.decode_argument(value, name) for value in self.request.query_arguments.get(name, ())]
+
+    def _flag(self, name: str) -> bool:
+        value = self.get_query_argument(name, "0")
+        if value not in ("0", "1", "true", "false"):
+            raise InvalidField(name, f"got {value[:50]!r}, expected 1 or 0")
+        return value in ("1", "true")
+
+    def _last_event_id(self) -> str | None:
+        header = self.request.headers.get("Last-Event-ID")
+        if header:
+            # Headers arrive decoded as latin-1; a browser sends UTF-8.
+            return header.encode("latin-1").decode("utf-8", "replace")
+        for name in _LAST_EVENT_ID_PARAMETERS if self.request.query else ():
+            # Not get_query_argument: it refuses what is not UTF-8, and no id is answered with an error.
+            values = self.request.query_arguments.get(name)
+            if values and values[-1]:
+                return values[-1].decode("utf-8", "replace")
+        return None
+
+    # Whether it may be had.
+
+    def is_outside_window(self, wanted: Wanted) -> bool:
+        """Whether only the broker can tell how the stream begins: then `look_up` first."""
+        return self.service.hub.is_outside_window(wanted.subscription, wanted.last_event_id)
+
+    async def look_up(self, wanted: Wanted) -> Position | Rejection | None:
+        """Where a stream begins of which the window alone cannot tell, see `Hub.look_up`; or its refusal."""
+        try:
+            return await self.service.hub.look_up(wanted.subscription, wanted.last_event_id or "")
+        except Unavailable as error:
+            # It cannot be known now what this client has missed. Later it can: it keeps its id and comes back.
+            self.service.rejected("broker_down", client_key(self.remote_ip))
+            return Rejection("broker_down", str(error), False)
+
+    def refusal(self, rejection: Rejection) -> TooManyRequests | Unavailable:
+        """What a client that is one too many is answered: 429 if that is its own doing, else 503."""
+        # The socket goes too: kept alive it would still cost a descriptor, which is what there is too little of.
+        self.close_after_answer = True
+        error = TooManyRequests if rejection.per_client else Unavailable
+        retry_after = self.service.retry_after_seconds(rejection.wait_seconds)
+        return error(rejection.message, retry_after_seconds=retry_after, code=rejection.reason)
+
+    # How it begins. Both are called in the same tick, as in `Hub`.
+
+    def opening(self, wanted: Wanted, older: Position | None) -> Opening:
+        """What the stream is told first."""
+        hub = self.service.hub
+        return hub.open(wanted.subscription, wanted.last_event_id, latest=wanted.latest, older=older)
+
+    def adopt(self, stream: IOStream, wanted: Wanted, opening: Opening) -> None:
+        """Give the hub a detached stream whose headers and first bytes are written."""
+        # The client may have gone by now, or this may be the second of two pipelined requests: then there would be no
+        # close callback any more, and the slot would leak.
+        if stream.closed():
+            return
+        ip = self.remote_ip
+        user_agent = sys.intern(scrub(self.request.headers.get("User-Agent", ""))[:_MAX_USER_AGENT])
+        connection = self.service.hub.adopt(
+            stream, wanted.subscription, opening, ip=ip, client_key=client_key(ip), user_agent=user_agent
+        )
+        if wanted.principal.expires_at is not None:
+            self.service.wheel.end_at(connection, wanted.principal.expires_at, "token_expired")
