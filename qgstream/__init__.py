@@ -5,7 +5,12 @@
         Application([*routes(service), ("/orders", Orders)]).listen(8888)
         await hub.publish("orders", {"order": 7}, event="created")
 
-The names below are what a program embeds. Each is imported when it is first asked for, so that `import qgstream`
+And the other end, in any program on asyncio:
+
+    async for event in connect("http://localhost:8000/events", topics=["orders"]):
+        print(event.topic, event.data)
+
+The names below are what a program uses. Each is imported when it is first asked for, so that `import qgstream`
 costs nothing and does nothing; their modules may change, these names stay.
 """
 
@@ -17,12 +22,24 @@ from typing import TYPE_CHECKING
 from qgstream.version import __version__ as __version__
 
 if TYPE_CHECKING:
+    from qgstream.answers import ClientError as ClientError
+    from qgstream.answers import CredentialsRefused as CredentialsRefused
+    from qgstream.answers import Refused as Refused
+    from qgstream.answers import RequestRefused as RequestRefused
+    from qgstream.answers import TryLater as TryLater
+    from qgstream.answers import Unreachable as Unreachable
     from qgstream.app import operator_routes as operator_routes
     from qgstream.app import routes as routes
     from qgstream.auth import AuthSettings as AuthSettings
     from qgstream.brokers.base import Broker as Broker
     from qgstream.brokers.base import open_broker as open_broker
+    from qgstream.client import EventsMissed as EventsMissed
+    from qgstream.client import Reset as Reset
+    from qgstream.client import State as State
+    from qgstream.client import Stream as Stream
+    from qgstream.client import connect as connect
     from qgstream.cors import CorsSettings as CorsSettings
+    from qgstream.envelope import ReceivedEvent as ReceivedEvent
     from qgstream.errors import ConfigError as ConfigError
     from qgstream.errors import InvalidField as InvalidField
     from qgstream.errors import QgstreamError as QgstreamError
@@ -34,6 +51,10 @@ if TYPE_CHECKING:
     from qgstream.limits import LimitSettings as LimitSettings
     from qgstream.metrics import Metrics as Metrics
     from qgstream.publication import Publication as Publication
+    from qgstream.publisher import AsyncPublisher as AsyncPublisher
+    from qgstream.publisher import Published as Published
+    from qgstream.publisher import PublishedAll as PublishedAll
+    from qgstream.publisher import Publisher as Publisher
     from qgstream.service import Service as Service
     from qgstream.sockets import StreamServer as StreamServer
     from qgstream.sockets import raise_descriptor_limit as raise_descriptor_limit
@@ -42,16 +63,20 @@ if TYPE_CHECKING:
 
 # Where each name lives.
 _MODULES = {
+    "answers": ("ClientError", "CredentialsRefused", "Refused", "RequestRefused", "TryLater", "Unreachable"),
     "app": ("operator_routes", "routes"),
     "auth": ("AuthSettings",),
     "brokers.base": ("Broker", "open_broker"),
+    "client": ("EventsMissed", "Reset", "State", "Stream", "connect"),
     "cors": ("CorsSettings",),
+    "envelope": ("ReceivedEvent",),
     "errors": ("ConfigError", "InvalidField", "QgstreamError", "TooLarge", "Unavailable"),
     "heartbeat": ("HeartbeatSettings",),
     "hub": ("Hub", "Receipt"),
     "limits": ("LimitSettings",),
     "metrics": ("Metrics",),
     "publication": ("Publication",),
+    "publisher": ("AsyncPublisher", "Published", "PublishedAll", "Publisher"),
     "service": ("Service",),
     "sockets": ("StreamServer", "raise_descriptor_limit"),
     "tokens": ("JwtSettings",),

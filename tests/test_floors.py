@@ -32,6 +32,9 @@ FLOORS: dict[float, tuple[str, ...]] = {
     2.06: ("brokers.remote", "brokers.sqlite_log"),
     2.1: ("brokers.*",),
     2.2: ("archive",),
+    2.4: ("answers",),
+    2.41: ("envelope",),
+    2.5: ("client", "publisher"),
     3.0: ("feed",),
     3.1: ("subscriber",),
     3.2: ("fanout", "replay", "router"),
@@ -197,3 +200,8 @@ def test_the_package_brings_no_broker_but_memory_and_nothing_optional() -> None:
     brokers = {name for name in loaded if name.startswith("qgstream.brokers.")}
     assert brokers <= {f"qgstream.brokers.{name}" for name in ("backoff", "base", "idempotency", "memory")}
     assert loaded & {"redis", "aio_pika", "aiormq", "nats", "sqlite3", "qgstream.cli", "qgstream.server"} == set()
+
+
+def test_the_server_does_not_pay_for_the_client() -> None:
+    loaded = set(run_python("import sys, qgstream.server, qgstream.cli.serve; print(*sys.modules)").split())
+    assert loaded & {"httpx", "anyio", "qgstream.answers", "qgstream.client", "qgstream.publisher"} == set()

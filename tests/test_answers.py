@@ -1,0 +1,99 @@
+"""What a client makes of answers that are not what it asked for."""
+
+from __future__ import annotations
+
+import time
+from email.utils import formatdate
+
+import pytest
+
+from qgstream.answers import (
+    CredentialsRefused,
+    Refused,
+    RequestRefused,
+    TryLater,
+    events_url,
+    refusal,
+)
+from tests.scripted import error
+
+
+@pytest.mark.parametrize(
+    ("status", "kind"),
+    [
+        (400, RequestRefused),
+        (401, CredentialsRefused),
+        (403, CredentialsRefused),
+        (404, RequestRefused),
+        (408, TryLater),
+        (413, RequestRefused),
+        (415, RequestRefused),
+        (429, TryLater),
+        (500, TryLater),
+        (501, RequestRefused),
+        (502, TryLater),
+        (503, TryLater),
+        (504, TryLater),
+    ],
+)
+def test_each_status_is_of_its_kind(status: int, kind: type[Refused]) -> None:
+    found = refusal(status, {}, error("a_code", "a sentence").encode())
+    assert type(found) is kind
+    assert str(found) == f"{status} a_code: a sentence"
+    assert (found.status, found.code, found.message, found.field) == (status, "a_code", "a sentence", None)
+
+
+@pytest.mark.parametrize(
+    "body",
+    [b"", b"<html>\n  <b>Bad gateway", b"{}", b"[]", b'{"error": 1}', b'{"error": {"code": 1}}', b"\xff", b"[" * 9000],
+)
+def test_an_answer_of_something_else_says_so(body: bytes) -> None:
+    found = refusal(502, {}, body)
+    assert found.code == "http_502"
+    assert "expected an answer of qgstream" in found.message
+    assert len(str(found)) < 400
+
+
+def test_the_field_is_told() -> None:
+    assert refusal(400, {}, b'{"error": {"code": "invalid_field", "message": "m", "field": "topic"}}').field == "topic"
+
+
+@pytest.mark.parametrize(
+    ("value", "seconds"), [("0", 0.0), ("17", 17.0), ("-1", None), ("1.5", None), ("soon", None), ("\u0661", None)]
+)
+def test_retry_after_in_seconds(value: str, seconds: float | None) -> None:
+    assert refusal(503, {"retry-after": value}, b"").retry_after_seconds == seconds
+
+
+def test_retry_after_as_a_date() -> None:
+    later = refusal(503, {"retry-after": formatdate(time.time() + 100, usegmt=True)}, b"").retry_after_seconds
+    assert later is not None
+    assert 50 < later <= 100
+    past = refusal(503, {"retry-after": formatdate(0, usegmt=True)}, b"").retry_after_seconds
+    assert past == 0
+
+
+@pytest.mark.parametrize(
+    ("code", "status", "is_uncertain"),
+    [
+        ("broker_down", 503, True),
+        ("draining", 503, False),
+        ("max_connections", 503, False),
+        ("server_error", 500, True),
+    ],
+)
+def test_after_which_refusals_an_event_may_be_published(code: str, status: int, is_uncertain: bool) -> None:
+    assert refusal(status, {}, error(code).encode()).is_uncertain is is_uncertain
+
+
+@pytest.mark.parametrize(
+    ("url", "full"),
+    [
+        ("http://localhost:8000", "http://localhost:8000/events"),
+        ("https://host/", "https://host/events"),
+        ("https://host?x=1", "https://host/events?x=1"),
+        ("https://host/live/events", "https://host/live/events"),
+    ],
+)
+def test_an_address_alone_is_its_stream(url: str, full: str) -> None:
+    assert events_url(url) == full
