@@ -32,15 +32,22 @@ class Key:
     info: FieldInfo
     secret: bool
 
+    @property
+    def item(self) -> type[BaseModel] | None:
+        """The table that it is a list of; None for a plain value."""
+        return item_model(self.info.annotation)
+
     def visible(self, value: object) -> object:
         """The value as plain JSON that may be shown: without keys, tokens and the passwords in URLs."""
-        if self.secret and value:
-            return "(not shown)"
-        if isinstance(value, tuple | list):
-            return [self.visible(item) for item in value]
-        if isinstance(value, str | Path):
-            return re.sub(r"//[^/?#]*@", "//(not shown)@", str(value))
-        return value
+        return "(not shown)" if self.secret and value else _visible(value)
+
+    def hides(self, place: str = "") -> bool:
+        """Whether what stands at a place may not be shown: in a list of tables that have a secret field, only another
+        field may be."""
+        if self.secret or self.item is None:
+            return self.secret
+        secret = _secret_fields(self.item)
+        return bool(secret) and (place in secret or place not in field_names(self.item))
 
     def shown(self, value: object) -> str:
         """The value as a sentence may repeat it."""
@@ -82,6 +89,34 @@ def table_model(annotation: object) -> type[BaseModel] | None:
     return kinds[0] if len(kinds) == 1 and issubclass(kinds[0], BaseModel) else None
 
 
+def item_model(annotation: object) -> type[BaseModel] | None:
+    """The section that a list of tables holds; None for anything else."""
+    first = (get_args(annotation) or (None,))[0] if get_origin(annotation) is tuple else None
+    return first if isinstance(first, type) and issubclass(first, BaseModel) else None
+
+
+def field_names(model: type[BaseModel]) -> dict[str, str]:
+    """The names of a section's keys as they are written, and those of its attributes."""
+    return {info.alias or name: name for name, info in model.model_fields.items()}
+
+
+def _secret_fields(model: type[BaseModel]) -> frozenset[str]:
+    secret: frozenset[str] = getattr(model, "secret_fields", frozenset())
+    return secret
+
+
+def _visible(value: object) -> object:
+    if isinstance(value, BaseModel):
+        held = {key: (name, getattr(value, name)) for key, name in field_names(type(value)).items()}
+        secret = _secret_fields(type(value))
+        return {key: "(not shown)" if name in secret and v else _visible(v) for key, (name, v) in held.items()}
+    if isinstance(value, tuple | list):
+        return [_visible(item) for item in value]
+    if isinstance(value, str | Path):
+        return re.sub(r"//[^/?#]*@", "//(not shown)@", str(value))
+    return value
+
+
 class Catalogue:
     """Every key of a model, and the words that users may have meant."""
 
@@ -93,9 +128,8 @@ class Catalogue:
         self.environment = {self.environment_name(name): key for name, key in self.keys.items()}
 
     def _collect(self, model: type[BaseModel], prefix: str, *, secret: bool) -> None:
-        secret_fields: frozenset[str] = getattr(model, "secret_fields", frozenset())
         for name, info in model.model_fields.items():
-            hidden = secret or name in secret_fields
+            hidden = secret or name in _secret_fields(model)
             nested = table_model(info.annotation)
             if nested is None:
                 self.keys[prefix + name] = Key(prefix + name, info, hidden)
@@ -213,13 +247,16 @@ class Reading(Generic[M]):
             try:
                 self._keep(key, _structure(text), source)
             except ValueError:
-                self.problems.append(
-                    f"{source}: {key.name}: got {key.shown(text)}, expected JSON, TOML, or values separated by commas"
-                )
+                got = "'(not shown)'" if key.hides() else key.shown(text)
+                expected = "JSON, TOML, or values separated by commas" if key.item is None else "JSON or TOML"
+                self.problems.append(f"{source}: {key.name}: got {got}, expected {expected}")
         else:
             self._keep(key, [part.strip() for part in text.split(",") if part.strip()], source)
 
     def _keep(self, key: Key, value: object, source: str) -> None:
+        if key.item is not None and isinstance(value, Mapping):
+            self.problems.append(f"{source}: {key.name}: got one table, expected a list of them: [[{key.name}]]")
+            return
         if isinstance(value, bool) and key.is_number:
             value = str(value).lower()  # or pydantic would take `true` for 1
         self.found[key.name] = Found(value, source)
@@ -252,13 +289,17 @@ class Reading(Generic[M]):
                 name += f".{part}" if name else part
         key, source = self._origin(name)
         kind, message = details["type"], details["msg"]
+        last = name.rpartition(".")[2]
         if kind == "value_error":
             said = message.removeprefix("Value error, ")
         elif kind in _SENTENCES:
             said = _SENTENCES[kind]
+            if kind == "extra_forbidden" and key is not None and key.item is not None:
+                near = difflib.get_close_matches(last, field_names(key.item), n=1)
+                said += f"; did you mean {near[0]}?" if near else ""
         else:
-            got = "a value that is not shown" if key is None or key.secret else key.shown(details["input"])
-            said = f"got {got}, expected {_expected(message)}"
+            got = "a value that is not shown" if key is None or key.hides(last) else key.shown(details["input"])
+            said = f"got {got}, expected {'a table' if kind == 'model_type' else _expected(message)}"
         return f"{source}: {name}: {said}"
 
     def _origin(self, name: str) -> tuple[Key | None, str]:

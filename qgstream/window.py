@@ -22,7 +22,7 @@ class TopicHistory(Section):
     """`[[history.topics]]`: another history for some topics. The first entry that matches a topic holds for it."""
 
     pattern: str = Field(description="A topic, or a prefix that ends in `*`.")
-    max_age_seconds: float | None = Field(None, gt=0, description="Instead of history.max_age_seconds.")
+    max_age_seconds: float | None = Field(None, gt=0, description="Instead of history.max_age_seconds.", examples=[60])
     store: bool = Field(True, description="false: never replayed, and missing it is no reset. For chatter.")
 
     @field_validator("pattern")

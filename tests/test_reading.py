@@ -18,11 +18,25 @@ class Inner(Section):
     password: SecretStr = SecretStr("")
 
 
+class Shelf(Section):
+    label: str
+    from_: str | None = Field(None, alias="from")
+    boxes: int = 1
+
+
+class Door(Section):
+    secret_fields: ClassVar[frozenset[str]] = frozenset({"code"})
+
+    to: str
+    code: dict[str, str] = Field({})
+
+
 class Shop(Section):
     secret_fields: ClassVar[frozenset[str]] = frozenset({"keys"})
 
     name: str = Field("shop", min_length=1)
     colours: tuple[str, ...] = ()
+    shelves: tuple[Shelf, ...] = ()
     keys: dict[str, SecretStr] = Field({})
     login: Inner | None = None
 
@@ -39,6 +53,7 @@ class Limits(Section):
 class Model(Section):
     shop: Shop = Shop()
     limits: Limits = Limits()
+    doors: tuple[Door, ...] = ()
 
 
 CATALOGUE = Catalogue(Model, environment_prefix="T_")
@@ -116,6 +131,20 @@ class TestFile:
             (f'[shop]\ncolours = ["{"x" * 300}", 2, "{"x" * 300}"]\nname = 1', "shop.colours[1]: got 2"),
             ("[shop.login]\n", "shop.login.user: not set, expected a value"),
             ("[shop.login]\nuser = 5\npassword = 7\n", "shop.login.user: got 5, expected a valid string"),
+            ("[[shop.shelves]]\nlabl = 1\n", "shop.shelves[0].labl: unknown key; did you mean label?"),
+            ("[[shop.shelves]]\nform = 1\n", "shop.shelves[0].form: unknown key; did you mean from?"),
+            ("[[shop.shelves]]\nlabel = 'a'\nxyz = 1\n", "shop.shelves[0].xyz: unknown key"),
+            ("[[shop.shelves]]\n", "shop.shelves[0].label: not set, expected a value"),
+            ("[[shop.shelves]]\nlabel = 'a'\n[[shop.shelves]]\nlabel = 5\n", "shop.shelves[1].label: got 5, expected"),
+            ("[shop]\nshelves = ['a']\n", "shop.shelves[0]: got 'a', expected a table"),
+            ("[shop.shelves]\nlabel = 'a'\n", "shop.shelves: got one table, expected a list of them: [[shop.shelves]]"),
+            ("[[door]]\nto = 'a'\n", "door: unknown key; did you mean doors?"),
+            ("[doors]\nto = 'hush'\n", "doors: got one table, expected a list of them: [[doors]]"),
+            ("doors = 'hush'\n", "doors: got a value that is not shown, expected a valid list"),
+            ("doors = ['hush']\n", "doors[0]: got a value that is not shown, expected a table"),
+            ("[[doors]]\nto = 5\n", "doors[0].to: got 5, expected a valid string"),
+            ("[[doors]]\nto = 'x'\ncode = 'hush'\n", "doors[0].code: got a value that is not shown, expected a valid"),
+            ("[[doors]]\nto = 'x'\ncode = { a = 5 }\n", "doors[0].code.a: got a value that is not shown, expected"),
         ],
     )
     def test_problems_name_the_file_the_key_and_what_was_expected(
@@ -123,6 +152,12 @@ class TestFile:
     ) -> None:
         path = tmp_path / "c.toml"
         assert f"file {path}: {said}" in "\n".join(problems(from_file(path, text)))
+
+    def test_gives_lists_of_tables(self, tmp_path: Path) -> None:
+        text = "[[shop.shelves]]\nlabel = 'a'\n[[shop.shelves]]\nfrom = 'b'\nlabel = 'c'\n[[doors]]\nto = 'd'\n"
+        model = from_file(tmp_path / "c.toml", text).finish()
+        assert [(shelf.label, shelf.from_) for shelf in model.shop.shelves] == [("a", None), ("c", "b")]
+        assert [door.to for door in model.doors] == ["d"]
 
     def test_that_cannot_be_read(self, tmp_path: Path) -> None:
         read = reading()
@@ -173,6 +208,11 @@ class TestEnvironment:
         for text in ('{"a": "b"}', '{a = "b"}'):
             assert from_environment(T_SHOP__KEYS=text).finish().shop.keys == {"a": SecretStr("b")}
 
+    @pytest.mark.parametrize("text", ['[{"to": "a"}, {"to": "b"}]', '[{to = "a"}, {to = "b"}]'])
+    def test_a_list_of_tables_is_json_or_toml(self, text: str) -> None:
+        assert [door.to for door in from_environment(T_DOORS=text).finish().doors] == ["a", "b"]
+        assert from_environment(T_DOORS="[]").finish().doors == ()
+
     def test_reaches_into_nested_tables(self) -> None:
         login = from_environment(T_SHOP__LOGIN__USER="me", T_SHOP__LOGIN__PASSWORD="[x").finish().shop.login
         assert login == Inner(user="me", password=SecretStr("[x"))
@@ -209,6 +249,10 @@ class TestEnvironment:
                 "shop.keys: got '(not shown)', expected JSON, TOML, or values separated by commas",
             ),
             ("T_SHOP__KEYS", '["hush"]', "shop.keys: got a value that is not shown, expected a valid dictionary"),
+            ("T_DOORS", '[{"to": hush', "doors: got '(not shown)', expected JSON or TOML"),
+            ("T_DOORS", '{"to": "hush"}', "doors: got one table, expected a list of them: [[doors]]"),
+            ("T_DOORS", "hush", "doors[0]: got a value that is not shown, expected a table"),
+            ("T_SHOP__SHELVES", '[{"label"', "shop.shelves: got '[{\"label\"', expected JSON or TOML"),
             ("T_SHOP__LOGIN__PASSWORD", "hush", "shop.login.user: not set, expected a value"),
         ],
     )
@@ -269,6 +313,16 @@ def test_an_empty_table_and_a_key_of_it_from_elsewhere(tmp_path: Path) -> None:
         ("shop.name", "amqp://me:hu@sh@host", "amqp://(not shown)@host"),
         ("shop.name", "https://host/@me", "https://host/@me"),
         ("shop.colours", ("red", "//me:hush@host"), ["red", "//(not shown)@host"]),
+        (
+            "shop.shelves",
+            (Shelf.model_validate({"label": "a", "from": "//me:hush@host"}),),
+            [{"label": "a", "from": "//(not shown)@host", "boxes": 1}],
+        ),
+        (
+            "doors",
+            (Door(to="a", code={"x": "hush"}), Door(to="b")),
+            [{"to": "a", "code": "(not shown)"}, {"to": "b", "code": {}}],
+        ),
         ("limits.path", Path("/x"), "/x"),
         ("limits.path", None, None),
         ("limits.size", 7, 7),
