@@ -48,6 +48,7 @@ if TYPE_CHECKING:
     from qgstream.heartbeat import HeartbeatSettings as HeartbeatSettings
     from qgstream.hub import Hub as Hub
     from qgstream.hub import Receipt as Receipt
+    from qgstream.intake import run_source as run_source
     from qgstream.limits import LimitSettings as LimitSettings
     from qgstream.metrics import Metrics as Metrics
     from qgstream.publication import Publication as Publication
@@ -58,6 +59,8 @@ if TYPE_CHECKING:
     from qgstream.service import Service as Service
     from qgstream.sockets import StreamServer as StreamServer
     from qgstream.sockets import raise_descriptor_limit as raise_descriptor_limit
+    from qgstream.sources.base import Draft as Draft
+    from qgstream.sources.base import SourceFailed as SourceFailed
     from qgstream.tokens import JwtSettings as JwtSettings
     from qgstream.window import HistorySettings as HistorySettings
 
@@ -73,12 +76,14 @@ _MODULES = {
     "errors": ("ConfigError", "InvalidField", "QgstreamError", "TooLarge", "Unavailable"),
     "heartbeat": ("HeartbeatSettings",),
     "hub": ("Hub", "Receipt"),
+    "intake": ("run_source",),
     "limits": ("LimitSettings",),
     "metrics": ("Metrics",),
     "publication": ("Publication",),
     "publisher": ("AsyncPublisher", "Published", "PublishedAll", "Publisher"),
     "service": ("Service",),
     "sockets": ("StreamServer", "raise_descriptor_limit"),
+    "sources.base": ("Draft", "SourceFailed"),
     "tokens": ("JwtSettings",),
     "window": ("HistorySettings",),
 }

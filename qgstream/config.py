@@ -24,6 +24,7 @@ from qgstream.limits import LimitSettings
 from qgstream.logs import LogSettings
 from qgstream.reading import Catalogue, Reading
 from qgstream.settings import Section
+from qgstream.sources.base import SourceSettings
 from qgstream.window import HistorySettings
 
 ENVIRONMENT_PREFIX = "QGSTREAM_"
@@ -33,6 +34,11 @@ NO_SECRETS = (
     "the keys of auth do not come by flag, where every process on the machine can read them: "
     "use the configuration file or the environment (QGSTREAM_AUTH__...)"
 )
+_NO_SOURCES = (
+    "sources do not come by flag, where every process on the machine can read their options: "
+    "use the configuration file or the environment (QGSTREAM_SOURCES)"
+)
+_NOT_BY_FLAG = {"auth": NO_SECRETS, "sources": _NO_SOURCES}
 # Keys with a flag of their own; the others are `--set key=value`.
 FLAGS = {"server.host": "--host", "server.port": "--port"}
 
@@ -116,10 +122,20 @@ class Config(BaseModel):
     limits: LimitSettings = LimitSettings()
     history: HistorySettings = HistorySettings()
     broker: BrokerSettings = BrokerSettings()
+    sources: tuple[SourceSettings, ...] = ()
     auth: AuthSettings = AuthSettings()
     admin: AdminSettings = AdminSettings()
     drain: DrainSettings = DrainSettings()
     log: LogSettings = LogSettings()
+
+    @field_validator("sources")
+    @classmethod
+    def _names_differ(cls, sources: tuple[SourceSettings, ...]) -> tuple[SourceSettings, ...]:
+        names = [source.label for source in sources]
+        twice = sorted({name for name in names if names.count(name) > 1})
+        if twice:
+            raise ValueError(f"got the name {twice[0]!r} more than once, expected one of its own for each: set name")
+        return sources
 
 
 _CATALOGUE = Catalogue(Config, environment_prefix=ENVIRONMENT_PREFIX)
@@ -161,8 +177,8 @@ def load(
         reading.read_file(path)
     reading.read_environment(environ, ignore=[ENVIRONMENT_FILE])
     for key, value in ({} if flags is None else flags).items():
-        if key.partition(".")[0] == "auth":
-            reading.problems.append(f"flag --set {key}: {NO_SECRETS}")
+        if (section := re.split(r"[.[]", key)[0]) in _NOT_BY_FLAG:
+            reading.problems.append(f"flag --set {key}: {_NOT_BY_FLAG[section]}")
         else:
             reading.read_flag(key, value, FLAGS.get(key, f"--set {key}"))
     config = reading.finish()

@@ -8,11 +8,12 @@ from __future__ import annotations
 
 import platform
 from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from math import inf
 
 import tornado
-from prometheus_client import CollectorRegistry, Counter, GCCollector, Histogram, ProcessCollector
+from prometheus_client import CollectorRegistry, Counter, Gauge, GCCollector, Histogram, ProcessCollector
 from prometheus_client.core import GaugeMetricFamily, Metric
 from prometheus_client.registry import Collector
 
@@ -85,6 +86,13 @@ class Metrics:
         )
         self._loop_lag = histogram("loop_lag_seconds", "How late the event loop ran a timer.", _FAST)
         self._replay_events = histogram("replay_events", "Events in one finished replay.", _EVENTS)
+        # The names of sources are the operator's, from the configuration: as closed a set as the reasons.
+        self._source_events = counter("source_events", "Events that a source brought into the log.", "source")
+        self._source_refused = counter("source_refused", "What a source brought and no event can be made of.", "source")
+        self._source_failures = counter("source_failures", "Failures that ended a source's run.", "source")
+        self._source_running = Gauge(
+            "qgstream_source_running", "1 while a source runs.", ("source",), registry=self.registry
+        )
         for closed in CLOSE_REASONS:
             self._closed.labels(closed)
         for rejected in REJECT_REASONS:
@@ -160,6 +168,27 @@ class Metrics:
     def loop_was_late(self, seconds: float) -> None:
         """A timer of the event loop ran this late."""
         self._loop_lag.observe(seconds)
+
+    def knows_source(self, name: str) -> None:
+        """There is a source of this name."""
+        for instrument in (self._source_events, self._source_refused, self._source_failures, self._source_running):
+            instrument.labels(name)
+
+    def source_runs(self, name: str) -> AbstractContextManager[object]:
+        """A source runs, as long as the block."""
+        return self._source_running.labels(name).track_inprogress()
+
+    def source_brought(self, name: str, events: int) -> None:
+        """Events of a source were taken into the log."""
+        self._source_events.labels(name).inc(events)
+
+    def source_refused(self, name: str) -> None:
+        """A source brought what cannot be published."""
+        self._source_refused.labels(name).inc()
+
+    def source_failed(self, name: str) -> None:
+        """A source's run ended by a failure."""
+        self._source_failures.labels(name).inc()
 
 
 def _total(counter: Counter) -> int:

@@ -23,11 +23,13 @@ from qgstream.config import Config, Loaded, ServerSettings
 from qgstream.drain import LINGER_SECONDS, drain, wait
 from qgstream.errors import ConfigError, Unavailable
 from qgstream.hub import Hub
+from qgstream.intake import Intakes
 from qgstream.limits import LimitSettings
 from qgstream.logs import configure, log
 from qgstream.notify import Supervisor
 from qgstream.service import Service
 from qgstream.sockets import ADMIN_SOCKETS, BACKLOG, StreamServer, TlsContext, log_descriptors, raise_descriptor_limit
+from qgstream.sources.base import open_sources
 
 # The cyclic collector makes a handshake half as dear again at 10 000 streams: it walks every live object, and the
 # streams' objects are not garbage. What was built at the start is frozen out of it; a young collection comes after
@@ -38,12 +40,12 @@ _GC_THRESHOLDS = (20_000, 20, 50)
 # What a reload cannot change; it says so.
 _FIXED = (
     "server.host", "server.port", "server.certfile", "server.keyfile", "server.reuse_port", "broker.url",
-    "broker.timeout_seconds", "admin.host", "admin.port",
+    "broker.timeout_seconds", "admin.host", "admin.port", "sources",
 )  # fmt: skip
 
 _ADMIN_LIMITS = LimitSettings(max_sockets=ADMIN_SOCKETS)
 
-# How long publishes under way may take at the end of a drain.
+# How long publishes under way, and sources that clean up, may take at the end of a drain.
 _ANSWER_SECONDS = 5.0
 
 # What an end takes at most besides drain.notice_seconds and drain.seconds, for whoever would kill it later.
@@ -77,7 +79,9 @@ class Server:
         """Bind, open the broker, begin to serve. Raises `ConfigError` or `OSError` when that cannot be."""
         config = self.config
         broker = open_broker(config.broker.url, timeout_seconds=config.broker.timeout_seconds)
+        sources = open_sources(config.sources)
         hub = Hub(broker=broker, limits=config.limits, history=config.history)
+        self._intakes = Intakes(hub, sources)
         self.service = Service(
             hub, cors=config.cors, auth=config.auth, heartbeat=config.heartbeat,
             trusted_proxies=parse_networks(config.server.trusted_proxies),
@@ -101,6 +105,7 @@ class Server:
             admin.add_sockets(admin_sockets)
             self._servers.append(admin)
             self.admin_ports = [s.getsockname()[1] for s in admin_sockets]
+        self._intakes.start()
         self._started.set()
         log.info(
             "server.started",
@@ -161,9 +166,13 @@ class Server:
         await drain(self.service.hub, seconds, self._hurry)
         # The streams are gone. Publishes that were under way are answered; new ones go elsewhere.
         self.service.takes_events = False
+        self._intakes.leave()
         deadline = time.monotonic() + _ANSWER_SECONDS
-        while self.service.publishing and time.monotonic() < deadline and not self._hurry.is_set():
+        while (self.service.publishing or self._intakes.running) and time.monotonic() < deadline:
+            if self._hurry.is_set():
+                break
             await wait(self._hurry, 0.02)
+        self._intakes.stop(late=not self._hurry.is_set())
         for server in self._servers:
             server.stop()
             await server.close_all_connections()
@@ -203,7 +212,7 @@ class Server:
 
     def effective(self) -> Iterator[tuple[str, object, str]]:
         """Every key of the configuration in effect, its value without secrets, and where it came from."""
-        sections = {name: getattr(self._started_with, name) for name in ("server", "admin", "broker")}
+        sections = {name: getattr(self._started_with, name) for name in ("server", "admin", "broker", "sources")}
         reloadable = {"trusted_proxies": self.config.server.trusted_proxies}
         sections["server"] = self._started_with.server.model_copy(update=reloadable)
         in_effect = self.config.model_copy(update=sections | {"limits": self.service.limits})
@@ -233,8 +242,10 @@ def tls_context(settings: ServerSettings) -> ssl.SSLContext | None:
 
 
 def _value(config: Config, key: str) -> object:
-    section, _, name = key.partition(".")
-    return getattr(getattr(config, section), name)
+    value: object = config
+    for name in key.split("."):
+        value = getattr(value, name)
+    return value
 
 
 async def _main(server: Server) -> None:

@@ -11,7 +11,9 @@ import pytest
 from qgstream.auth import Authenticator, Credentials
 from qgstream.cli.default_config import default_config
 from qgstream.config import Config, load
-from qgstream.reading import Catalogue
+from qgstream.reading import Catalogue, field_names
+from qgstream.sources.base import SourceSettings
+from qgstream.window import TopicHistory
 
 CONF = Path(__file__).parent.parent / "conf"
 
@@ -35,9 +37,12 @@ def test_qgstream_toml_as_it_is_changes_nothing() -> None:
 
 def test_qgstream_toml_names_every_option_with_its_default(tmp_path: Path) -> None:
     lines = default_config().splitlines()
+    # The blocks of lists of tables would bring such tables.
+    text = re.sub(r"^#\[\[.*?(?=^#?\[\w)", "", "\n".join(lines), flags=re.MULTILINE | re.DOTALL)
     with_default = [
-        line.removeprefix("#") for line in lines if re.match(r"(#\w+ =|\[)(?!.*# not set by default)", line)
-    ]
+        line.removeprefix("#") for line in text.splitlines()
+        if re.match(r"(#\w+ =|\[)(?!.*# not set by default)", line)
+    ]  # fmt: skip
     # The keys of a table that is not set by default would bring that table.
     claims = with_default.index("leeway_seconds = 10")
     del with_default[claims : claims + 2]
@@ -46,9 +51,13 @@ def test_qgstream_toml_names_every_option_with_its_default(tmp_path: Path) -> No
     loaded = load(path)
     assert loaded.config == Config()
     everything = tomllib.loads("\n".join(re.sub(r"^#(?=\w+ =|\[)", "", line) for line in lines))
+    (source,) = everything.pop("sources")
+    (topic,) = everything["history"]["topics"]
     named = {f"{section}.{key}" for section, table in everything.items() for key in table if key != "jwt"}
-    named |= {f"auth.jwt.{key}" for key in everything["auth"]["jwt"]}
+    named |= {f"auth.jwt.{key}" for key in everything["auth"]["jwt"]} | {"sources"}
     assert named == set(Catalogue(Config, environment_prefix="").keys)
+    assert source.keys() == field_names(SourceSettings).keys()
+    assert topic.keys() == field_names(TopicHistory).keys()
 
 
 def test_dev_toml_is_for_this_machine_alone() -> None:

@@ -24,7 +24,7 @@ from qgstream.config import Config, load
 from qgstream.draft import Body
 from qgstream.hub import Hub
 from qgstream.metrics import Metrics
-from qgstream.reading import Catalogue
+from qgstream.reading import Catalogue, field_names
 from qgstream.reasons import CLOSE_REASONS, REJECT_REASONS, REPLAY_RESULTS
 from qgstream.server import _FIXED
 from qgstream.service import Service
@@ -124,7 +124,8 @@ LOG_EVENTS = {
 @by_page
 def test_every_setting_that_is_named_exists(page: Path) -> None:
     named = {name for text in code(page) for name in _SETTING.findall(text.replace("[]", ""))}
-    nested = {f"history.topics.{name}" for name in ("pattern", "max_age_seconds", "store")}
+    items = {key: key_of.item for key, key_of in CATALOGUE.keys.items() if key_of.item is not None}
+    nested = {f"{key}.{name}" for key, item in items.items() for name in field_names(item)}
     files = {name for name in named if name.endswith((".py", ".md", ".conf"))}
     assert named - CATALOGUE.keys.keys() - CATALOGUE.tables.keys() - nested - LOG_EVENTS - files == set()
 

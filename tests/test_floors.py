@@ -18,14 +18,16 @@ PACKAGE = ROOT / "qgstream"
 # From the ground up. The whole number is the floor; the decimals are the stairs between modules of one floor. A name
 # with a star is for the files that somebody will add to a folder: they know what is below them and not each other.
 FLOORS: dict[float, tuple[str, ...]] = {
-    0.0: ("errors", "settings", "version", "reasons", "bench", "brokers", "handlers"),
+    0.0: ("errors", "settings", "version", "reasons", "bench", "brokers", "handlers", "sources"),
     1.0: ("sse", "topics", "publication", "limits", "cors", "addresses", "keys", "logs", "metrics", "rates", "reading"),
     1.05: ("host", "notify", "framing"),
-    1.1: ("claims", "draft", "slices", "sockets", "subscription", "window"),
-    1.2: ("tokens", "messages", "openapi", "pages", "tuning"),
+    1.1: ("claims", "draft", "slices", "sockets", "subscription", "window", "sources.options"),
+    1.2: ("tokens", "messages", "openapi", "pages", "tuning", "sources.base"),
+    1.25: ("sources.lines",),
     1.3: (
         "auth",
         "opening",
+        "sources.*",
     ),
     2.0: ("brokers.base",),
     2.05: ("brokers.backoff", "brokers.idempotency", "brokers.options", "brokers.sqlite_file"),
@@ -42,7 +44,7 @@ FLOORS: dict[float, tuple[str, ...]] = {
     4.1: ("registry",),
     4.2: ("replays",),
     5.0: ("hub",),
-    5.1: ("census", "overview"),
+    5.1: ("census", "intake", "overview"),
     6.0: ("heartbeat", "drain", "jwks", "viewers"),
     6.5: ("service",),
     7.0: ("handlers.base",),

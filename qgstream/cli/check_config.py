@@ -30,13 +30,16 @@ def run(args: argparse.Namespace) -> int:
     from qgstream.auth import Authenticator
     from qgstream.brokers.base import open_broker
     from qgstream.server import tls_context
+    from qgstream.sources.base import open_sources
 
     loaded = _settings.load(args)
     config = loaded.config
-    # What `serve` refuses at its start is refused here: these read the files, and know the brokers, that are named.
+    # What `serve` refuses at its start is refused here: these read the files, know the brokers and
+    # import the sources that are named.
     Authenticator(config.auth)
     tls_context(config.server)
     open_broker(config.broker.url)
+    open_sources(config.sources)
     print("ok")
     for warning in loaded.warnings:
         print(f"warning: {warning}", file=sys.stderr)

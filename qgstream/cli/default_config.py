@@ -57,20 +57,25 @@ def default_config() -> str:
     return "\n".join(lines) + "\n"
 
 
-def _table(name: str, model: type[BaseModel], *, optional: bool = False) -> Iterator[str]:
-    from qgstream.reading import table_model
+def _table(name: str, model: type[BaseModel], header: str = "") -> Iterator[str]:
+    from qgstream.reading import item_model, table_model
 
     if name:
         yield ""
         yield from _comment(_about(model))
-        # A table that may be missing is a comment itself: there, it would ask for its required keys.
-        yield f"#[{name}]  # not set by default" if optional else f"[{name}]"
-    tables = {key: nested for key, info in model.model_fields.items() if (nested := table_model(info.annotation))}
+        yield header
+    tables: list[tuple[str, type[BaseModel], str]] = []
     for key, info in model.model_fields.items():
-        if key not in tables:
-            yield from _option(key, info)
-    for key, nested in tables.items():
-        yield from _table(f"{name}.{key}".lstrip("."), nested, optional=model.model_fields[key].default is None)
+        full = f"{name}.{key}".lstrip(".")
+        if (nested := table_model(info.annotation)) is not None:
+            # A table that may be missing is a comment itself: there, it would ask for its required keys.
+            tables.append((full, nested, f"#[{full}]  # not set by default" if info.default is None else f"[{full}]"))
+        elif (item := item_model(info.annotation)) is not None:
+            tables.append((full, item, f"#[[{full}]]  # none by default; one block for each"))
+        else:
+            yield from _option(info.alias or key, info)
+    for table in tables:
+        yield from _table(*table)
 
 
 def _option(key: str, info: FieldInfo) -> Iterator[str]:

@@ -1,0 +1,216 @@
+"""The contract of a source: an async generator of events, found by its name and called with its options.
+
+    async def prices(*, url: str, topic: str = "prices") -> AsyncIterator[Draft]:
+        async for price in somewhere(url):
+            yield Draft(topic, {"price": price}, event="changed")
+
+What it yields is a `Draft`, a dict with the fields of `POST /events`, or a list of them. It may await whatever it likes
+and is asked for more when what it yielded is in the log; what it must not do is hold the loop.
+"""
+
+from __future__ import annotations
+
+import inspect
+import os
+import sys
+import traceback
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Mapping, Sequence
+from dataclasses import dataclass, fields
+from functools import partial
+from importlib import import_module
+from importlib.metadata import EntryPoint, entry_points
+from typing import Annotated, Any, ClassVar, Literal, Self
+
+from pydantic import Field, StringConstraints, model_validator
+
+from qgstream.draft import draft
+from qgstream.errors import BadRequest, ConfigError, InvalidField
+from qgstream.publication import Publication
+from qgstream.settings import Section
+from qgstream.sources.options import check_options, did_you_mean
+
+# Packages bring sources under this group of entry points: `use = "NAME"` finds them.
+ENTRY_POINTS = "qgstream.sources"
+# A name is a label in the metrics.
+_NAME = r"^[A-Za-z0-9_.-]{1,64}$"
+
+Restart = Literal["on-failure", "always"]
+
+
+@dataclass(frozen=True, slots=True)
+class Draft:
+    """An event before it is published: the fields of `POST /events`, by the same names. `retry` is in milliseconds."""
+
+    topic: str | Sequence[str]
+    data: object
+    event: str | None = None
+    retry: int | None = None
+    private: bool = False
+    idempotency_key: str | None = None
+
+    def publication(self, max_event_bytes: int) -> Publication:
+        """Checked; raises `InvalidField` or `TooLarge`."""
+        if not isinstance(self.private, bool):
+            raise InvalidField("private", f"got {type(self.private).__name__}, expected true or false")
+        return draft(
+            self.topic, self.data, event=self.event, retry_ms=self.retry, private=self.private,
+            idempotency_key=self.idempotency_key, max_event_bytes=max_event_bytes,
+        )  # fmt: skip
+
+
+@dataclass(frozen=True, slots=True)
+class Refused:
+    """What a source yields in place of something that no event can be made of: it is logged and counted."""
+
+    reason: str
+
+
+Item = Draft | Mapping[str, object] | Refused
+Events = AsyncGenerator[Item | Sequence[Item], None]
+# What people annotate an async generator function with is often no more than AsyncIterator.
+Function = Callable[..., AsyncIterator[Item | Sequence[Item]]]
+
+_FIELDS = tuple(field.name for field in fields(Draft))
+
+
+class SourceFailed(Exception):
+    """A source cannot go on, for a reason that its words say: the log has them without a traceback."""
+
+
+def as_draft(item: object) -> Draft:
+    """What a source yielded, as a draft; raises `BadRequest` for what is none."""
+    if isinstance(item, Draft):
+        return item
+    if isinstance(item, Refused):
+        raise BadRequest(item.reason)
+    if not isinstance(item, Mapping):
+        raise BadRequest(f"got {type(item).__name__}, expected a dict with topic and data, a Draft, or a list of them")
+    for name in item:
+        if name not in _FIELDS:
+            raise InvalidField(str(name)[:100], f"unknown field{did_you_mean(str(name), _FIELDS)}")
+    for name in ("topic", "data"):
+        if name not in item:
+            raise InvalidField(name, "not set, expected a value")
+    return Draft(**item)
+
+
+class SourceSettings(Section):
+    """`[[sources]]`: where events come from besides publishers. Each runs here, and again after a failure."""
+
+    secret_fields: ClassVar[frozenset[str]] = frozenset({"options"})
+
+    use: str | None = Field(
+        None,
+        description="A ready-made one (clock, file, process, url), or one that an installed package brings.",
+        examples=["clock"],
+    )
+    import_: Annotated[str, StringConstraints(pattern=r"^[\w.]+:[\w.]+$")] | None = Field(
+        None, alias="import", description="Or one of your own: an async generator function.",
+        examples=["myapp.feeds:prices"],
+    )  # fmt: skip
+    name: Annotated[str, StringConstraints(pattern=_NAME)] | None = Field(
+        None, description="In the log and in metrics, once each; by default what `use` says, or the function's name.",
+        examples=["prices"],
+    )  # fmt: skip
+    restart: Restart = Field(
+        "on-failure", description='"always" begins it again when it has come to its end, too.'
+    )  # fmt: skip
+    options: dict[str, Any] = Field({}, description="What the source is called with. They are not shown anywhere.")
+
+    @model_validator(mode="after")
+    def _one_of_them(self) -> Self:
+        if (self.use is None) == (self.import_ is None):
+            got = "neither use nor import" if self.use is None else "use and import"
+            raise ValueError(f"got {got}, expected one of them")
+        return self
+
+    @property
+    def label(self) -> str:
+        """Its name."""
+        return self.name or self.use or (self.import_ or "").rpartition(":")[2]
+
+
+@dataclass(frozen=True, slots=True)
+class Source:
+    """A source that can be run: its name, what begins it, and whether its end is one."""
+
+    name: str
+    events: Callable[[], AsyncIterator[Item | Sequence[Item]]]
+    restart: Restart = "on-failure"
+
+
+# The functions of the modules beside this one. Ours come first: no package can take a name of these.
+READY = {"clock": "clock:clock", "file": "file:file", "process": "process:process", "url": "url:url"}
+
+
+def open_sources(settings: Sequence[SourceSettings]) -> list[Source]:
+    """The sources that a configuration names, imported and their options checked; none of them runs yet.
+
+    Raises `ConfigError` with what is wrong with each.
+    """
+    sources, problems = [], []
+    for index, one in enumerate(settings):
+        try:
+            sources.append(_open(one, f"sources[{index}]"))
+        except ConfigError as error:
+            problems += error.problems
+    if problems:
+        raise ConfigError(problems)
+    return sources
+
+
+def _open(settings: SourceSettings, place: str) -> Source:
+    where = f"{place}.use" if settings.use is not None else f"{place}.import"
+    function = check_function(_find(settings, where), f"{where}: {settings.use or settings.import_}")
+    options = check_options(function, settings.options, f"{place}.options")
+    return Source(settings.label, partial(function, **options), settings.restart)
+
+
+def check_function(found: object, what: str) -> Function:
+    """An async generator function, or `ConfigError`."""
+    if not inspect.isasyncgenfunction(found):
+        kind = "a coroutine function" if inspect.iscoroutinefunction(found) else f"{type(found).__name__}"
+        raise ConfigError([f"{what}: got {kind}, expected an async generator function (async def with yield)"])
+    function: Function = found
+    return function
+
+
+def _find(settings: SourceSettings, where: str) -> object:
+    if settings.import_ is not None:
+        # As other servers do it: a module beside the configuration of a project is found. Last, so that it hides none.
+        if "" not in sys.path and os.getcwd() not in sys.path:  # noqa: PTH109  # sys.path holds text
+            sys.path.append(os.getcwd())  # noqa: PTH109
+        return _imported(settings.import_, where)
+    name = settings.use or ""
+    if name in READY:
+        return _imported(f"{__package__}.{READY[name]}", where)
+    brought = entry_points(group=ENTRY_POINTS)
+    found = [point for point in brought if point.name == name]
+    if not found:
+        known = sorted({*READY, *brought.names})
+        hint = did_you_mean(name, known)
+        raise ConfigError([f"{where}: got {name!r}, expected one of {', '.join(known)}{hint}"])
+    if len({point.value for point in found}) > 1:
+        raise ConfigError([f"{where}: {name}: brought by several packages: {', '.join(map(_package, found))}"])
+    return _imported(found[0].value, where)
+
+
+def _package(point: EntryPoint) -> str:
+    return point.dist.name if point.dist is not None else point.value
+
+
+def _imported(target: str, where: str) -> object:
+    module, _, names = target.partition(":")
+    try:
+        found: object = import_module(module)
+    except Exception as error:
+        # Of somebody else's code: the last line of its traceback says where.
+        last = traceback.extract_tb(error.__traceback__)[-1]
+        at = "" if isinstance(error, ModuleNotFoundError) else f" ({last.filename}, line {last.lineno})"
+        raise ConfigError([f"{where}: {target}: cannot be imported: {type(error).__name__}: {error}{at}"]) from error
+    for name in names.split("."):
+        if not hasattr(found, name):
+            hint = did_you_mean(name, [known for known in dir(found) if not known.startswith("_")])
+            raise ConfigError([f"{where}: {target}: {module} has no {names}{hint}"])
+        found = getattr(found, name)
+    return found

@@ -1,0 +1,71 @@
+"""The options of a source, checked against the function that they are for before it is called. Pure."""
+
+from __future__ import annotations
+
+import difflib
+import inspect
+import re
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, create_model
+from pydantic.errors import PydanticUserError
+
+from qgstream.errors import ConfigError
+
+
+def check_options(function: Callable[..., object], options: Mapping[str, object], place: str) -> dict[str, object]:
+    """The options as the function takes them: every name known, none missing, of the types that it is annotated with.
+
+    Raises `ConfigError` that names the options below `place`. No value is shown, for it may be a secret.
+    """
+    model, names = _model(function)
+    try:
+        checked = model.model_validate(options)
+    except ValidationError as error:
+        problems = []
+        for details in error.errors(include_url=False, include_input=False):
+            first, *rest = details["loc"] or ("",)
+            deeper = "".join(f"[{part}]" if isinstance(part, int) else f".{part}" for part in rest)
+            if details["type"] == "extra_forbidden":
+                said = f"unknown option{did_you_mean(str(first), list(names.values()))}"
+            elif details["type"] == "missing":
+                said = "not set, expected a value"
+            else:
+                said = re.sub(r"^.*? should (be|have) ", "expected ", details["msg"]).removeprefix("Value error, ")
+            problems.append(f"{place}.{first}{deeper}: {said}")
+        raise ConfigError(problems) from None
+    given = {names[field]: getattr(checked, field) for field in checked.model_fields_set & names.keys()}
+    return given | (checked.model_extra or {})
+
+
+def _model(function: Callable[..., object]) -> tuple[type[BaseModel], dict[str, str]]:
+    """A model of the function's parameters, and the names of them by its fields."""
+    try:
+        annotations = inspect.get_annotations(function, eval_str=True)
+    except Exception:  # noqa: BLE001  # names that only a type checker imports: then nothing is known of the types
+        annotations = {}
+    definitions: dict[str, Any] = {}
+    names: dict[str, str] = {}
+    extra: Literal["forbid", "allow"] = "forbid"
+    for number, parameter in enumerate(inspect.signature(function).parameters.values()):
+        if parameter.kind is parameter.VAR_KEYWORD:
+            extra = "allow"
+        elif parameter.kind in (parameter.POSITIONAL_OR_KEYWORD, parameter.KEYWORD_ONLY):
+            default = ... if parameter.default is parameter.empty else parameter.default
+            # Fields have names of their own, because pydantic keeps some that are good names for parameters.
+            names[f"option{number}"] = parameter.name
+            kind = annotations.get(parameter.name, Any)
+            definitions[f"option{number}"] = (kind, Field(default, alias=parameter.name))
+    config = ConfigDict(extra=extra, arbitrary_types_allowed=True, allow_inf_nan=False)
+    try:
+        return create_model("Options", __config__=config, **definitions), names
+    except PydanticUserError:
+        untyped: dict[str, Any] = {field: (Any, info) for field, (_, info) in definitions.items()}
+        return create_model("Options", __config__=config, **untyped), names
+
+
+def did_you_mean(name: str, known: Sequence[str]) -> str:
+    """`; did you mean ...?`, or nothing when nothing is near."""
+    near = difflib.get_close_matches(name, known, n=1)
+    return f"; did you mean {near[0]}?" if near else ""

@@ -1,0 +1,66 @@
+"""A document somewhere on the web, asked for again and again: each change is an event."""
+
+from __future__ import annotations
+
+import asyncio
+from random import Random
+
+from pydantic import AnyHttpUrl
+from tornado.httpclient import HTTPRequest, HTTPResponse
+from tornado.simple_httpclient import SimpleAsyncHTTPClient
+
+from qgstream.sources.base import Events, Refused
+from qgstream.sources.lines import Parse, Seconds, event_of
+
+MAX_DOCUMENT_BYTES = 1024 * 1024
+
+
+async def url(
+    *,
+    url: AnyHttpUrl,
+    topic: str = "url",
+    event: str | None = None,
+    parse: Parse = "text",
+    interval_seconds: Seconds = 10,
+    timeout_seconds: Seconds = 10,
+    headers: dict[str, str] | None = None,
+) -> Events:
+    """A document, when it is first had and whenever it has changed. Asked with `If-None-Match` and `If-Modified-Since`.
+
+    The interval is jittered by a tenth. What cannot be had is logged and counted, and asked for again. Redirects are
+    not followed: where they lead was not configured.
+    """
+    # Not the client that a program may have configured for itself: its bounds would not be these.
+    client = SimpleAsyncHTTPClient(
+        force_instance=True, max_body_size=MAX_DOCUMENT_BYTES, max_buffer_size=2 * MAX_DOCUMENT_BYTES
+    )
+    random = Random()
+    known: bytes | None = None
+    conditions: dict[str, str] = {}
+    try:
+        while True:
+            request = HTTPRequest(
+                str(url), headers=(headers or {}) | conditions, connect_timeout=timeout_seconds,
+                request_timeout=timeout_seconds, follow_redirects=False,
+            )  # fmt: skip
+            # What is said of a failure does not repeat the URL, which may hold a password.
+            try:
+                response = await client.fetch(request, raise_error=False)
+            except Exception as error:  # noqa: BLE001  # whatever is at the other end, it is asked again
+                yield Refused(f"cannot be had: {str(error) or type(error).__name__}")
+            else:
+                if response.code == 200:
+                    conditions = _conditions(response)
+                    if response.body != known:
+                        known = response.body
+                        yield event_of(known.rstrip(b"\r\n"), topic, event, parse)
+                elif response.code != 304 or known is None:
+                    yield Refused(f"got status {response.code}, expected 200 or 304")
+            await asyncio.sleep(interval_seconds * random.uniform(0.9, 1.1))
+    finally:
+        client.close()
+
+
+def _conditions(response: HTTPResponse) -> dict[str, str]:
+    pairs = (("If-None-Match", "Etag"), ("If-Modified-Since", "Last-Modified"))
+    return {ask: response.headers[told] for ask, told in pairs if told in response.headers}

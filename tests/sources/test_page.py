@@ -1,0 +1,96 @@
+"""docs/sources.md: its module runs, its configurations are ones that a server starts with, its tables are complete."""
+
+from __future__ import annotations
+
+import asyncio
+import inspect
+import json
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import get_args
+
+import pytest
+
+from qgstream import Hub, Service
+from qgstream.config import load
+from qgstream.intake import Intakes
+from qgstream.sources.base import READY, Draft, open_sources
+from qgstream.sources.lines import Parse
+from tests.documents import ROOT, Block, blocks_of, prose, rows, words
+from tests.handlers.asking import until
+
+PAGE = ROOT / "docs" / "sources.md"
+CONFIGURED = [
+    block for page in (PAGE, ROOT / "docs" / "running.md", ROOT / "docs" / "extending.md") if page.exists()
+    for block in blocks_of(page) if block.language == "toml" and "[[sources]]" in block.text
+]  # fmt: skip
+MODULE, PROGRAM = (block.text for block in blocks_of(PAGE) if block.language == "python")
+
+
+@pytest.fixture
+def myapp(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+    """The module of the page, where a project has it."""
+    (tmp_path / "myapp").mkdir()
+    (tmp_path / "myapp" / "feeds.py").write_text(MODULE)
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "path", list(sys.path))
+    yield tmp_path
+    for name in ("myapp.feeds", "myapp"):
+        sys.modules.pop(name, None)
+
+
+@pytest.mark.parametrize("block", CONFIGURED, ids=str)
+def test_a_configuration_of_the_page_starts(block: Block, myapp: Path) -> None:
+    path = myapp / "qgstream.toml"
+    path.write_text(block.text)
+    assert open_sources(load(path).config.sources)
+
+
+@pytest.mark.gen_test(timeout=20)
+async def test_the_module_of_the_page_brings_prices(myapp: Path) -> None:
+    (block,) = [block for block in CONFIGURED if block.page == PAGE and "import" in block.text]
+    path = myapp / "qgstream.toml"
+    path.write_text(block.text)
+    async with Service(Hub()) as service:
+        intakes = Intakes(service.hub, open_sources(load(path).config.sources))
+        intakes.start()
+        await until(lambda: len(service.hub.window) == 2)
+        found = service.hub.window.page(0, 1_000_000)
+        assert [(event.topics, event.event) for event in found] == [
+            (("prices/ACME",), "changed"), (("prices/EMCA",), "changed"),
+        ]  # fmt: skip
+        assert all(99 <= json.loads(event.data)["price"] <= 101 for event in found)
+        intakes.leave()
+        await until(lambda: not intakes.running)
+
+
+@pytest.mark.gen_test(timeout=20)
+async def test_the_program_of_the_page_runs_sources_of_its_own() -> None:
+    async def prices_of_mine():  # type: ignore[no-untyped-def]  # as people write it
+        yield Draft("mine", 1)
+
+    async with Service(Hub()) as service:
+        names = {"asyncio": asyncio, "hub": service.hub, "prices_of_mine": prices_of_mine}
+        exec(compile(PROGRAM, str(PAGE), "exec"), names)
+        await until(lambda: len(service.hub.window) == 2)
+        await names["task"]  # type: ignore[misc]  # it is over
+        names["other"].cancel()  # type: ignore[attr-defined]
+        await asyncio.wait([names["other"]])  # type: ignore[type-var]
+
+
+def test_the_tables_have_every_source_with_its_options_and_their_defaults() -> None:
+    table = {words(row[0])[0]: words(row[1]) for row in rows(prose(PAGE), under="options and their defaults")}
+    assert table.keys() == READY.keys()
+    for name, options in table.items():
+        (source,) = [getattr(__import__(f"qgstream.sources.{name}", fromlist=[name]), name)]
+        parameters = inspect.signature(source).parameters.values()
+        expected = {
+            f"{p.name} = {json.dumps(p.default)}" if p.default not in (None, p.empty) else p.name for p in parameters
+        }
+        assert set(options) == expected
+
+
+def test_the_table_of_what_a_line_may_be_is_complete() -> None:
+    table = [words(row[0])[0] for row in rows(prose(PAGE), under="`parse`")]
+    assert table == list(get_args(Parse))
