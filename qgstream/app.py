@@ -13,6 +13,7 @@ from qgstream.handlers.admin_events import AdminEventsHandler
 from qgstream.handlers.admin_limits import LimitsHandler
 from qgstream.handlers.admin_server import ConfigHandler, DrainHandler, OpenApiHandler, OverviewHandler, TopicsHandler
 from qgstream.handlers.base import NotFoundHandler
+from qgstream.handlers.client import ClientHandler, ClientTypesHandler
 from qgstream.handlers.dashboard import DashboardHandler
 from qgstream.handlers.demo import DemoHandler
 from qgstream.handlers.events import EventsHandler
@@ -72,7 +73,11 @@ def public_app(service: Service, *, with_operator_routes: bool = True) -> Applic
         table += operator_routes(service)
     else:
         table += [Rule(PathMatches("/health"), HealthHandler, shared)]
-    table += [Rule(PathMatches("/"), DemoHandler, shared)]
+    table += [
+        Rule(PathMatches("/"), DemoHandler, shared),
+        Rule(PathMatches(r"/client\.js"), ClientHandler, shared),
+        Rule(PathMatches(r"/client\.d\.ts"), ClientTypesHandler, shared),
+    ]
     return _application(service, table)
 
 

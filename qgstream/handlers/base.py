@@ -107,8 +107,9 @@ class BaseHandler(RequestHandler):
 
     # Answers.
 
-    def compute_etag(self) -> None:
+    def compute_etag(self) -> str | None:
         """None: nothing here is for a cache, and Tornado would answer `If-None-Match: *` with 304."""
+        return None
 
     def on_finish(self) -> None:
         """Close the socket behind the answer where that was asked for: a `Connection: close` header alone does not."""

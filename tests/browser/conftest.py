@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
+from urllib.parse import urlsplit
 
 import pytest
 from playwright.sync_api import Browser, BrowserContext, ConsoleMessage, Page, expect, sync_playwright
@@ -17,6 +18,7 @@ from tests.browser.relay import Relay
 from tests.serving import ServerProcess
 
 HERE = Path(__file__).parent
+CLIENT = HERE.parent.parent / "qgstream" / "web" / "client.js"
 
 # How long a page may take for anything: long enough for a machine that does something else besides.
 PATIENCE_MS = 20_000
@@ -119,6 +121,10 @@ def open_tab(
 class _Quiet(http.server.SimpleHTTPRequestHandler):
     def log_message(self, *args: object) -> None:
         """The tests run in silence."""
+
+    def translate_path(self, path: str) -> str:
+        # A frontend may serve its own copy of the client.
+        return str(CLIENT) if urlsplit(path).path == "/client.js" else super().translate_path(path)
 
 
 @pytest.fixture(scope="module")
