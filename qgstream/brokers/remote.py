@@ -250,10 +250,13 @@ class Remote(Broker, ABC):
         while self._appends:
             self._answered.clear()
             await self._answered.wait()
-        tasks = [*self._tasks, *([self._looking] if self._looking is not None else [])]
-        for task in tasks:
-            task.cancel()
-        await asyncio.gather(*tasks, return_exceptions=True)
+        pending: set[asyncio.Task[Any]] = {*self._tasks, *([self._looking] if self._looking is not None else [])}
+        while pending:
+            # Again and again: up to Python 3.11 `wait_for`, which libraries use, swallows a cancellation that comes in
+            # the same moment as what it waited for.
+            for task in pending:
+                task.cancel()
+            _, pending = await asyncio.wait(pending, timeout=0.2)
         await self._let_go()
         self._sink = None
 
