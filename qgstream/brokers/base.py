@@ -108,6 +108,9 @@ class Broker(Protocol):
 _ENGINES: dict[str, tuple[str, str, str | None]] = {
     "memory": ("memory", "MemoryBroker", None),
     "sqlite": ("sqlite", "SqliteBroker", None),
+    "nats": ("nats", "NatsBroker", "nats"),
+    "nats+tls": ("nats", "NatsBroker", "nats"),
+    "tls": ("nats", "NatsBroker", "nats"),
 }
 
 

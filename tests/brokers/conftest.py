@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
 
 import pytest
 from tornado.ioloop import IOLoop
@@ -12,6 +13,7 @@ from qgstream.brokers.base import Broker, Opened, Sink
 from qgstream.publication import Position, Publication
 from qgstream.window import HistorySettings, ResetReason
 from tests.brokers.engines import ENGINES, Engine
+from tests.brokers.machines import NATS, Machine
 
 
 class Tail(Sink):
@@ -69,6 +71,16 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     if "engine" in names:
         kinds = [name for name, kind in ENGINES.items() if kind.is_durable or "durable" not in names]
         metafunc.parametrize("engine", kinds, indirect=True)
+
+
+@pytest.fixture(scope="session")
+def nats_machine(tmp_path_factory: pytest.TempPathFactory, require_program: Callable[[str], Path]) -> Iterator[Machine]:
+    """A NATS server with JetStream. Each test has a stream of its own."""
+    require_program("nats-server")
+    machine = Machine(NATS, tmp_path_factory.mktemp("nats"))
+    machine.start()
+    yield machine
+    machine.kill()
 
 
 @pytest.fixture

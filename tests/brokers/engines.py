@@ -9,10 +9,12 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from uuid import uuid4
 
 import pytest
 
 from qgstream.brokers.base import Broker, open_broker
+from tests.brokers.machines import Machine
 
 
 @dataclass(frozen=True)
@@ -24,6 +26,7 @@ class Engine:
 
     url: str
     longer_url: str | None = None
+    machine: Machine | None = None
 
     def broker(self, *, timeout_seconds: float = 5.0) -> Broker:
         """One more broker on the log, not opened."""
@@ -32,10 +35,11 @@ class Engine:
 
 @dataclass(frozen=True)
 class Kind:
-    """How to get an engine. `is_durable`: its log outlives its broker."""
+    """How to get an engine. `is_durable`: its log outlives its broker. `is_remote`: it is on a machine of its own."""
 
     make: Callable[[pytest.FixtureRequest], Engine]
     is_durable: bool = True
+    is_remote: bool = False
 
 
 def memory(_request: pytest.FixtureRequest) -> Engine:
@@ -48,7 +52,15 @@ def sqlite(request: pytest.FixtureRequest) -> Engine:
     return Engine(url, f"{url}?max_events=100000&max_bytes=100000000")
 
 
+def nats(request: pytest.FixtureRequest) -> Engine:
+    machine: Machine = request.getfixturevalue("nats_machine")
+    name = f"tests-{uuid4().hex}"
+    url = f"nats://127.0.0.1:{machine.port}/{name}?prefix={name}"
+    return Engine(url, f"{url}&max_events=100000&max_bytes=100000000", machine)
+
+
 ENGINES: dict[str, Kind] = {
     "memory": Kind(memory, is_durable=False),
     "sqlite": Kind(sqlite),
+    "nats": Kind(nats, is_remote=True),
 }

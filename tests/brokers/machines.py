@@ -13,6 +13,7 @@ from pathlib import Path
 from tests.deploy.programs import free_port
 
 SECONDS = 30.0
+NATS = ("nats-server", "--addr", "127.0.0.1", "--port", "{port}", "--jetstream", "--store_dir", "{folder}")
 
 
 class Machine:

@@ -1,0 +1,423 @@
+"""What is NATS's own: messages of other clients, streams of other people, and a server that comes back as another."""
+
+from __future__ import annotations
+
+import asyncio
+import shutil
+from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Any
+from uuid import uuid4
+
+import nats
+import pytest
+from nats.aio.client import Client as Nats
+from tornado.ioloop import IOLoop
+
+from qgstream.brokers.base import Broker, Forgotten, open_broker
+from qgstream.errors import ConfigError, TooLarge, Unavailable
+from qgstream.publication import Publication
+from qgstream.window import HistorySettings
+from tests.brokers.conftest import Tail, Tails
+from tests.brokers.engines import Engine
+from tests.brokers.machines import NATS, Machine
+from tests.brokers.serving import Served, open_stream, take
+from tests.conftest import ExpectLog
+from tests.handlers.asking import error_of, until
+from tests.hostile.certificates import make_certificate
+
+
+@pytest.fixture
+def name() -> str:
+    return f"tests-{uuid4().hex}"
+
+
+@pytest.fixture
+def place(nats_machine: Machine, name: str) -> Engine:
+    """A log of the test's own."""
+    return Engine(f"nats://127.0.0.1:{nats_machine.port}/{name}?prefix={name}", machine=nats_machine)
+
+
+@pytest.fixture
+def tails(io_loop: IOLoop, place: Engine) -> Iterator[Tails]:
+    tails = Tails(place)
+    yield tails
+    io_loop.run_sync(tails.close)
+
+
+@pytest.fixture
+def own_machine(tmp_path: Path, require_program: Callable[[str], Path]) -> Iterator[Callable[..., Machine]]:
+    """A server for this test alone, with more on its command line."""
+    require_program("nats-server")
+    machines: list[Machine] = []
+
+    def start(*more: str) -> Machine:
+        machine = Machine((*NATS, *more), tmp_path)
+        machines.append(machine)
+        machine.start()
+        return machine
+
+    yield start
+    for machine in machines:
+        machine.kill()
+
+
+@asynccontextmanager
+async def plain(machine: Machine, **options: Any) -> AsyncIterator[Nats]:
+    """Any program that speaks NATS, and knows nothing of us."""
+    client = await nats.connect(f"nats://127.0.0.1:{machine.port}", **options)
+    try:
+        yield client
+    finally:
+        await client.close()
+
+
+def event(data: str = "x", topic: str = "orders", **more: Any) -> Publication:
+    return Publication((topic,), data.encode(), is_json=False, **more)
+
+
+# Messages of others.
+
+
+@pytest.mark.gen_test(timeout=30)
+async def test_a_plain_publish_appears_on_events(place: Engine, nats_machine: Machine, name: str) -> None:
+    async with Served(place.broker()) as client, plain(nats_machine) as other:
+        stream, _, at = await open_stream(client, "orders.eu")
+        everything, *_ = await open_stream(client)
+        await other.publish(f"{name}.orders.eu", b'{"order": 7}')
+        await other.publish(f"{name}.orders.eu", b"8", headers={"Event": "created", "Retry": "500"})
+        await other.publish(f"{name}.invoices", b"not for the first")
+        found = await take(stream, 2)
+        assert [event.data for event in found] == ['{"order": 7}', "8"]
+        assert (found[1].event, found[1].retry_ms) == ("created", 500)
+        assert len(await take(everything, 3)) == 3
+        # And who was away gets it afterwards.
+        stream, replay, _ = await open_stream(client, "orders.eu", id=at)
+        assert (replay, [event.data for event in await take(stream, 2)]) == ("complete", ['{"order": 7}', "8"])
+
+
+@pytest.mark.gen_test(timeout=30)
+async def test_what_is_published_here_is_a_message_for_others(place: Engine, nats_machine: Machine, name: str) -> None:
+    async with Served(place.broker()) as client, plain(nats_machine) as other:
+        subscription = await other.subscribe(f"{name}.orders.>")
+        await other.flush()
+        await client.publish(["orders.eu 1", "all"], [1], event="created", idempotency_key="k")
+        message = await subscription.next_msg(timeout=20)
+        assert (message.subject, message.data) == (f"{name}.orders.eu%201", b"[1]")
+        assert message.headers is not None
+        expected = {"Content-Type": "application/json", "Event": "created", "Topics": '["orders.eu 1", "all"]'}
+        assert message.headers.items() >= expected.items()
+        assert message.headers["Nats-Msg-Id"] == "k"
+
+
+@pytest.mark.gen_test(timeout=30)
+async def test_what_is_no_event_is_passed_over_and_said(
+    place: Engine, nats_machine: Machine, name: str, expect_log: ExpectLog
+) -> None:
+    expect_log("broker.skipped")
+    async with Served(place.broker()) as client, plain(nats_machine) as other:
+        stream, _, at = await open_stream(client)
+        for data in (b"\xff\xfe", b"\x00\xff" * 1000):
+            await other.publish(f"{name}.orders", data)
+        await other.publish(f"{name}.orders", b"{", headers={"Content-Type": "application/json"})
+        await other.publish(f"{name}.orders", b"good")
+        assert [event.data for event in await take(stream, 1)] == ["good"]
+        stream, replay, _ = await open_stream(client, id=at)
+        assert (replay, [event.data for event in await take(stream, 1)]) == ("complete", ["good"])
+        assert [p.data for p in await client.hub.broker.read(0, 100)] == [b"good"]
+        # Also when a log ends with it.
+        await other.publish(f"{name}.orders", b"\xff")
+        await client.publish("orders", "last")
+        assert [event.data for event in await take(stream, 1)] == ["last"]
+
+
+@pytest.mark.gen_test(timeout=30)
+async def test_what_was_deleted_by_hand_is_no_gap(tails: Tails, nats_machine: Machine, name: str) -> None:
+    tail = await tails.open()
+    offsets = await tail.broker.append([event(str(n)) for n in range(10)])
+    async with plain(nats_machine) as other:
+        for offset in (offsets[3], offsets[4], offsets[9]):
+            await other.jetstream().delete_msg(name, offset)
+    await tail.broker.append([event("10")])
+    kept = [0, 1, 2, 5, 6, 7, 8, 10]
+    assert [int(p.data) for p in await tail.broker.read(0, 100)] == kept
+    await tails.close()
+    tail = await tails.open()
+    assert [int(p.data) for p in tail.opened.recent] == kept
+    assert tail.opened.forgotten == 0
+
+
+# Streams.
+
+
+@pytest.mark.gen_test(timeout=30)
+async def test_the_stream_has_the_bounds_of_the_settings(tails: Tails, nats_machine: Machine, name: str) -> None:
+    async with plain(nats_machine) as other:
+        manager = other.jsm()
+
+        async def bounds() -> tuple[object, ...]:
+            config = (await manager.stream_info(name)).config
+            return config.max_msgs, config.max_bytes, config.max_age, config.duplicate_window
+
+        tail = await tails.open(HistorySettings(max_events=500, max_bytes=2**21, max_age_seconds=900))
+        assert await bounds() == (500, 2**21, 900, 300)
+        tail.broker.keep(HistorySettings(max_events=0, max_bytes=0, max_age_seconds=1))
+        while (await bounds())[0] == 500:  # noqa: ASYNC110  # what is waited for has no event
+            await asyncio.sleep(0.01)
+        # JetStream takes 0 for no limit, and no age below that of the idempotency keys.
+        assert await bounds() == (1, 2**20, 300, 300)
+        more = open_broker(f"{tails.engine.url}&max_events=7&max_bytes=9000000&max_age_seconds=86400")
+        await tails.open(broker=more)
+        assert await bounds() == (7, 9_000_000, 86_400, 300)
+
+
+@pytest.mark.gen_test(timeout=30)
+async def test_a_stream_of_others_keeps_its_bounds(tails: Tails, nats_machine: Machine, name: str) -> None:
+    async with plain(nats_machine) as other:
+        await other.jsm().add_stream(name=name, subjects=["other", f"{name}.>"], max_msgs=77, description="theirs")
+        tail = await tails.open(HistorySettings(max_events=500))
+        tail.broker.keep(HistorySettings(max_events=400))
+        await tail.broker.append([event()])
+        assert (await other.jsm().stream_info(name)).config.max_msgs == 77
+
+
+@pytest.mark.gen_test(timeout=30)
+@pytest.mark.parametrize(
+    ("config", "said"),
+    [
+        ({"subjects": ["{name}.orders"]}, "has the subjects ['{name}.orders'], expected {name}.> among them"),
+        ({"retention": "workqueue"}, "has the retention 'workqueue', expected 'limits'"),
+        ({"max_msgs_per_subject": 1}, "keeps max_msgs_per_subject = 1"),
+    ],
+)
+async def test_a_stream_that_would_lose_events_is_not_used(
+    tails: Tails, nats_machine: Machine, name: str, config: dict[str, Any], said: str
+) -> None:
+    config = {"subjects": [f"{name}.>"]} | config
+    config["subjects"] = [subject.format(name=name) for subject in config["subjects"]]
+    async with plain(nats_machine) as other:
+        await other.jsm().add_stream(name=name, **config)
+    with pytest.raises(Unavailable) as refused:
+        await tails.open()
+    assert said.format(name=name) in str(refused.value)
+
+
+@pytest.mark.gen_test(timeout=30)
+async def test_a_stream_that_is_full_takes_nothing_until_there_is_room(
+    place: Engine, nats_machine: Machine, name: str, expect_log: ExpectLog
+) -> None:
+    expect_log("broker.down")
+    async with plain(nats_machine) as other:
+        await other.jsm().add_stream(name=name, subjects=[f"{name}.>"], max_msgs=3, discard="new")
+        async with Served(place.broker()) as client:
+            stream, *_ = await open_stream(client)
+            for n in range(3):
+                await client.publish("orders", str(n))
+            answer = await client.post({"topic": "orders", "data": "3"})
+            assert (answer.code, error_of(answer)["code"]) == (503, "broker_down")
+            assert "maximum messages exceeded" in error_of(answer)["message"]
+            assert (await client.ask("GET", "/ready")).code == 503
+            await other.jsm().purge_stream(name, keep=1)
+            await until(lambda: client.hub.broker.is_up)
+            await client.publish("orders", "4")
+            assert [event.data for event in await take(stream, 4)] == ["0", "1", "2", "4"]
+
+
+@pytest.mark.gen_test(timeout=30)
+async def test_a_batch_is_stored_one_by_one_and_none_of_it_when_one_is_too_large(
+    tails: Tails, nats_machine: Machine
+) -> None:
+    tail = await tails.open()
+    with pytest.raises(TooLarge) as refused:
+        await tail.broker.append([event("1"), event("x" * 2**20), event("2")])
+    assert (refused.value.status, refused.value.limit_bytes) == (413, 2**20)
+    await tail.broker.append([event("3")])
+    assert [p.data for p in tail.delivered] == [b"3"]
+
+
+# Other logs in the same place.
+
+
+@pytest.mark.gen_test(timeout=40)
+async def test_a_stream_that_was_made_again_is_another_log(
+    tails: Tails, nats_machine: Machine, name: str, expect_log: ExpectLog
+) -> None:
+    expect_log("broker.down", required=False)  # a publish may meet the moment between
+    tail = await tails.open(broker=tails.engine.broker(timeout_seconds=1))
+    epoch = tail.opened.position.epoch
+    await tail.broker.append([event(str(n)) for n in range(5)])
+    async with plain(nats_machine) as other:
+        await other.jsm().delete_stream(name)
+        await other.jsm().add_stream(name=name, subjects=[f"{name}.>"])
+    # The new log is shorter: an answer to this with an old number must be no acknowledgement.
+    with pytest.raises(Unavailable):
+        await tail.broker.append([event("nowhere")])
+    await tail.until(lambda: bool(tail.lost_at))
+    (position, reason), *more = tail.lost_at
+    assert (reason, more) == ("epoch_changed", [])
+    assert position.epoch != epoch
+    await until(lambda: tail.broker.is_up)
+    (offset,) = await tail.broker.append([event("after")])
+    assert offset > position.offset
+    assert [p.data for p in tail.delivered] == [b"0", b"1", b"2", b"3", b"4", b"after"]
+    assert tail.lost_at == [(position, "epoch_changed")]
+
+
+@pytest.mark.gen_test(timeout=50)
+async def test_a_stream_that_lost_its_newest_events_is_another_log(
+    own_machine: Callable[..., Machine], tmp_path: Path, expect_log: ExpectLog
+) -> None:
+    expect_log("broker.down")
+    machine = own_machine()
+    url = f"nats://127.0.0.1:{machine.port}"
+    tail = Tail(open_broker(url))
+    tail.opened = await tail.broker.open(tail, HistorySettings())
+    other = Tail(open_broker(url))
+    other.opened = await other.broker.open(other, HistorySettings())
+    try:
+        await tail.broker.append([event(str(n)) for n in range(3)])
+        machine.stop()
+        shutil.copytree(tmp_path / "jetstream", tmp_path / "copy")
+        await until(lambda: not tail.broker.is_up)
+        machine.start()
+        await until(lambda: tail.broker.is_up)
+        await tail.broker.append([event(str(n)) for n in range(3, 6)])
+        await other.until(lambda: len(other.delivered) == 6)
+        machine.kill()
+        shutil.rmtree(tmp_path / "jetstream")
+        (tmp_path / "copy").rename(tmp_path / "jetstream")
+        machine.start()
+        await tail.until(lambda: bool(tail.lost_at))
+        await other.until(lambda: bool(other.lost_at))
+        assert tail.lost_at == other.lost_at == [((f"{tail.opened.position.epoch}.1", 3), "epoch_changed")]
+        await until(lambda: tail.broker.is_up)
+        await tail.broker.append([event("again")])
+        await other.until(lambda: len(other.delivered) == 7)
+    finally:
+        await tail.broker.close()
+        await other.broker.close()
+    # Whoever comes now finds the same.
+    late = Tail(open_broker(url))
+    late.opened = await late.broker.open(late, HistorySettings())
+    await late.broker.close()
+    assert late.opened.position == (f"{tail.opened.position.epoch}.1", 4)
+
+
+@pytest.mark.gen_test(timeout=40)
+async def test_what_was_trimmed_while_it_was_away_is_told(
+    tails: Tails, nats_machine: Machine, name: str, expect_log: ExpectLog
+) -> None:
+    expect_log("broker.down")
+    tail = await tails.open(HistorySettings(max_events=10))
+    broker: Any = tail.broker
+    await broker.append([event(str(n)) for n in range(3)])
+    may_connect = asyncio.Event()
+    connect = broker.connect
+
+    async def later() -> None:
+        await may_connect.wait()
+        await connect()
+
+    broker.connect = later
+    async with plain(nats_machine) as other:
+        broker._client._transport.close()
+        await until(lambda: not broker.is_up)
+        for n in range(3, 60):
+            await other.publish(f"{name}.orders", str(n).encode())
+        await other.flush()
+    may_connect.set()
+    await tail.until(lambda: len(tail.delivered) == 13)
+    ((position, reason),) = tail.lost_at
+    assert (position.epoch, reason) == (tail.opened.position.epoch, "too_old")
+    assert [int(p.data) for p in tail.delivered] == [0, 1, 2, *range(50, 60)]
+    with pytest.raises(Forgotten) as forgotten:
+        await broker.read(5, 10)
+    assert forgotten.value.after == position.offset == tail.delivered[3].offset - 1
+
+
+# Credentials, certificates, and what is wrong with a URL.
+
+
+async def opened(url: str) -> Broker:
+    broker = open_broker(url)
+    await broker.open(Tail(broker), HistorySettings())
+    return broker
+
+
+@pytest.mark.gen_test(timeout=40)
+@pytest.mark.parametrize(
+    ("more", "right", "wrong"),
+    [
+        (("--user", "me", "--pass", "s:e/cret"), "me:s%3Ae%2Fcret", "me:fal%2Fse"),
+        (("--auth", "t/oken"), "t%2Foken", "anot%2Fher"),
+    ],
+)
+async def test_credentials_are_used_and_never_said(
+    own_machine: Callable[..., Machine], more: tuple[str, ...], right: str, wrong: str,
+    caplog: pytest.LogCaptureFixture,
+) -> None:  # fmt: skip
+    caplog.set_level("DEBUG")
+    machine = own_machine(*more)
+    broker = await opened(f"nats://{right}@127.0.0.1:{machine.port}")
+    await broker.append([event()])
+    await broker.close()
+    for userinfo in (f"{wrong}@", ""):
+        with pytest.raises(Unavailable) as refused:
+            await opened(f"nats://{userinfo}127.0.0.1:{machine.port}")
+        said = f"{refused.value} {caplog.text}"
+        assert "uthorization" in str(refused.value)
+        for secret in (right, wrong, "s:e/cret", "fal/se", "t/oken", "anot/her"):
+            assert secret not in said
+
+
+@pytest.mark.gen_test(timeout=40)
+async def test_it_speaks_tls_with_those_it_knows(
+    own_machine: Callable[..., Machine], tmp_path: Path, expect_log: ExpectLog
+) -> None:
+    expect_log("returning true from eof_received", logger="asyncio", required=False)  # asyncio's word on any end of TLS
+    certificate, key = make_certificate(tmp_path)
+    machine = own_machine("--tls", "--tlscert", str(certificate), "--tlskey", str(key))
+    for scheme in ("nats+tls", "tls"):
+        broker = await opened(f"{scheme}://localhost:{machine.port}?cafile={certificate}")
+        await broker.append([event()])
+        await broker.close()
+    with pytest.raises(Unavailable, match=r"CERTIFICATE_VERIFY_FAILED|certificate verify failed"):
+        await opened(f"nats+tls://localhost:{machine.port}")
+    with pytest.raises(Unavailable):
+        await opened(f"nats://localhost:{machine.port}")
+
+
+@pytest.mark.gen_test(timeout=40)
+async def test_a_server_without_jetstream_is_told_from_one_that_is_away(
+    tmp_path: Path, require_program: Callable[[str], Path]
+) -> None:
+    require_program("nats-server")
+    machine = Machine(NATS[:5], tmp_path)
+    machine.start()
+    try:
+        with pytest.raises(Unavailable, match="JetStream is not enabled there"):
+            await opened(f"nats://127.0.0.1:{machine.port}")
+    finally:
+        machine.kill()
+    with pytest.raises(Unavailable, match=r"nats at nats://127.0.0.1:.*Connect call failed"):
+        await opened(f"nats://127.0.0.1:{machine.port},127.0.0.1:{machine.port}")
+
+
+@pytest.mark.parametrize(
+    ("url", "said"),
+    [
+        ("nats://", "got the host ''"),
+        ("nats://host/a.b", "got the stream 'a.b', expected a name of letters"),
+        ("nats://host?prefix=a..b", "prefix: got 'a..b'"),
+        ("nats://host?max_events=-1", "max_events: got '-1'"),
+        ("nats://host?cafile=/none.pem", "got certificates for nats://, expected nats+tls://"),
+        ("nats+tls://host?cafile=/none.pem", "the certificates cannot be used"),
+        ("nats://me:hidden@host?colour=red", "got the option 'colour'"),
+    ],
+)
+def test_a_url_that_cannot_be_used_is_refused(url: str, said: str) -> None:
+    with pytest.raises(ConfigError) as refused:
+        open_broker(url)
+    assert said in str(refused.value)
+    assert "hidden" not in str(refused.value)
