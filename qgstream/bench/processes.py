@@ -16,6 +16,8 @@ from typing import IO, Self, cast
 from qgstream.bench.errors import BenchError
 
 STOP_SECONDS = 10.0
+# How long a program may take to end by itself: what measures the tests' coverage in it writes its figures meanwhile.
+POLITE_SECONDS = 2.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -125,9 +127,14 @@ class Program:
         return os.pread(fd, os.fstat(fd).st_size, 0).decode(errors="replace")
 
     def stop(self) -> None:
-        """End it at once."""
-        self._process.kill()
-        self._process.wait()
+        """Ask it to end, and end it if it does not."""
+        self._process.terminate()
+        try:
+            with suppress(subprocess.TimeoutExpired):
+                self._process.wait(POLITE_SECONDS)
+        finally:
+            self._process.kill()  # nothing, if it has ended
+            self._process.wait()
         self.errors.close()
         self._output.close()
         with suppress(BrokenPipeError):  # a line that it did not read any more

@@ -227,6 +227,7 @@ def test_stalled_readers_are_set_apart(monkeypatch: pytest.MonkeyPatch) -> None:
         assert found[name]["deliveries"] == 20 * 27
 
 
+@pytest.mark.timeout(120)
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_ctrl_c_prints_what_there_is(tmp_path: Path, number: signal.Signals) -> None:
     path, mark = tmp_path / "figures.json", f"STARTED_BY={tmp_path}"
@@ -237,7 +238,7 @@ def test_ctrl_c_prints_what_there_is(tmp_path: Path, number: signal.Signals) -> 
     assert process.stderr.readline() == "handshakes: qgstream done\n"
     assert len(processes_with(mark)) >= 3  # itself, a server, a load
     process.send_signal(number)
-    out, err = process.communicate(timeout=20)
+    out, err = process.communicate(timeout=55)
     assert process.returncode == 130
     assert err == "stopped; this is what there is\n"
     assert "handshakes: 10 streams opened" in out
