@@ -69,6 +69,17 @@ def wait_for(program: Program, port: int) -> None:
     raise program.ended() if not program.is_running else BenchError(f"{program.name} does not listen")
 
 
+def workers(program: Program) -> list[str]:
+    """The processes that a master has started: it listens before it has any."""
+    children = Path(f"/proc/{program.pid}/task/{program.pid}/children")
+    deadline = time.monotonic() + START_SECONDS
+    while program.is_running and time.monotonic() < deadline:
+        if found := children.read_text().split():
+            return found
+        time.sleep(0.05)
+    raise program.ended() if not program.is_running else BenchError(f"{program.name} starts no worker")
+
+
 def nchan(cores: Cores, streams: int) -> Iterator[Subject]:
     """nginx with Nchan; its worker is what is measured."""
     with tempfile.TemporaryDirectory() as directory:
@@ -86,7 +97,7 @@ def nchan(cores: Cores, streams: int) -> Iterator[Subject]:
         nginx = shutil.which("nginx") or "/usr/sbin/nginx"
         with Program([nginx, "-p", directory, "-c", str(conf)], cores=cores.server) as program:
             wait_for(program, port)
-            children = Path(f"/proc/{program.pid}/task/{program.pid}/children").read_text().split()
+            children = workers(program)
             try:
                 yield Subject(NCHAN, "127.0.0.1", port, pids=[int(child) for child in children])
             finally:
