@@ -62,7 +62,7 @@ class House:
 @pytest.mark.gen_test(timeout=20)
 async def test_drafts_dicts_and_lists_of_them_are_published_in_order() -> None:
     async def source() -> AsyncIterator[Any]:
-        yield Draft("a", {"n": 1}, event="e", retry=10, private=True, idempotency_key="k")
+        yield Draft("a", {"n": 1}, event="e", retry_ms=10, private=True, idempotency_key="k")
         yield {"topic": ["b", "c"], "data": "text"}
         yield [Draft("a", 3), {"topic": "a", "data": 4, "event": None}]
         yield []
@@ -89,7 +89,7 @@ async def test_drafts_dicts_and_lists_of_them_are_published_in_order() -> None:
         (Draft("a", object()), "data: got object, expected what JSON can hold"),
         (Draft("a", "x" * 5000), "data is 5000 bytes, at most 4096 expected"),
         ({"topic": "a", "data": 1, "private": "yes"}, "private: got str, expected true or false"),
-        (Draft("a", 1, retry=1.5), "retry: got 1.5"),  # type: ignore[arg-type]  # as a program might
+        (Draft("a", 1, retry_ms=1.5), "retry: got 1.5"),  # type: ignore[arg-type]  # as a program might
         (Refused("no event can be made of it"), "no event can be made of it"),
     ],
 )

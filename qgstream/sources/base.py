@@ -4,8 +4,8 @@
         async for price in somewhere(url):
             yield Draft(topic, {"price": price}, event="changed")
 
-What it yields is a `Draft`, a dict with the fields of `POST /events`, or a list of them. It may await whatever it likes
-and is asked for more when what it yielded is in the log; what it must not do is hold the loop.
+What it yields is a `Draft`, a dict with the same names (the arguments of `Hub.publish`), or a list of them. It may
+await whatever it likes and is asked for more when what it yielded is in the log; what it must not do is hold the loop.
 """
 
 from __future__ import annotations
@@ -39,12 +39,12 @@ Restart = Literal["on-failure", "always"]
 
 @dataclass(frozen=True, slots=True)
 class Draft:
-    """An event before it is published: the fields of `POST /events`, by the same names. `retry` is in milliseconds."""
+    """An event before it is published: what `Hub.publish` takes, by the same names."""
 
     topic: str | Sequence[str]
     data: object
     event: str | None = None
-    retry: int | None = None
+    retry_ms: int | None = None
     private: bool = False
     idempotency_key: str | None = None
 
@@ -53,7 +53,7 @@ class Draft:
         if not isinstance(self.private, bool):
             raise InvalidField("private", f"got {type(self.private).__name__}, expected true or false")
         return draft(
-            self.topic, self.data, event=self.event, retry_ms=self.retry, private=self.private,
+            self.topic, self.data, event=self.event, retry_ms=self.retry_ms, private=self.private,
             idempotency_key=self.idempotency_key, max_event_bytes=max_event_bytes,
         )  # fmt: skip
 

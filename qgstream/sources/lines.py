@@ -68,10 +68,12 @@ def event_of(line: bytes | None, topic: str, event: str | None, parse: Parse) ->
         line.decode()  # the decoders below pass over what they do not look at
         if parse == "json":
             return Draft(topic, _value(_Raw.decode(line)), event)
-        return {"topic": topic, "event": event} | {
-            name: _value(raw) if name == "data" else msgspec.json.decode(raw)
+        fields = {
+            # Over HTTP it has no unit in its name; see `draft.Body`.
+            "retry_ms" if name == "retry" else name: _value(raw) if name == "data" else msgspec.json.decode(raw)
             for name, raw in _Fields.decode(line).items()
         }
+        return {"topic": topic, "event": event} | fields
     except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
         kind = "JSON" if parse == "json" else "a JSON object"
         return Refused(f"got a line that is not {kind}: {error}")

@@ -47,7 +47,7 @@ def data(line: bytes | None, parse: Parse, **fields: str | None) -> tuple[object
         (b' "a \\"string\\"" ', "json", (("t",), b'a "string"', False, None)),
         (b"[1]", "json", (("t",), b"[1]", True, None)),
         (b'{"data": 1.50}', "event", (("t",), b"1.50", True, None)),
-        (b'{"topic": ["a", "b"], "data": "x", "event": "e"}', "event", (("a", "b"), b"x", False, "e")),
+        (b'{"topic": ["a", "b"], "data": "x", "event": "e", "retry": 5}', "event", (("a", "b"), b"x", False, "e")),
     ],
 )
 def test_what_is_published_for_a_line(line: bytes, parse: Parse, expected: tuple[object, ...]) -> None:
