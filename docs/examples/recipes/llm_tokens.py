@@ -1,0 +1,70 @@
+"""The answer of a language model, token by token, to a page that may lose its connection in the middle.
+
+    uvicorn --app-dir docs/examples/recipes llm_tokens:app --port 8001
+    curl -H 'Content-Type: application/json' -d '{"prompt": "Why?"}' localhost:8001/questions
+
+Put the model's own streaming call where `model` is.
+"""
+# ruff: noqa: INP001  # a program, not a part of a package
+
+from __future__ import annotations
+
+import asyncio
+import os
+import secrets
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+
+from fastapi import FastAPI
+from pydantic import BaseModel
+
+from qgstream import AsyncPublisher
+
+URL, KEY = os.environ.get("EVENTS_URL", "http://localhost:8000"), os.environ.get("EVENTS_KEY", "dev")
+
+
+class Question(BaseModel):
+    """What is asked."""
+
+    prompt: str
+
+
+async def model(prompt: str) -> AsyncIterator[str]:
+    """A model that is not large."""
+    for word in f"You ask: {prompt} I do not know, and I say it slowly.".split(" "):
+        yield word + " "
+        await asyncio.sleep(0.02)
+
+
+async def answer(publisher: AsyncPublisher, topic: str, prompt: str) -> None:
+    """Publish the tokens, one after the other, and the end, whatever it is."""
+    reason = "failed"
+    try:
+        async for token in model(prompt):
+            await publisher.publish(topic, {"token": token}, event="token")
+        reason = "complete"
+    finally:
+        await publisher.publish(topic, {"reason": reason}, event="end")
+
+
+@asynccontextmanager
+async def lifespan(app: FastAPI) -> AsyncIterator[None]:
+    """One publisher, and the answers that are being given: they are finished before the application ends."""
+    app.state.answers = set()
+    async with AsyncPublisher(URL, key=KEY) as publisher:
+        app.state.publisher = publisher
+        yield
+        await asyncio.gather(*app.state.answers, return_exceptions=True)
+
+
+app = FastAPI(lifespan=lifespan)
+
+
+@app.post("/questions")
+async def ask(question: Question) -> dict[str, str]:
+    """Begin to answer, under a topic that nobody can guess."""
+    topic = f"answers/{secrets.token_urlsafe(16)}"
+    task = asyncio.create_task(answer(app.state.publisher, topic, question.prompt))
+    app.state.answers.add(task)  # or nobody would hold it
+    task.add_done_callback(app.state.answers.discard)
+    return {"topic": topic}

@@ -1,0 +1,17 @@
+"""After: the same prices as a source of qgstream. One generator for all clients, and the rest is configuration.
+
+cd docs/examples/recipes && qgstream serve --config sse_starlette_after.toml
+"""
+# ruff: noqa: INP001  # a module that the configuration names
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+
+
+async def prices() -> AsyncIterator[dict[str, object]]:
+    """A price every so often."""
+    for number in range(1, 1_000_000):
+        yield {"topic": "prices", "event": "price", "data": {"number": number, "price": 100 + number % 7}}
+        await asyncio.sleep(0.05)
