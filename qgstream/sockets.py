@@ -5,11 +5,13 @@ from __future__ import annotations
 import errno
 import re
 import resource
+import socket
 import ssl
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterable
 from typing import Any
 
 from tornado.httpserver import HTTPServer
+from tornado.ioloop import IOLoop
 from tornado.iostream import IOStream, SSLIOStream
 
 from qgstream.errors import ConfigError
@@ -28,6 +30,10 @@ HEADER_SECONDS = 30.0
 BODY_SECONDS = 30.0
 # The kernel's queue of connections not accepted yet, and (in Tornado) the accepts of one turn of the loop.
 BACKLOG = 1024
+# What accept(2) says when there is nothing to make a socket of, and how long nobody is let in then. The pause is
+# asyncio's own (`ACCEPT_RETRY_DELAY`).
+_EXHAUSTED = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM})
+ACCEPT_PAUSE_SECONDS = 1.0
 
 
 def max_sockets(limits: LimitSettings, *, streams: int = 0) -> int:
@@ -121,6 +127,37 @@ class _TlsClientsStream(_ClientsStream, SSLIOStream):
     """The same over TLS."""
 
 
+class _Listener:
+    """A listening socket for Tornado's accept loop, which would spin when descriptors run out: the socket stays
+    readable, and each turn is a traceback in the log, thousands a second.
+
+    `pause` is called then; those who wait do so in the kernel's queue meanwhile.
+    """
+
+    def __init__(self, listener: socket.socket, pause: Callable[[_Listener], None]) -> None:
+        self._socket = listener
+        self._pause = pause
+
+    def fileno(self) -> int:
+        """See `socket.fileno`: -1 once it is closed."""
+        return self._socket.fileno()
+
+    def close(self) -> None:
+        """See `socket.close`."""
+        self._socket.close()
+
+    def accept(self) -> tuple[socket.socket, Any]:
+        """See `socket.accept`."""
+        try:
+            return self._socket.accept()
+        except OSError as error:
+            if error.errno not in _EXHAUSTED:
+                raise
+            log.error("server.out_of_sockets", extra={"reason": str(error), "pause_seconds": ACCEPT_PAUSE_SECONDS})
+            self._pause(self)
+            raise BlockingIOError(errno.EWOULDBLOCK, str(error)) from error
+
+
 class StreamServer(HTTPServer):
     """Tornado's HTTPServer with a hard cap on sockets and the timeouts that a public server needs.
 
@@ -148,6 +185,19 @@ class StreamServer(HTTPServer):
         self._limits = limits
         self._detached = detached
         self._refused = refused
+
+    def add_sockets(self, sockets: Iterable[socket.socket]) -> None:
+        """See `TCPServer`."""
+        super().add_sockets(_Listener(listener, self._pause) for listener in sockets)  # type: ignore[misc]  # all it uses
+
+    def _pause(self, listener: _Listener) -> None:
+        self._handlers[listener.fileno()]()  # its loop ends, and it is not looked at any more
+        self._handlers[listener.fileno()] = lambda: None  # for `stop`
+        IOLoop.current().call_later(ACCEPT_PAUSE_SECONDS, self._go_on, listener)
+
+    def _go_on(self, listener: _Listener) -> None:
+        if listener.fileno() >= 0:
+            super().add_sockets([listener])  # type: ignore[list-item]
 
     def handle_stream(self, stream: IOStream, address: tuple[Any, ...]) -> None:
         """A socket was accepted."""
