@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import logging
+import os
 import re
+import select
 import sys
 from datetime import UTC, datetime
 from typing import Any, Literal, TextIO
@@ -61,6 +63,58 @@ class Formatter(MsgspecFormatter):
         return self.jsonify_log_record(line)
 
 
+class Lines(logging.Handler):
+    """Writes lines to a descriptor whose reader may be gone, or may have stopped reading.
+
+    A pipe that nobody empties takes 64 KiB, two hundred streams; then a write would hold the loop for ever, and all
+    streams with it. So a line waits a moment for room; when there is none, lines are lost until there is, without
+    waiting again, and the next one that fits stands behind a line that says how many.
+    """
+
+    # What a pipe takes whole when poll(2) says that it has room (pipe(7), PIPE_BUF).
+    _PIECE_BYTES = select.PIPE_BUF
+    # Long enough for a reader that is only slow, short enough for a loop that is held once.
+    PATIENCE_MS = 100
+
+    def __init__(self, descriptor: int) -> None:
+        super().__init__()
+        self._descriptor = descriptor
+        self._poll = select.poll()
+        self._poll.register(descriptor, select.POLLOUT)
+        self._is_stuck = False
+        self._is_cut = False  # in the middle of a line
+        self._lost = 0
+
+    def emit(self, record: logging.LogRecord) -> None:
+        """Write the record's line, or count it as lost."""
+        if self._lost and self._poll.poll(0):
+            lost, self._lost = self._lost, 0
+            log.warning("log.lines_lost", extra={"lines": lost})  # is written by a call of this method within this one
+            self._lost = lost if self._lost else 0
+        try:
+            text = self.format(record) + "\n"
+        except Exception:  # noqa: BLE001  # as every handler does: a line that cannot be made stops nobody
+            self.handleError(record)
+            return
+        if not self._write(("\n" + text if self._is_cut else text).encode("utf-8", "backslashreplace")):
+            self._lost += 1
+
+    def _write(self, data: bytes) -> bool:
+        rest = memoryview(data)
+        while rest:
+            if not self._poll.poll(0 if self._is_stuck else self.PATIENCE_MS):
+                self._is_stuck = True
+                break
+            try:
+                rest = rest[os.write(self._descriptor, rest[: self._PIECE_BYTES]) :]
+            except OSError:  # the reader has gone, or the disk is full
+                break
+            self._is_stuck = False
+        if len(rest) < len(data):
+            self._is_cut = bool(rest)
+        return not rest
+
+
 _CLIENTS_FAULTS = ("SSL Error on", "error on read", "Write error on")
 
 
@@ -71,9 +125,16 @@ def _clients_fault(record: logging.LogRecord) -> bool:
     return logging.getLogger().isEnabledFor(record.levelno)
 
 
+def _handler(stream: TextIO) -> logging.Handler:
+    try:
+        return Lines(stream.fileno())
+    except (AttributeError, OSError):  # closed from the start, or no file at all
+        return logging.StreamHandler(stream)
+
+
 def configure(settings: LogSettings, stream: TextIO | None = None) -> None:
     """Send every logger's lines to `stream` (standard error) as JSON. For a server's process, not for a library."""
-    handler = logging.StreamHandler(stream or sys.stderr)
+    handler = _handler(stream or sys.stderr)
     handler.setFormatter(Formatter(settings.env))
     root = logging.getLogger()
     root.handlers[:] = [handler]

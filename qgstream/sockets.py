@@ -13,6 +13,7 @@ from typing import Any
 from tornado.httpserver import HTTPServer
 from tornado.ioloop import IOLoop
 from tornado.iostream import IOStream, SSLIOStream
+from tornado.netutil import add_accept_handler
 
 from qgstream.errors import ConfigError
 from qgstream.limits import LimitSettings
@@ -134,17 +135,13 @@ class _Listener:
     `pause` is called then; those who wait do so in the kernel's queue meanwhile.
     """
 
-    def __init__(self, listener: socket.socket, pause: Callable[[_Listener], None]) -> None:
+    def __init__(self, listener: socket.socket, pause: Callable[[socket.socket], None]) -> None:
         self._socket = listener
         self._pause = pause
 
     def fileno(self) -> int:
-        """See `socket.fileno`: -1 once it is closed."""
+        """See `socket.fileno`."""
         return self._socket.fileno()
-
-    def close(self) -> None:
-        """See `socket.close`."""
-        self._socket.close()
 
     def accept(self) -> tuple[socket.socket, Any]:
         """See `socket.accept`."""
@@ -154,7 +151,7 @@ class _Listener:
             if error.errno not in _EXHAUSTED:
                 raise
             log.error("server.out_of_sockets", extra={"reason": str(error), "pause_seconds": ACCEPT_PAUSE_SECONDS})
-            self._pause(self)
+            self._pause(self._socket)
             raise BlockingIOError(errno.EWOULDBLOCK, str(error)) from error
 
 
@@ -188,16 +185,24 @@ class StreamServer(HTTPServer):
 
     def add_sockets(self, sockets: Iterable[socket.socket]) -> None:
         """See `TCPServer`."""
-        super().add_sockets(_Listener(listener, self._pause) for listener in sockets)  # type: ignore[misc]  # all it uses
+        for listener in sockets:
+            self._sockets[listener.fileno()] = listener
+            self._listen_on(listener)
 
-    def _pause(self, listener: _Listener) -> None:
+    def _listen_on(self, listener: socket.socket) -> None:
+        self._handlers[listener.fileno()] = add_accept_handler(
+            _Listener(listener, self._pause),  # type: ignore[arg-type]  # has all that is used of a socket
+            self._handle_connection,
+        )
+
+    def _pause(self, listener: socket.socket) -> None:
         self._handlers[listener.fileno()]()  # its loop ends, and it is not looked at any more
         self._handlers[listener.fileno()] = lambda: None  # for `stop`
         IOLoop.current().call_later(ACCEPT_PAUSE_SECONDS, self._go_on, listener)
 
-    def _go_on(self, listener: _Listener) -> None:
-        if listener.fileno() >= 0:
-            super().add_sockets([listener])  # type: ignore[list-item]
+    def _go_on(self, listener: socket.socket) -> None:
+        if listener.fileno() >= 0:  # not stopped meanwhile
+            self._listen_on(listener)
 
     def handle_stream(self, stream: IOStream, address: tuple[Any, ...]) -> None:
         """A socket was accepted."""
