@@ -102,12 +102,14 @@ class ServerProcess:
 class RawClient:
     """A socket that says exactly what it is told, and reads until what it waits for is there."""
 
-    def __init__(self, port: int, *, timeout_seconds: float = 15.0, receive_buffer: int | None = None) -> None:
+    def __init__(
+        self, port: int, *, host: str = "127.0.0.1", timeout_seconds: float = 15.0, receive_buffer: int | None = None
+    ) -> None:
         self.socket = socket.socket()
         if receive_buffer is not None:
             self.socket.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, receive_buffer)
         self.socket.settimeout(timeout_seconds)
-        self.socket.connect(("127.0.0.1", port))
+        self.socket.connect((host, port))
         self.received = b""
 
     def get(self, target: str, *headers: str, version: str = "1.1") -> Self:

@@ -29,6 +29,7 @@ def run_pytest(folder: Path, test: str, *, ci: bool = False) -> tuple[int, str]:
 
 NEEDS_A_PROGRAM = "def test_it(require_program):\n    require_program('no-such-program')\n"
 SKIPPED_FILE = "import pytest\npytest.skip('not today', allow_module_level=True)\n"
+NOT_PERMITTED = "import pytest\ndef test_it(): pytest.skip('not permitted here: networks')\ndef test_another(): pass\n"
 LOGS = "import logging\ndef test_it():\n    logging.getLogger('tornado.general').{level}('it broke')\n"
 EXPECTS = "import logging\ndef test_it(expect_log):\n    expect_log('it .*', logger='a')\n"
 
@@ -40,6 +41,7 @@ EXPECTS = "import logging\ndef test_it(expect_log):\n    expect_log('it .*', log
         pytest.param(NEEDS_A_PROGRAM, True, 1, "needs the program no-such-program", id="a missing program fails in CI"),
         pytest.param(NEEDS_A_PROGRAM, False, 5, "0 tests were executed", id="a run of skipped tests is not well"),
         pytest.param(SKIPPED_FILE, True, 2, "not today", id="a skipped file fails in CI"),
+        pytest.param(NOT_PERMITTED, True, 0, "1 skipped", id="what a machine forbids is skipped in CI too"),
         pytest.param(LOGS.format(level="warning"), False, 1, "WARNING tornado.general: it broke", id="a warning fails"),
         pytest.param(LOGS.format(level="info"), False, 0, "1 passed", id="information does not"),
         pytest.param(EXPECTS, False, 1, "no log record matches 'it .*'", id="an expected record must come"),
