@@ -20,6 +20,8 @@ import yaml
 
 from qgstream.metrics import Metrics
 from tests.deploy.programs import DEPLOY, Program, free_port, rewritten
+from tests.deploy.units import SYSTEMD, command, read
+from tests.documents import blocks
 from tests.publishing import publish
 from tests.serving import RawClient, ServerProcess, wait_until
 
@@ -61,6 +63,20 @@ def promtool(require_program: Callable[[str], Path]) -> Callable[..., str]:
 def test_prometheus_takes_the_configuration_and_the_rules(promtool: Callable[..., str]) -> None:
     assert f"{len(alerts())} rules found" in promtool("check", "config", PROMETHEUS / "prometheus.yml")
     assert "SUCCESS" in promtool("check", "rules", "--lint-fatal", RULES)
+
+
+def test_several_processes_are_as_many_targets(promtool: Callable[..., str], tmp_path: Path) -> None:
+    (shown,) = [block for block in blocks("yaml") if block.page.name == "production.md"]
+    path = tmp_path / "prometheus.yml"
+    path.write_text(shown.text)
+    assert "SUCCESS" in promtool("check", "config", path)
+    (job,) = yaml.safe_load(shown.text)["scrape_configs"]
+    (start,) = read(SYSTEMD / "qgstream@.service")["ExecStart"]
+    ports = [command(start, instance=instance)[-1].partition("=")[2] for instance in ("1", "2")]
+    targets = [f"127.0.0.1:{port}" for port in ports]
+    assert job == {"job_name": "qgstream", "static_configs": [{"targets": targets}]}
+    # The file that is installed has the same, to be taken in.
+    assert f"# - targets: {json.dumps(targets)}" in (PROMETHEUS / "prometheus.yml").read_text()
 
 
 def test_each_alert_fires_when_it_should_and_only_then(promtool: Callable[..., str], tmp_path: Path) -> None:

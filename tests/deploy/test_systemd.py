@@ -16,7 +16,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.deploy.programs import free_port
+from qgstream.config import load
+from tests.deploy.programs import DEPLOY, free_port
 from tests.deploy.units import INSTALLED, SYSTEMD, command, read
 from tests.serving import wait_until
 
@@ -215,6 +216,10 @@ def test_two_instances_share_a_port_and_have_admin_ports_of_their_own(
         assert services[1].streams_opened() == before + number
 
 
-def test_the_admin_port_of_an_instance_is_9000_and_its_number() -> None:
-    words = command(read(MANY)["ExecStart"][0], instance="3")
-    assert words[-2:] == ["--set", "admin.port=9003"]
+def test_an_instance_shares_the_port_and_its_admin_port_is_9000_and_its_number() -> None:
+    for key in ("ExecStartPre", "ExecStart", "ExecReload"):
+        words = command(read(MANY)[key][0], instance="3")
+        assert words[-4:] == ["--set", "server.reuse_port=true", "--set", "admin.port=9003"]
+    # One service has what its file says, and none of them takes the other's port.
+    assert "--set" not in read(ONE)["ExecStart"][0]
+    assert load(DEPLOY.parent / "conf" / "production.toml").config.admin.port == 9000
