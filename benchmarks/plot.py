@@ -1,4 +1,4 @@
-"""Draws docs/img/*.svg from benchmarks/results/*.json. Needs matplotlib: `pip install matplotlib`.
+"""Draws docs/images/*.svg from benchmarks/results/*.json. Needs matplotlib: `pip install matplotlib`.
 
 `python benchmarks/plot.py`
 """
@@ -18,7 +18,7 @@ from matplotlib.axes import Axes
 
 HERE = Path(__file__).parent
 RESULTS = HERE / "results"
-IMAGES = HERE.parent / "docs" / "img"
+IMAGES = HERE.parent / "docs" / "images"
 
 # One colour for a server in every picture; told apart without colour by their marks. (Okabe and Ito's palette.)
 STYLES: dict[str, tuple[str, str]] = {
@@ -112,6 +112,37 @@ def _short(value: float) -> str:
     if value >= 10_000:
         return f"{value / 1000:,.0f}k".replace(",", "\N{NO-BREAK SPACE}")
     return f"{value:.0f}" if value >= 100 else f"{value:.1f}"
+
+
+def reconnect_storm(outcomes: Mapping[str, Any]) -> None:
+    """Who is back when, and who still comes: benchmarks/reconnect_storm.py."""
+    figure, (waits, came) = plt.subplots(1, 2, figsize=(11, 4.2))
+    everybody = {name: found for name, found in outcomes.items() if name.startswith("all come")}
+    for (name, found), colour, style in zip(
+        everybody.items(), ("#D55E00", "#0072B2", "#009E73"), ("--", "-", "-."), strict=True
+    ):
+        waits.plot(
+            *zip(*found.waits[::100], strict=True), color=colour, linestyle=style, linewidth=2, label=_case(name)
+        )
+    waits.set(xlim=(0, 22), ylim=(0, 5.2), xlabel="came so many seconds after all streams ended", ylabel="waited, s")
+    waits.set_title("12 500 clients come to each process", loc="left", fontsize=12)
+    refused = {name: found for name, found in outcomes.items() if "refused" in name}
+    for (name, found), colour, style in zip(refused.items(), ("#D55E00", "#0072B2"), ("--", "-"), strict=True):
+        each = [number / found.storm.processes for number in found.came[:61]]
+        came.plot(range(len(each)), each, color=colour, linestyle=style, linewidth=2, label=_case(name))
+    came.set(
+        xlim=(0, 60), ylim=(0, 420), xlabel="seconds after a host was lost", ylabel="who come to each process, a second"
+    )
+    came.set_title("389 clients for each process find no room", loc="left", fontsize=12)
+    came.annotate("1389\nat 3 s", (4, 350), xytext=(4, 0), textcoords="offset points", fontsize=9)
+    for axes in (waits, came):
+        axes.legend(frameon=False, loc="upper right")
+    figure.subplots_adjust(left=0.07, right=0.98, top=0.9, bottom=0.14, wspace=0.22)
+    save(figure, "reconnect-storm")
+
+
+def _case(name: str) -> str:
+    return name.partition("; ")[2].replace("`", "")
 
 
 def save(figure: Any, name: str) -> None:
