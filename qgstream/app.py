@@ -20,6 +20,7 @@ from qgstream.handlers.events import EventsHandler
 from qgstream.handlers.health import HealthHandler, ReadyHandler
 from qgstream.handlers.metrics import MetricsHandler
 from qgstream.handlers.publish import PublishHandler
+from qgstream.handlers.websocket import WebSocketEventsHandler
 from qgstream.logs import access_log, scrub
 from qgstream.service import Service
 
@@ -42,6 +43,7 @@ def routes(service: Service, *, prefix: str = "") -> list[Rule]:
     return [
         Rule(MethodMatches("POST", f"{prefix}/events"), PublishHandler, shared),
         Rule(PathMatches(f"{prefix}/events"), EventsHandler, shared),
+        Rule(PathMatches(f"{prefix}/ws"), WebSocketEventsHandler, shared),
     ]
 
 

@@ -156,6 +156,7 @@ def describe(hub: Hub, connection: Connection, now: float) -> dict[str, object]:
         "ip": connection.ip,
         "topics": sorted(subscription.patterns) or ["*"],
         "events_filter": sorted(subscription.events),
+        "transport": connection.transport,
         "state": state(connection),
         "age_seconds": round(max(0.0, now - connection.opened_at), 3),
         "events": connection.events_sent,

@@ -5,13 +5,13 @@ from __future__ import annotations
 import errno
 import socket
 from asyncio import Future
-from typing import Any, Protocol, cast
+from typing import Any, ClassVar, Protocol, cast
 
 from tornado.iostream import IOStream, SSLIOStream, StreamClosedError
 
 from qgstream.feed import Feed
 from qgstream.limits import LimitSettings
-from qgstream.reasons import CloseReason
+from qgstream.reasons import CloseReason, Transport
 from qgstream.subscriber import PARKED, Subscriber
 
 # A client has nothing to say after its request. What it sends all the same (a pipelined request, stray bytes) is read
@@ -25,6 +25,9 @@ class Host(Protocol):
 
     def has_room(self, connection: Connection) -> None:
         """The socket takes bytes again."""
+
+    def leaving(self, connection: Connection) -> None:
+        """It says goodbye, for `connection.reason`: to be closed if that is not taken."""
 
     def closed(self, connection: Connection) -> None:
         """The stream has ended, for `connection.reason`."""
@@ -41,6 +44,9 @@ class Connection(Subscriber):
         "host", "stream", "id", "ip", "client_key", "user_agent", "opened_at", "reason", "slot", "replay",
         "_open", "_stray_bytes",
     )  # fmt: skip
+
+    transport: ClassVar[Transport] = "sse"
+    close_code: int | None = None  # of a transport that has them
 
     def __init__(
         self, host: Host, stream: IOStream, feed: Feed[Subscriber], *, id: int, ip: str, client_key: str,
@@ -60,7 +66,7 @@ class Connection(Subscriber):
         self._open = True
         self._stray_bytes = 0
         stream.set_close_callback(self._on_stream_closed)
-        self._discard_input()
+        self._listen()
 
     @property
     def is_open(self) -> bool:
@@ -104,12 +110,13 @@ class Connection(Subscriber):
     # Ending.
 
     def end(self, reason: CloseReason, goodbye: bytes) -> None:
-        """Say goodbye behind what is already on its way, and close when it is out. The one who calls this sets a
-        deadline: a stalled peer would keep it for ever."""
+        """Say goodbye behind what is already on its way, and close when it is out. The host sets a deadline: a stalled
+        peer would keep it for ever."""
         if not self._open or self.reason is not None:
             return
         self.reason = reason
         self.leave()
+        self.host.leaving(self)
         try:
             self.stream.write(goodbye).add_done_callback(self._on_goodbye)
         except StreamClosedError:
@@ -138,7 +145,7 @@ class Connection(Subscriber):
 
     # Reading.
 
-    def _discard_input(self) -> None:
+    def _listen(self) -> None:
         # A pending read is also what lets the IOStream see the peer's FIN.
         try:
             read = cast("Future[int]", self.stream.read_into(_SCRATCH, partial=True))
@@ -154,7 +161,7 @@ class Connection(Subscriber):
         if self._stray_bytes > MAX_STRAY_BYTES:
             self.close("client")
         else:
-            self._discard_input()
+            self._listen()
 
 
 def _reason_of(error: BaseException | None, otherwise: CloseReason) -> CloseReason:

@@ -107,6 +107,13 @@ class MethodNotAllowed(QgstreamError):
     code = "method_not_allowed"
 
 
+class UpgradeRequired(QgstreamError):
+    """The resource is spoken to in another protocol, which the request did not ask for."""
+
+    status = 426
+    code = "upgrade_required"
+
+
 class TooManyRequests(QgstreamError):
     """A per-client limit; try again after `retry_after_seconds`."""
 

@@ -5,7 +5,8 @@ from __future__ import annotations
 from enum import IntEnum
 from typing import NamedTuple
 
-from qgstream import sse
+from qgstream import sse, ws
+from qgstream.reasons import CloseReason
 
 
 class Message(NamedTuple):
@@ -19,22 +20,32 @@ class Message(NamedTuple):
         """An event of a stream of Server-Sent Events."""
         return sse.encode(self.data, id=self.id, retry_ms=self.retry_ms)
 
+    def as_json(self) -> bytes:
+        """A message on a WebSocket: the fields of the event in a JSON object. It has no `"topic"`, as events have."""
+        id = f'"id": "{self.id}", ' if self.id is not None else ""
+        retry = f'"retry": {self.retry_ms}, ' if self.retry_ms is not None else ""
+        return b'{%b"data": %b}' % ((id + retry).encode(), self.data)
+
 
 class Framing(IntEnum):
     """How an event is wrapped for its transport."""
 
     CHUNKED = 0  # HTTP/1.1
     RAW = 1  # HTTP/1.0: the body ends with the connection
+    WEBSOCKET = 4  # 2 and 3 are those above with an envelope, where frames are cached; here every event has one
 
     def wrap(self, payload: bytes) -> bytes:
         """What is to be said, as the transport has it."""
-        return sse.chunk(payload) if self is Framing.CHUNKED else payload
+        if self is Framing.CHUNKED:
+            return sse.chunk(payload)
+        return ws.text(payload) if self is Framing.WEBSOCKET else payload
 
     def frame(self, message: Message) -> bytes:
         """The bytes of a message of the server's own."""
-        return self.wrap(message.as_sse())
+        return self.wrap(message.as_json() if self is Framing.WEBSOCKET else message.as_sse())
 
-    @property
-    def end(self) -> bytes:
+    def end(self, reason: CloseReason) -> bytes:
         """What ends the stream cleanly."""
-        return sse.LAST_CHUNK if self is Framing.CHUNKED else b""
+        if self is Framing.CHUNKED:
+            return sse.LAST_CHUNK
+        return ws.close(ws.CLOSE_CODES[reason], reason) if self is Framing.WEBSOCKET else b""

@@ -152,10 +152,11 @@ class Wheel:
         frames = {}
         for caught_up in (True, False):
             at = id if caught_up else None
-            if self._settings.format == "comment":
-                payload = sse.comment("heartbeat", id=at)
-            else:
-                payload = messages.heartbeat(now, id=at).as_sse()
+            message = messages.heartbeat(now, id=at)
+            comment = self._settings.format == "comment"
+            payload = sse.comment("heartbeat", id=at) if comment else message.as_sse()
             frames[Framing.RAW, caught_up] = payload
-            frames[Framing.CHUNKED, caught_up] = sse.chunk(payload)
+            frames[Framing.CHUNKED, caught_up] = Framing.CHUNKED.wrap(payload)
+            # A WebSocket has no comments, and one onmessage for everything.
+            frames[Framing.WEBSOCKET, caught_up] = Framing.WEBSOCKET.frame(message)
         return frames

@@ -16,6 +16,7 @@ from qgstream.brokers.memory import MemoryBroker
 from qgstream.connection import Connection, Host, tune_socket
 from qgstream.draft import draft
 from qgstream.fanout import Fanout
+from qgstream.framing import Framing
 from qgstream.limits import LimitSettings, jittered
 from qgstream.logs import log
 from qgstream.metrics import Live, Metrics
@@ -29,6 +30,7 @@ from qgstream.router import Router
 from qgstream.slices import Slices
 from qgstream.subscriber import Subscriber
 from qgstream.subscription import Subscription
+from qgstream.websocket import WebSocketConnection
 from qgstream.window import HistorySettings, ResetReason, Window
 
 # A goodbye that is not taken within this is not waited for.
@@ -228,18 +230,19 @@ class Hub(Host, Sink):
     ) -> Connection:  # fmt: skip
         """Take over a detached stream whose headers and first bytes are written."""
         tune_socket(stream, self.limits)
-        connection = Connection(
+        kind = WebSocketConnection if subscription.framing is Framing.WEBSOCKET else Connection
+        connection = kind(
             self, stream, self.router.feed(subscription), id=self.registry.next_id(), ip=ip, client_key=client_key,
             user_agent=user_agent, opened_at=time.time(),
         )  # fmt: skip
         self.registry.add(connection)
-        self.metrics.opened()
+        self.metrics.opened(connection.transport)
         self.metrics.resumed(opening.result)
         log.info(
             "events.connected",
             extra={
                 "connection": connection.id, "remote_ip": ip, "topics": sorted(subscription.patterns),
-                "replay": opening.result, "user_agent": user_agent,
+                "replay": opening.result, "user_agent": user_agent, "transport": connection.transport,
             },
         )  # fmt: skip
         if opening.replay_from is None:
@@ -262,6 +265,11 @@ class Hub(Host, Sink):
         else:
             self._fanout.has_room(connection)
 
+    def leaving(self, connection: Connection) -> None:
+        """It says goodbye: that has its time, and what only this stream waited for is free."""
+        self._goodbyes[connection] = time.monotonic() + LINGER_SECONDS
+        self._fanout.settle(connection.feed)
+
     def closed(self, connection: Connection) -> None:
         """The stream has ended: give everything back, and say why."""
         self.registry.remove(connection)
@@ -274,10 +282,11 @@ class Hub(Host, Sink):
         age = max(0.0, time.time() - connection.opened_at)
         reason = connection.reason or "server_error"
         self.metrics.closed(reason, age)
+        code = {} if connection.close_code is None else {"close_code": int(connection.close_code)}
         log.info(
             "events.disconnected",
             extra={
-                "connection": connection.id, "remote_ip": connection.ip, "reason": reason,
+                "connection": connection.id, "remote_ip": connection.ip, "reason": reason, **code,
                 "seconds": round(age, 3), "events": connection.events_sent, "bytes": connection.bytes_sent,
             },
         )  # fmt: skip
@@ -297,9 +306,7 @@ class Hub(Host, Sink):
             return  # the peer has gone, as it turned out
         framing = connection.feed.subscription.framing
         goodbye = messages.closing(time.time(), reason=reason, retry_ms=retry_ms)
-        self._goodbyes[connection] = time.monotonic() + LINGER_SECONDS
-        connection.end(reason, framing.frame(goodbye) + framing.end)
-        self._fanout.settle(connection.feed)
+        connection.end(reason, framing.frame(goodbye) + framing.end(reason))
 
     def check_slow(self) -> None:
         """End those who are too far behind; called every so often, because a stalled reader makes no event."""

@@ -17,7 +17,16 @@ from prometheus_client import CollectorRegistry, Counter, Gauge, GCCollector, Hi
 from prometheus_client.core import GaugeMetricFamily, Metric
 from prometheus_client.registry import Collector
 
-from qgstream.reasons import CLOSE_REASONS, REJECT_REASONS, REPLAY_RESULTS, CloseReason, RejectReason, ReplayResult
+from qgstream.reasons import (
+    CLOSE_REASONS,
+    REJECT_REASONS,
+    REPLAY_RESULTS,
+    TRANSPORTS,
+    CloseReason,
+    RejectReason,
+    ReplayResult,
+    Transport,
+)
 from qgstream.version import __version__
 
 _FAST = (0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10)
@@ -68,6 +77,8 @@ class Metrics:
             return Histogram(f"qgstream_{name}", text, buckets=buckets, registry=self.registry)
 
         self._opened = counter("connections_opened", "Streams opened.")
+        # Beside the one above and not a label of it: alerts compare that with the streams that are open.
+        self._opened_by = counter("connections_opened_by_transport", "Streams opened, by transport.", "transport")
         self._closed = counter("connections_closed", "Streams ended, by reason.", "reason")
         self._rejected = counter("connections_rejected", "Streams refused, by reason.", "reason")
         self._published = counter("events_published", "Events taken into the log through this process.")
@@ -97,6 +108,8 @@ class Metrics:
             self._closed.labels(closed)
         for rejected in REJECT_REASONS:
             self._rejected.labels(rejected)
+        for transport in TRANSPORTS:
+            self._opened_by.labels(transport)
         for result in REPLAY_RESULTS:
             self._replay.labels(result)
         ProcessCollector(registry=self.registry)
@@ -126,9 +139,10 @@ class Metrics:
             loop_lag=_buckets(self._loop_lag),
         )
 
-    def opened(self) -> None:
+    def opened(self, transport: Transport) -> None:
         """A stream was opened."""
         self._opened.inc()
+        self._opened_by.labels(transport).inc()
 
     def closed(self, reason: CloseReason, age_seconds: float) -> None:
         """A stream ended."""

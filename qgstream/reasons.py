@@ -1,4 +1,4 @@
-"""The vocabulary of endings: one word each for message, log line and metric label."""
+"""The vocabulary of streams: one word each for message, log line and metric label."""
 
 from __future__ import annotations
 
@@ -25,3 +25,6 @@ REJECT_REASONS: Final[tuple[RejectReason, ...]] = get_args(RejectReason)
 
 ReplayResult = Literal["none", "complete", "too_old", "unknown_id", "epoch_changed"]
 REPLAY_RESULTS: Final[tuple[ReplayResult, ...]] = get_args(ReplayResult)
+
+Transport = Literal["sse", "websocket"]
+TRANSPORTS: Final[tuple[Transport, ...]] = get_args(Transport)

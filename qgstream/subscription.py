@@ -19,7 +19,8 @@ class Subscription:
     """A set of topics and how their events are to look.
 
     `patterns` empty means every topic. `events` empty means every event type; an event without a type is `message`.
-    `grants` are the patterns of private topics that the subscriber may see; `private_patterns` says which those are.
+    `envelope` is not for a WebSocket, on which every event has one. `grants` are the patterns of private topics that
+    the subscriber may see; `private_patterns` says which those are.
     """
 
     patterns: frozenset[str] = frozenset()
@@ -49,21 +50,25 @@ class Subscription:
         """The publication's bytes for this kind of subscription, made once and shared by all of the kind."""
         frames = publication.frames
         if frames is None:
-            frames = publication.frames = [None, None, None, None]
+            frames = publication.frames = [None, None, None, None, None]
         kind = self.framing + 2 * self.envelope
         frame = frames[kind]
         if frame is None:
-            frame = frames[kind] = self.framing.wrap(_encode(publication, epoch, envelope=self.envelope))
+            frame = frames[kind] = self.framing.wrap(self._encode(publication, epoch))
         return frame
 
+    def _encode(self, publication: Publication, epoch: str) -> bytes:
+        id = str(Position(epoch, publication.offset))
+        retry_ms = publication.retry_ms
+        if self.framing is Framing.WEBSOCKET:
+            return _enveloped(publication, {"retry": retry_ms} if retry_ms is not None else {}, id)
+        data = _enveloped(publication, {}, id) if self.envelope else publication.data
+        return sse.encode(data, event=publication.event, id=id, retry_ms=retry_ms)
 
-def _encode(publication: Publication, epoch: str, *, envelope: bool) -> bytes:
-    id = str(Position(epoch, publication.offset))
-    data = publication.data
-    if envelope:
-        # The data is JSON text already and goes in as it is: nothing is parsed, so no number loses a digit.
-        wrapped = data if publication.is_json else json.dumps(data.decode()).encode()
-        topic = publication.topics[0] if len(publication.topics) == 1 else list(publication.topics)
-        head = json.dumps({"id": id, "topic": topic, "event": publication.event})
-        data = b'%b, "data": %b}' % (head[:-1].encode(), wrapped)
-    return sse.encode(data, event=publication.event, id=id, retry_ms=publication.retry_ms)
+
+def _enveloped(publication: Publication, more: dict[str, int], id: str) -> bytes:
+    # The data is JSON text already and goes in as it is: nothing is parsed, so no number loses a digit.
+    data = publication.data if publication.is_json else json.dumps(publication.data.decode()).encode()
+    topic = publication.topics[0] if len(publication.topics) == 1 else list(publication.topics)
+    head = json.dumps({"id": id, "topic": topic, "event": publication.event, **more})
+    return b'%b, "data": %b}' % (head[:-1].encode(), data)

@@ -39,7 +39,9 @@ class Viewers(Host):
     def __init__(self, hub: Hub) -> None:
         self._hub = hub
         self._started_at = time.time()
-        self._feeds = {framing: Feed[Subscriber](Subscription(framing=framing)) for framing in Framing}
+        self._feeds = {
+            framing: Feed[Subscriber](Subscription(framing=framing)) for framing in (Framing.CHUNKED, Framing.RAW)
+        }
         self._fanout = Fanout(hub.slices, Metrics(), lambda: hub.limits, self._drop)
         self._viewers: dict[Connection, None] = {}
         self._timer = PeriodicCallback(self._tick, EVERY_SECONDS * 1000)
@@ -83,7 +85,7 @@ class Viewers(Host):
         goodbye = messages.closing(time.time(), reason=reason, retry_ms=_RETRY_MS)
         for connection in list(self._viewers):
             framing = connection.feed.subscription.framing
-            connection.end(reason, framing.frame(goodbye) + framing.end)
+            connection.end(reason, framing.frame(goodbye) + framing.end(reason))
             connection.close(reason)
 
     def _tick(self) -> None:
@@ -102,6 +104,9 @@ class Viewers(Host):
     def has_room(self, connection: Connection) -> None:
         """The socket takes bytes again."""
         self._fanout.has_room(connection)
+
+    def leaving(self, connection: Connection) -> None:
+        """Nothing: who says goodbye here is closed at once."""
 
     def closed(self, connection: Connection) -> None:
         """One has left; after the last the clock stops."""

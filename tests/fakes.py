@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import errno
+import socket
 from collections.abc import Callable, Iterator
 from typing import Any, cast
 
@@ -63,9 +64,14 @@ class FakeSocket:
         self.error: OSError | None = None
         self.received = bytearray()
         self.pending: Callable[[], bool] = bool
+        self.is_shut = False
 
     def setsockopt(self, *_: object) -> None:
         pass
+
+    def shutdown(self, how: int) -> None:
+        assert how == socket.SHUT_WR
+        self.is_shut = True
 
     def send(self, data: bytes | memoryview) -> int:
         assert not self.pending(), "sent past what is still pending: the bytes would be out of order"
@@ -94,7 +100,7 @@ class FakeStream:
         self._closed = False
         self._written = self._sent = 0
         self._writes: list[tuple[int, asyncio.Future[None]]] = []
-        self._reading: asyncio.Future[int] | None = None
+        self._reading: asyncio.Future[Any] | None = None
         self._close_callback: Callable[[], None] | None = None
 
     # What a Connection calls.
@@ -112,6 +118,12 @@ class FakeStream:
         return self._closed
 
     def read_into(self, buffer: bytearray, partial: bool = False) -> asyncio.Future[int]:
+        if self._closed:
+            raise StreamClosedError
+        self._reading = asyncio.get_running_loop().create_future()
+        return self._reading
+
+    def read_bytes(self, count: int, partial: bool = False) -> asyncio.Future[bytes]:
         if self._closed:
             raise StreamClosedError
         self._reading = asyncio.get_running_loop().create_future()
@@ -170,9 +182,16 @@ class FakeStream:
 
     def receive(self, count: int) -> None:
         """The peer sends stray bytes."""
+        self._read(count)
+
+    def hear(self, data: bytes) -> None:
+        """The peer says something, on a WebSocket."""
+        self._read(data)
+
+    def _read(self, result: int | bytes) -> None:
         assert self._reading is not None
         reading, self._reading = self._reading, None
-        reading.set_result(count)
+        reading.set_result(result)
 
     def peer_closes(self) -> None:
         """FIN."""

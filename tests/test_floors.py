@@ -20,7 +20,8 @@ PACKAGE = ROOT / "qgstream"
 FLOORS: dict[float, tuple[str, ...]] = {
     0.0: ("errors", "settings", "version", "reasons", "bench", "brokers", "handlers", "sources"),
     1.0: ("sse", "topics", "publication", "limits", "cors", "addresses", "keys", "logs", "metrics", "rates", "reading"),
-    1.05: ("host", "notify", "framing"),
+    1.05: ("host", "notify", "ws"),
+    1.06: ("framing",),
     1.1: ("claims", "draft", "slices", "sockets", "subscription", "window", "sources.options"),
     1.2: ("tokens", "messages", "openapi", "pages", "tuning", "sources.base"),
     1.25: ("sources.lines",),
@@ -41,6 +42,7 @@ FLOORS: dict[float, tuple[str, ...]] = {
     3.1: ("subscriber",),
     3.2: ("fanout", "replay", "router"),
     4.0: ("connection",),
+    4.05: ("websocket",),
     4.1: ("registry",),
     4.2: ("replays",),
     5.0: ("hub",),

@@ -109,8 +109,16 @@ def test_an_event_is_encoded_once_for_all_of_its_kind(framing: Framing) -> None:
     first = Subscription(patterns=frozenset({"a"}), framing=framing).frame(publication, "e")
     assert Subscription(framing=framing).frame(publication, "e") is first
     payload = b'retry: 5\nid: e-3\nevent: x\ndata: {"n": 1}\n\n'
-    assert first == (b"2a\r\n" + payload + b"\r\n" if framing is Framing.CHUNKED else payload)
-    assert framing.end == (b"0\r\n\r\n" if framing is Framing.CHUNKED else b"")
+    assert (
+        first
+        == {
+            Framing.CHUNKED: b"2a\r\n" + payload + b"\r\n",
+            Framing.RAW: payload,
+            Framing.WEBSOCKET: b'\x81\x47{"id": "e-3", "topic": "a", "event": "x", "retry": 5, "data": {"n": 1}}',
+        }[framing]
+    )
+    ends = {Framing.CHUNKED: b"0\r\n\r\n", Framing.RAW: b"", Framing.WEBSOCKET: b"\x88\x07\x03\xe9drain"}
+    assert framing.end("drain") == ends[framing]
 
 
 @pytest.mark.parametrize(

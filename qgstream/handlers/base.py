@@ -84,6 +84,11 @@ class BaseHandler(RequestHandler):
             return peer
         return client_address(peer, self.request.headers.get_list("X-Forwarded-For"), service.trusted_proxies)
 
+    @property
+    def takes_cookie(self) -> bool:
+        """Whether a cookie says who this is. A page of another origin sends it too, and cannot read the answer."""
+        return True
+
     def authenticate(self) -> Principal:
         """Who this is; raises `Unauthorized` for credentials that are not valid. None at all is the anonymous."""
         jwt = self.service.auth.settings.jwt
@@ -91,7 +96,7 @@ class BaseHandler(RequestHandler):
         credentials = Credentials(
             authorization=self.request.headers.get("Authorization"),
             access_token=self.get_query_argument("access_token", None),
-            cookie=self.get_cookie(cookie_name) if cookie_name else None,
+            cookie=self.get_cookie(cookie_name) if cookie_name and self.takes_cookie else None,
         )
         if credentials.source == "cookie" and self.request.method not in ("GET", "HEAD"):
             self._check_origin()

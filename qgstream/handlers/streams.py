@@ -67,7 +67,7 @@ class StreamHandler(BaseHandler):
         return Subscription(
             patterns=frozenset() if "*" in patterns else patterns,
             events=frozenset(check_text("event", event) for event in events),
-            envelope=self._flag("envelope"),
+            envelope=self._flag("envelope") and framing is not Framing.WEBSOCKET,
             framing=framing,
             grants=frozenset(principal.subscribe),
             private_patterns=private,

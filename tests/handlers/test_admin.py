@@ -245,8 +245,8 @@ async def test_a_connection_as_an_operator_sees_it(client: Client) -> None:
     assert first["age_seconds"] >= second["age_seconds"] >= 0
     del first["age_seconds"]
     assert first == {
-        "id": 1, "ip": "127.0.0.1", "topics": ["a/*", "b"], "events_filter": ["x"], "state": "live", "events": 0,
-        "bytes": 0, "backlog_bytes": 0, "position": published["id"], "user_agent": "tests/1",
+        "id": 1, "ip": "127.0.0.1", "topics": ["a/*", "b"], "events_filter": ["x"], "transport": "sse", "state": "live",
+        "events": 0, "bytes": 0, "backlog_bytes": 0, "position": published["id"], "user_agent": "tests/1",
     }  # fmt: skip
     assert (second["topics"], second["events_filter"], second["user_agent"]) == (["*"], [], "")
     published = await client.publish("a/1", "after")

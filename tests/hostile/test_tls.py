@@ -13,6 +13,8 @@ from contextlib import suppress
 from pathlib import Path
 
 import pytest
+from websockets.exceptions import ConnectionClosed
+from websockets.sync.client import connect
 
 from tests.hostile.certificates import TlsClient, make_certificate
 from tests.hostile.observing import Watch, ask, data_of, metrics
@@ -65,6 +67,29 @@ def test_a_stream_and_its_events(server: ServerProcess, tls: ssl.SSLContext) -> 
     client.close()
     (line,) = watch.expect(client=1)
     assert line["events"] == 1
+
+
+def test_a_websocket(server: ServerProcess, tls: ssl.SSLContext) -> None:
+    watch = Watch(server, tls=tls)
+    url = f"wss://localhost:{server.port}/ws?topic=ws"
+    with connect(url, ssl=tls, proxy=None, open_timeout=30, max_size=None) as socket:
+        assert json.loads(socket.recv(30))["data"]["event"] == "connected"
+        sent = ["x" * 200_000 + str(number) for number in range(4)]
+        for data in sent:
+            publish(server, tls, "ws", data)
+        received: list[str] = []
+        while len(received) < len(sent):
+            message = json.loads(socket.recv(30))
+            received += [message["data"]] if "topic" in message else []
+        assert received == sent
+        assert socket.ping().wait(30)
+        socket.send("hello?")
+        with suppress(ConnectionClosed):
+            while True:
+                socket.recv(30)
+        assert (socket.close_code, "no messages" in (socket.close_reason or "")) == (1003, True)
+    (line,) = watch.expect(client=1)
+    assert (line["events"], line["close_code"]) == (4, 1003)
 
 
 def test_large_events_arrive_whole_and_in_order(server: ServerProcess, tls: ssl.SSLContext) -> None:
