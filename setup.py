@@ -19,7 +19,7 @@ def version() -> str:
 
 
 BROKERS = {
-    "redis": ["redis>=5,<9"],
+    "redis": ["redis>=5.0.1,<9"],  # until then it was closed by a method that is gone
     "rabbitmq": ["aio-pika>=9.4,<11"],
     "nats": ["nats-py>=2.7,<3"],
 }
@@ -45,6 +45,7 @@ TEST = [
     "pytest-tornado>=0.8.1,<1",
     "schemathesis>=4.10,<5",  # asks the server what its OpenAPI description says
     "sse-starlette>=2,<4",
+    *BROKERS["redis"],
     "setuptools>=70.1,<81",  # pytest-tornado imports pkg_resources, gone later; makes wheels itself
     "uvicorn>=0.30,<1",
 ]

@@ -19,6 +19,9 @@ CACHE_SECONDS = 10.0
 # Reads under way at once: a storm of clients must not become a storm at the broker.
 MAX_READS = 4
 
+# Epoch, where it starts, and the shelves.
+_Key = tuple[str, int, tuple[str | None, ...]]
+
 
 @dataclass(frozen=True, slots=True)
 class Stretch:
@@ -34,27 +37,46 @@ class Archive:
 
     def __init__(self, broker: Broker) -> None:
         self._broker = broker
-        self._reads: OrderedDict[tuple[object, ...], tuple[asyncio.Task[Stretch], float]] = OrderedDict()
+        self._reads: OrderedDict[_Key, tuple[asyncio.Task[Stretch], float]] = OrderedDict()
         self._slots = asyncio.Semaphore(MAX_READS)
 
     async def after(self, offset: int, patterns: Iterable[str], window: Window) -> Stretch:
         """The log after an offset, for a subscription to these patterns. Raises what `Broker.read` raises."""
-        # Pages start at multiples, wherever their readers do, so that these share them.
+        # Pages start at multiples, wherever their readers do, so that these share them. In a log whose offsets have
+        # gaps that is not enough: there it is also asked whether a page that starts earlier goes so far.
         start = offset - offset % PAGE_PUBLICATIONS
-        if start != offset:
+        earlier = self._nearest(offset, patterns, window)
+        for begin in dict.fromkeys((start if earlier is None else earlier, start)):
+            if begin == offset:
+                break
             try:
-                page = await self._page(start, patterns, window)
+                page = await self._page(begin, patterns, window)
             except Forgotten:
-                pass  # perhaps only what lies before the offset
-            else:
-                if page.end is None or page.end > offset:
-                    return Stretch([p for p in page.publications if p.offset > offset], page.end)
+                continue  # perhaps only what lies before the offset
+            if page.end is None or page.end > offset:
+                return Stretch([p for p in page.publications if p.offset > offset], page.end)
         return await self._page(offset, patterns, window)
 
-    async def _page(self, start: int, patterns: Iterable[str], window: Window) -> Stretch:
+    def _nearest(self, offset: int, patterns: Iterable[str], window: Window) -> int | None:
+        """Where the last page that starts before an offset starts, of those that are here or under way."""
+        epoch, _, shelves = self._key(0, patterns, window)
+        starts = [key[1] for key in self._reads if key[0] == epoch and key[2] == shelves and key[1] <= offset]
+        return max(starts, default=None)
+
+    def _key(self, start: int, patterns: Iterable[str], window: Window) -> _Key:
         # What is forgotten depends on the shelves alone: subscriptions to the same ones share their pages too.
-        shelves = tuple([shelf.pattern for shelf in window.shelves_of(patterns)])
-        key = (window.epoch, start, shelves)
+        return window.epoch, start, tuple([shelf.pattern for shelf in window.shelves_of(patterns)])
+
+    async def _page(self, start: int, patterns: Iterable[str], window: Window) -> Stretch:
+        is_shared = self._key(start, patterns, window) in self._reads
+        page = await self._shared(start, patterns, window)
+        if page.end is None and is_shared:
+            # That read may have begun before what is asked for was appended. One that begins now does not.
+            page = await self._shared(start, patterns, window)
+        return page
+
+    async def _shared(self, start: int, patterns: Iterable[str], window: Window) -> Stretch:
+        key = self._key(start, patterns, window)
         loop = asyncio.get_running_loop()
         task, read_at = self._reads.pop(key, (None, 0.0))
         if task is None or loop.time() - read_at > CACHE_SECONDS:
@@ -72,7 +94,7 @@ class Archive:
             return Stretch((), None)
         return Stretch([publication for publication in found if window.stores(publication)], found[-1].offset)
 
-    def _done(self, key: tuple[object, ...], task: asyncio.Task[Stretch]) -> None:
+    def _done(self, key: _Key, task: asyncio.Task[Stretch]) -> None:
         # A failure is for those who waited for it, and the end of the log is no end for long.
         is_page = not task.cancelled() and task.exception() is None and task.result().end is not None
         if not is_page and key in self._reads and self._reads[key][0] is task:

@@ -111,6 +111,9 @@ _ENGINES: dict[str, tuple[str, str, str | None]] = {
     "nats": ("nats", "NatsBroker", "nats"),
     "nats+tls": ("nats", "NatsBroker", "nats"),
     "tls": ("nats", "NatsBroker", "nats"),
+    "redis": ("redis", "RedisBroker", "redis"),
+    "rediss": ("redis", "RedisBroker", "redis"),
+    "redis+sentinel": ("redis", "RedisBroker", "redis"),
 }
 
 

@@ -300,10 +300,11 @@ class Remote(Broker, ABC):
         pages = self.follow(self.newest)
         try:
             while True:
-                async with asyncio.timeout(self.timeout_seconds):
-                    page = await anext(pages, None)
-                if page is None:
-                    raise ConnectionError("the engine ended the connection")
+                try:
+                    async with asyncio.timeout(self.timeout_seconds):
+                        page = await anext(pages)
+                except StopAsyncIteration:
+                    raise ConnectionError("the engine ended the connection") from None
                 self._take(page)
                 self._backoff.reset()
                 if page.publications:

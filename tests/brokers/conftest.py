@@ -13,7 +13,7 @@ from qgstream.brokers.base import Broker, Opened, Sink
 from qgstream.publication import Position, Publication
 from qgstream.window import HistorySettings, ResetReason
 from tests.brokers.engines import ENGINES, Engine
-from tests.brokers.machines import NATS, Machine
+from tests.brokers.machines import NATS, REDIS, Machine
 
 
 class Tail(Sink):
@@ -66,10 +66,14 @@ class Tails:
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     """A test of the contract runs on each engine that its promise is one of: it asks for `engine`, or also for
-    `durable` (the log outlives its broker)."""
+    `durable` (the log outlives its broker) or `remote` (it is on a machine that may go away)."""
     names = metafunc.fixturenames
     if "engine" in names:
-        kinds = [name for name, kind in ENGINES.items() if kind.is_durable or "durable" not in names]
+        kinds = [
+            name
+            for name, kind in ENGINES.items()
+            if (kind.is_durable or "durable" not in names) and (kind.is_remote or "remote" not in names)
+        ]
         metafunc.parametrize("engine", kinds, indirect=True)
 
 
@@ -83,6 +87,18 @@ def nats_machine(tmp_path_factory: pytest.TempPathFactory, require_program: Call
     machine.kill()
 
 
+@pytest.fixture(scope="session")
+def redis_machine(
+    tmp_path_factory: pytest.TempPathFactory, require_program: Callable[[str], Path]
+) -> Iterator[Machine]:
+    """A Redis that writes down everything before it answers."""
+    require_program("redis-server")
+    machine = Machine(REDIS, tmp_path_factory.mktemp("redis"))
+    machine.start()
+    yield machine
+    machine.kill()
+
+
 @pytest.fixture
 def engine(request: pytest.FixtureRequest) -> Engine:
     return ENGINES[request.param].make(request)
@@ -91,6 +107,15 @@ def engine(request: pytest.FixtureRequest) -> Engine:
 @pytest.fixture
 def durable(engine: Engine) -> Engine:
     return engine
+
+
+@pytest.fixture
+def remote(engine: Engine) -> Iterator[Machine]:
+    """The server of the engine under test. It runs again after the test, whatever that did to it."""
+    machine = engine.machine
+    assert machine is not None
+    yield machine
+    machine.heal()
 
 
 @pytest.fixture

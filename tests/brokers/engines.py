@@ -22,11 +22,14 @@ class Engine:
     """A log of a test's own. `url` names it; every broker that is opened on it finds what the others left.
 
     `longer_url` names the same log and keeps more of it than the history settings say, where the engine can do that.
+    `machine` is the server that it lives on, where that is another process: a test may hang and kill it, and must start
+    it again. `has_gaps`: its offsets do not follow each other one by one.
     """
 
     url: str
     longer_url: str | None = None
     machine: Machine | None = None
+    has_gaps: bool = False
 
     def broker(self, *, timeout_seconds: float = 5.0) -> Broker:
         """One more broker on the log, not opened."""
@@ -59,8 +62,15 @@ def nats(request: pytest.FixtureRequest) -> Engine:
     return Engine(url, f"{url}&max_events=100000&max_bytes=100000000", machine)
 
 
+def redis(request: pytest.FixtureRequest) -> Engine:
+    machine: Machine = request.getfixturevalue("redis_machine")
+    url = f"redis://127.0.0.1:{machine.port}/?stream=tests-{uuid4().hex}"
+    return Engine(url, f"{url}&max_events=100000&max_bytes=100000000", machine, has_gaps=True)
+
+
 ENGINES: dict[str, Kind] = {
     "memory": Kind(memory, is_durable=False),
     "sqlite": Kind(sqlite),
     "nats": Kind(nats, is_remote=True),
+    "redis": Kind(redis, is_remote=True),
 }

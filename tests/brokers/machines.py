@@ -14,6 +14,11 @@ from tests.deploy.programs import free_port
 
 SECONDS = 30.0
 NATS = ("nats-server", "--addr", "127.0.0.1", "--port", "{port}", "--jetstream", "--store_dir", "{folder}")
+# Every command is on the disk before it is answered.
+REDIS = (
+    "redis-server", "--bind", "127.0.0.1", "--port", "{port}", "--dir", "{folder}", "--save", "", "--appendonly", "yes",
+    "--appendfsync", "always",
+)  # fmt: skip
 
 
 class Machine:
@@ -74,6 +79,13 @@ class Machine:
             self._signal(signal.SIGKILL)
             self._process.wait()
             self._process = None
+
+    def heal(self) -> None:
+        """Have it serve, whatever happened to it."""
+        if self._process is None or self._process.poll() is not None:
+            self.start()
+        else:
+            self.go_on()
 
     def stop(self) -> None:
         """SIGTERM, and wait until it has gone as it should."""

@@ -10,7 +10,7 @@ from qgstream.brokers.base import open_broker
 from qgstream.window import HistorySettings, TopicHistory
 from tests.brokers.engines import Engine
 from tests.brokers.serving import Served, open_stream, take
-from tests.handlers.asking import Client
+from tests.handlers.asking import Client, until
 
 # Some of the log fits into it; the rest is the broker's.
 SMALL = HistorySettings(max_events=100)
@@ -69,6 +69,7 @@ async def test_joining_beside_publishers_has_no_hole_and_no_repeat(engine: Engin
             first = 0 if id == "earliest" else ids.index(id) + 1
             stream, replay, _ = await open_stream(client, "a", id=id)
             events = await take(stream, len(ids) + 50 - first)
+            await until(lambda events=events, first=first: len(ids) >= first + len(events))  # type: ignore[misc]
             assert [event.data for event in events] == [str(n) for n in range(first, first + len(events))]
             assert [event.id for event in events] == ids[first : first + len(events)]
             assert replay == "complete"
@@ -117,7 +118,7 @@ async def test_what_the_window_has_forgotten_comes_from_the_broker(longer: str) 
 
 
 @pytest.mark.gen_test(timeout=40)
-async def test_many_who_ask_for_the_same_pages_share_them(longer: str) -> None:
+async def test_many_who_ask_for_the_same_pages_share_them(longer: str, durable: Engine) -> None:
     broker = open_broker(longer)
     reads: list[int] = []
     read = broker.read
@@ -133,7 +134,8 @@ async def test_many_who_ask_for_the_same_pages_share_them(longer: str) -> None:
         for n, (stream, replay, _) in enumerate(streams):
             assert replay == "complete"
             assert [event.id for event in await take(stream, 999 - n)] == ids[n + 1 :]
-    assert len(reads) == len(set(reads)) <= 5, reads
+    # Where offsets have gaps, pages cannot start at the same multiples for everybody, until they have met.
+    assert len(reads) == len(set(reads)) <= (25 if durable.has_gaps else 5), reads
 
 
 @pytest.mark.gen_test(timeout=40)

@@ -1,0 +1,363 @@
+"""Redis: the log is a stream, which any Redis client can read and write too."""
+
+from __future__ import annotations
+
+import secrets
+import time
+from collections.abc import AsyncGenerator, Awaitable, Sequence
+from contextlib import suppress
+from typing import Any, ClassVar, Self, cast
+
+from pydantic import Field
+from redis.asyncio import Redis
+from redis.asyncio.retry import Retry
+from redis.asyncio.sentinel import Sentinel
+from redis.backoff import NoBackoff
+from redis.exceptions import NoPermissionError, NoScriptError, RedisError, ResponseError
+
+from qgstream.brokers.base import IDEMPOTENCY_SECONDS, MAX_READ_BYTES, Forgotten
+from qgstream.brokers.options import Address, read_options
+from qgstream.brokers.redis_scripts import APPEND, PAGE, PREPARE, RENEW, STATE, TRIM, Script
+from qgstream.brokers.remote import PAGE_EVENTS, Bounds, Page, Placed, Remote, Replaced, longest_seconds
+from qgstream.draft import received
+from qgstream.errors import ConfigError, InvalidField
+from qgstream.logs import log
+from qgstream.publication import Publication
+from qgstream.settings import Section
+from qgstream.window import HistorySettings
+
+DEFAULT_PORT = 6379
+SENTINEL_PORT = 26379
+# An entry's id is milliseconds and a number in that millisecond; an offset is both in one number of 19 digits at most.
+PER_MILLISECOND = 1_000_000
+_MAX_OFFSET = 10**19 - 1
+# Publishes on their way at once, each on a connection of its own.
+MAX_SENDS = 16
+# Between two looks at what is to be trimmed.
+TRIM_SECONDS = 1.0
+# Whatever the bounds say, so much of the newest is kept: who follows may be a moment behind.
+SPARED_SECONDS = 2.0
+_VERSION = (7, 0)
+_YES = {b"1": True, b"true": True, b"0": False, b"false": False, b"": False}
+
+
+class RedisOptions(Section):
+    """What may stand in the query of the URL."""
+
+    stream: str = Field("qgstream", min_length=1, max_length=200)
+    max_events: int | None = Field(None, ge=0)
+    max_bytes: int | None = Field(None, ge=0)
+    max_age_seconds: float | None = Field(None, gt=0)
+    cafile: str | None = Field(None, min_length=1)
+
+
+class RedisBroker(Remote):
+    """A log in a Redis stream. What any client adds to the stream, with the fields `topic` and `data`, is published."""
+
+    name: ClassVar[str] = "redis"
+    failures = (OSError, EOFError, RedisError)
+    refusals = (ResponseError,)
+
+    def __init__(self, address: Address, options: RedisOptions, *, timeout_seconds: float) -> None:
+        super().__init__(address.place, timeout_seconds=timeout_seconds, secrets=address.secrets)
+        self._address = address
+        self._options = options
+        self._db = _database(address)
+        stream = options.stream
+        # In a cluster, and for those who reckon with one, all that belongs together has the hash slot of the stream.
+        self._side = stream if "{" in stream else f"{{{stream}}}"
+        self._redis: Redis | None = None
+        self._sentinels: list[Redis] = []
+        self._trim_at = 0.0
+        self._trims = True
+        self._seen = [0, 0]  # events of this stretch of SPARED_SECONDS, and of the one before
+        self._seen_until = 0.0
+
+    @classmethod
+    def from_url(cls, url: str, *, timeout_seconds: float) -> Self:
+        """`redis://user:password@host:6379/0?stream=events`, `rediss://` with TLS, and
+        `redis+sentinel://host,host/service/0`. Raises `ConfigError`."""
+        address = Address.parse(url)
+        options = read_options(address.query, RedisOptions)
+        if len(address.hosts) > 1 and not _is_sentinel(address):
+            raise ConfigError([f"broker.url: got {len(address.hosts)} hosts, expected one ({address.scheme}://)"])
+        if options.cafile is not None and address.scheme != "rediss":
+            raise ConfigError([f"broker.url: got the option 'cafile' with {address.scheme}://, expected rediss://"])
+        return cls(address, options, timeout_seconds=timeout_seconds)
+
+    # The connection.
+
+    async def connect(self) -> None:
+        if self._redis is None:
+            self._redis = self._client()
+            # Not made a dictionary of: a field may stand there several times.
+            self._redis.set_response_callback("XREAD", cast(Any, _as_it_came))
+            await self._check_server(self._redis)
+            await _done(self._redis.script_load(STATE.text))
+        await self._call(PREPARE, secrets.token_hex(5))
+
+    def _client(self) -> Redis:
+        address = self._address
+        arguments: dict[str, Any] = {
+            "db": self._db, "username": address.user or None, "password": address.password or None, "protocol": 2,
+            "socket_connect_timeout": self.timeout_seconds, "socket_timeout": self.timeout_seconds,
+            "socket_keepalive": True, "client_name": "qgstream",
+            # What was sent may have been done: nothing is sent twice by itself.
+            "retry": Retry(NoBackoff(), 0),
+        }  # fmt: skip
+        if _is_sentinel(address):
+            hosts = [(host, port or SENTINEL_PORT) for host, port in address.hosts]
+            kind: dict[str, Any] = {"socket_timeout": self.timeout_seconds / 2}
+            sentinel = Sentinel(hosts, sentinel_kwargs=kind, **arguments)  # type: ignore[no-untyped-call]
+            self._sentinels = sentinel.sentinels
+            return cast(Redis, sentinel.master_for(address.path.partition("/")[0]))
+        if address.scheme == "rediss":
+            arguments |= {"ssl": True, "ssl_ca_certs": self._options.cafile}
+        host, port = address.hosts[0]
+        return Redis(host=host, port=port or DEFAULT_PORT, **arguments)
+
+    async def _check_server(self, redis: Redis) -> None:
+        try:
+            server, persistence = await redis.info("server"), await redis.info("persistence")
+        except NoPermissionError:
+            return
+        version = str(server.get("redis_version", ""))
+        if tuple(map(int, version.split(".")[:2])) < _VERSION:
+            raise ConnectionError(f"got Redis {version}, expected {_VERSION[0]}.{_VERSION[1]} or newer")
+        if not self.epoch and not persistence.get("aof_enabled"):
+            reason = "its append-only file is off: when it ends, what came after its last snapshot is lost"
+            log.warning("broker.unsafe", extra={"broker": self.name, "place": self.place, "reason": reason})
+
+    async def disconnect(self) -> None:
+        redis, self._redis = self._redis, None
+        clients, self._sentinels = [*self._sentinels, *([redis] if redis is not None else [])], []
+        for client in clients:
+            with suppress(*self.failures):
+                await client.aclose()
+                await client.connection_pool.disconnect()
+
+    @property
+    def _connected(self) -> Redis:
+        if self._redis is None:
+            raise ConnectionError("is not connected")
+        return self._redis
+
+    async def _call(self, script: Script, *arguments: str | bytes | float, keys: Sequence[str] = ()) -> Any:
+        redis, all_keys = self._connected, [self._options.stream, *keys]
+        try:
+            return await _done(redis.evalsha(script.sha, len(all_keys), *all_keys, *arguments))
+        except NoScriptError:
+            await _done(redis.script_load(script.text))
+            return await _done(redis.evalsha(script.sha, len(all_keys), *all_keys, *arguments))
+
+    # The log.
+
+    async def bounds(self) -> Bounds:
+        return _bounds(await self._call(STATE))
+
+    async def renew(self, epoch: str) -> None:
+        await self._call(RENEW, epoch, secrets.token_hex(5))
+
+    async def has(self, offset: int) -> bool:
+        id = _id(offset)
+        return bool(await _done(self._connected.xrange(self._options.stream, id, id)))
+
+    async def before(self, end: int, forgotten: int) -> tuple[Sequence[Publication], int]:
+        _, entries = await self._call(PAGE, _id(end), PAGE_EVENTS, MAX_READ_BYTES, 1)
+        page = self._page(entries[::-1], 0)
+        # The oldest may be one that was skipped: those that are left come after it all the same.
+        start = _offset(entries[-1][0]) if entries else None
+        return page.publications, forgotten if start is None else max(forgotten, start - 1)
+
+    async def read_after(self, after: int, limit: int) -> Page:
+        state, entries = await self._call(PAGE, _id(after), limit, MAX_READ_BYTES, 0)
+        self._check_state(state, after)
+        return self._page(entries, after)
+
+    async def follow(self, after: int) -> AsyncGenerator[Page, None]:
+        cursor, up_to = _id(after), after
+        while True:
+            # The second command waits in the connection until the first has its answer: then nothing was trimmed or
+            # replaced before that answer which the second does not tell of, and it costs no round trip.
+            pipeline = self._connected.pipeline(transaction=False)
+            pipeline.xread({self._options.stream: cursor}, count=PAGE_EVENTS, block=int(self.pulse_seconds * 1000))
+            pipeline.evalsha(STATE.sha, 1, self._options.stream)
+            answer, state = await pipeline.execute()
+            self._check_state(state, up_to)
+            entries = answer[0][1] if answer else []
+            page = self._page(entries, up_to)
+            if entries:
+                cursor, up_to = entries[-1][0], page.up_to
+                self._see(len(entries))
+            yield page
+            await self._trim()
+
+    def _check_state(self, state: Sequence[bytes], after: int) -> None:
+        bounds = _bounds(state)
+        if bounds.epoch != self.epoch:
+            raise Replaced
+        if after < bounds.forgotten:
+            raise Forgotten(after, bounds.forgotten)
+
+    def _page(self, entries: Sequence[tuple[bytes, Sequence[bytes]]], after: int) -> Page:
+        found: list[Publication] = []
+        for id, fields in entries:
+            offset = _offset(id)
+            if offset is None:
+                self.skip(after, f"got the entry {id.decode()}, expected at most {PER_MILLISECOND} in a millisecond")
+                continue
+            after = offset
+            try:
+                found.append(_publication(offset, fields))
+            except (InvalidField, UnicodeDecodeError) as error:
+                self.skip(offset, str(error))
+        return Page(found, after)
+
+    # Publishing.
+
+    async def send(self, publications: Sequence[Publication]) -> Sequence[Placed]:
+        keys: list[str] = []
+        arguments: list[str | bytes | int] = []
+        for publication in publications:
+            key, fields = publication.idempotency_key, _fields(publication)
+            if key is not None:
+                keys.append(f"{self._side}:{self.epoch}:{key}")
+            arguments += [int(key is not None), len(fields), *fields]
+        placed = await self._call(APPEND, self.epoch, int(IDEMPOTENCY_SECONDS), *arguments, keys=keys)
+        if not placed:
+            raise Replaced
+        return [_placed(id, is_new) for id, is_new in zip(placed[::2], placed[1::2], strict=True)]
+
+    async def probe(self) -> None:
+        # Refused whenever an event would be: it may make memory grow, and is written.
+        await _done(self._connected.set(f"{self._side}:probe", "", ex=1))
+
+    # Trimming.
+
+    def _see(self, events: int) -> None:
+        now = time.monotonic()
+        if now >= self._seen_until:
+            self._seen = [0, self._seen[0] if now < self._seen_until + SPARED_SECONDS else 0]
+            self._seen_until = now + SPARED_SECONDS
+        self._seen[0] += events
+
+    async def _trim(self) -> None:
+        if time.monotonic() < self._trim_at:
+            return
+        self._see(0)
+        kept = self._kept()
+        oldest_ms = int((time.time() - max(longest_seconds(kept), SPARED_SECONDS)) * 1000)
+        try:
+            more = await self._call(TRIM, self.epoch, kept.max_events, kept.max_bytes, oldest_ms, sum(self._seen))
+        except ResponseError as error:
+            if self._trims:
+                said = {"broker": self.name, "reason": self.explain(error)}
+                log.warning("broker.trim_failed", extra=said)
+            self._trims, more = False, 0
+        else:
+            self._trims = True
+        self._trim_at = time.monotonic() + (0 if more else TRIM_SECONDS)
+
+    def _kept(self) -> HistorySettings:
+        given = self._options.model_dump(include={"max_events", "max_bytes", "max_age_seconds"}, exclude_none=True)
+        return self.history.model_copy(update=given)
+
+
+def _as_it_came(answer: Any, **_: Any) -> Any:
+    return answer
+
+
+async def _done(answer: Awaitable[Any] | Any) -> Any:
+    """The library says of its commands that they may not have to be awaited; these have to."""
+    return await answer
+
+
+def _is_sentinel(address: Address) -> bool:
+    return address.scheme == "redis+sentinel"
+
+
+def _database(address: Address) -> int:
+    service, _, path = address.path.partition("/") if _is_sentinel(address) else ("-", "", address.path)
+    if not service:
+        raise ConfigError(["broker.url: got no service, expected redis+sentinel://host/service"])
+    if path and not path.isdecimal():
+        raise ConfigError([f"broker.url: got the database {path!r}, expected a number"])
+    return int(path or 0)
+
+
+def _id(offset: int) -> str:
+    return f"{offset // PER_MILLISECOND}-{offset % PER_MILLISECOND}"
+
+
+def _offset(id: bytes) -> int | None:
+    """The offset of an entry's id; None of one that nobody but a person with a purpose makes."""
+    ms, _, number = id.partition(b"-")
+    offset = int(ms) * PER_MILLISECOND + int(number)
+    return offset if int(number) < PER_MILLISECOND and offset <= _MAX_OFFSET else None
+
+
+def _nearest(id: bytes) -> int:
+    """The offset of an id, or the largest below it."""
+    ms, _, number = id.partition(b"-")
+    return min(int(ms) * PER_MILLISECOND + min(int(number), PER_MILLISECOND - 1), _MAX_OFFSET)
+
+
+def _bounds(state: Sequence[bytes]) -> Bounds:
+    epoch, forgotten, newest = state
+    return Bounds(epoch.decode(), _nearest(forgotten), _nearest(newest))
+
+
+def _placed(id: bytes, is_new: int) -> Placed:
+    offset = _offset(id)
+    if offset is None:
+        raise ResponseError(f"got the id {id.decode()}, expected less than {PER_MILLISECOND} in a millisecond")
+    return Placed(offset, bool(is_new), offset // PER_MILLISECOND / 1000)
+
+
+def _fields(publication: Publication) -> list[str | bytes | int]:
+    fields: list[str | bytes | int] = []
+    for topic in publication.topics:
+        fields += ["topic", topic]
+    fields += ["data", publication.data]
+    if publication.is_json:
+        fields += ["json", 1]
+    if publication.event is not None:
+        fields += ["event", publication.event]
+    if publication.retry_ms is not None:
+        fields += ["retry", publication.retry_ms]
+    if publication.private:
+        fields += ["private", 1]
+    return fields
+
+
+def _publication(offset: int, fields: Sequence[bytes]) -> Publication:
+    """What the fields of an entry say; unknown ones say nothing. Raises `InvalidField`."""
+    topics: list[str] = []
+    said: dict[bytes, bytes] = {}
+    for name, value in zip(fields[::2], fields[1::2], strict=True):
+        if name == b"topic":
+            topics.append(value.decode())
+        else:
+            said[name] = value
+    if b"data" not in said:
+        raise InvalidField("data", "got none, expected the field")
+    event, retry = said.get(b"event"), said.get(b"retry")
+    if retry is not None and not retry.isdigit():
+        raise InvalidField("retry", f"got {retry[:20]!r}, expected milliseconds")
+    return received(
+        topics,
+        said[b"data"],
+        is_json=_yes("json", said),
+        event=None if event is None else event.decode(),
+        retry_ms=None if retry is None else int(retry),
+        private=_yes("private", said),
+        offset=offset,
+        published_at=offset // PER_MILLISECOND / 1000,
+    )
+
+
+def _yes(name: str, said: dict[bytes, bytes]) -> bool:
+    value = said.get(name.encode(), b"")
+    if value not in _YES:
+        raise InvalidField(name, f"got {value[:20]!r}, expected 1 or 0")
+    return _YES[value]

@@ -1,0 +1,162 @@
+"""What Redis runs for us, each in one piece: nothing comes between its steps. Redis 7.0 or newer.
+
+The log is one stream, and everything about it is in that key, so that nothing outlives it: its epoch is the name of a
+consumer group that nobody reads with. That group's place is the last entry that we trimmed, and the group's number of
+entries read is how many were trimmed until then. Somebody else's trimming shows in Redis' own count: then all that is
+known is where the rest begins.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from hashlib import sha1
+
+_COMMON = """
+local stream, prefix = KEYS[1], 'qgstream:'
+
+local function pairs_of(flat)
+  local found = {}
+  for i = 1, #flat, 2 do found[flat[i]] = flat[i + 1] end
+  return found
+end
+
+local function add(id, n)
+  local ms, seq = string.match(id, '^(%d+)-(%d+)$')
+  if n < 0 and seq == '0' then return string.format('%.0f-999999', ms - 1) end
+  return string.format('%s-%.0f', ms, seq + n)
+end
+
+-- The epoch, after which id everything is there, the newest id, and the marks of the group.
+local function state()
+  if redis.call('EXISTS', stream) == 0 then return {} end
+  local found = {}
+  for _, group in ipairs(redis.call('XINFO', 'GROUPS', stream)) do
+    local info = pairs_of(group)
+    if string.sub(info['name'], 1, #prefix) == prefix then
+      found.epoch, found.mark = string.sub(info['name'], #prefix + 1), info['last-delivered-id']
+      found.marked = tonumber(info['entries-read'] or -1)
+    end
+  end
+  local info = pairs_of(redis.call('XINFO', 'STREAM', stream))
+  found.newest, found.length = info['last-generated-id'], info['length']
+  found.trimmed = info['entries-added'] - info['length']
+  found.forgotten = found.mark
+  if found.marked ~= found.trimmed then
+    if found.trimmed == 0 then found.forgotten = '0-0'
+    elseif found.length == 0 then found.forgotten = found.newest
+    else found.forgotten = add(redis.call('XRANGE', stream, '-', '+', 'COUNT', 1)[1][1], -1) end
+  end
+  return found
+end
+
+local function name_it(epoch, found)
+  local marks = found.newest and {found.forgotten, 'ENTRIESREAD', found.trimmed} or {'0-0', 'MKSTREAM', 'ENTRIESREAD', 0}
+  redis.call('XGROUP', 'CREATE', stream, prefix .. epoch, unpack(marks))
+end
+
+local function told(found) return {found.epoch or '', found.forgotten or '0-0', found.newest or '0-0'} end
+"""  # noqa: E501  # a line of Lua
+
+
+@dataclass(frozen=True)
+class Script:
+    """A script. Its first key is the stream; it is called by the digest of its text."""
+
+    body: str
+    text: str = field(init=False)
+    sha: str = field(init=False)
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "text", _COMMON + self.body)
+        object.__setattr__(self, "sha", sha1(self.text.encode(), usedforsecurity=False).hexdigest())
+
+
+# What the log holds: epoch, forgotten, newest.
+STATE = Script("return told(state())")
+
+# The same, of a log that is made, or that gets an epoch, if it has none. ARGV: the epoch that it gets then.
+PREPARE = Script("""
+local found = state()
+if not found.epoch then name_it(ARGV[1], found) end
+return told(state())
+""")
+
+# Another epoch for a log that is not what it was. ARGV: its old epoch, its new one.
+RENEW = Script("""
+local found = state()
+if found.epoch == ARGV[1] then
+  redis.call('XGROUP', 'DESTROY', stream, prefix .. ARGV[1])
+  name_it(ARGV[2], found)
+end
+""")
+
+# A page, forwards behind an id or backwards from one. ARGV: id, entries and bytes at most, whether backwards.
+PAGE = Script("""
+local limit, max_bytes, back = tonumber(ARGV[2]), tonumber(ARGV[3]), ARGV[4] == '1'
+local entries, bytes = {}, 0
+local from = back and ARGV[1] or '(' .. ARGV[1]
+while #entries < limit do
+  local count = math.min(limit - #entries, 32)  -- not all at once: they may be large
+  local part
+  if back then part = redis.call('XREVRANGE', stream, from, '-', 'COUNT', count)
+  else part = redis.call('XRANGE', stream, from, '+', 'COUNT', count) end
+  for _, entry in ipairs(part) do
+    for _, text in ipairs(entry[2]) do bytes = bytes + #text end
+    if #entries > 0 and bytes > max_bytes then return {told(state()), entries} end
+    entries[#entries + 1] = entry
+  end
+  if #part < count then break end
+  from = '(' .. part[#part][1]
+end
+return {told(state()), entries}
+""")
+
+# All of a batch or nothing, in one piece. KEYS behind the stream: one for each idempotency key, in their order. ARGV:
+# the epoch, the seconds that a key is remembered, and for each event whether it has a key, the number of its fields
+# and values, and these. Answers with id and 1 (new) or 0 for each, and with nothing when the epoch is another.
+APPEND = Script("""
+if state().epoch ~= ARGV[1] then return {} end
+local placed, at, keys = {}, 3, 2
+while at <= #ARGV do
+  local has_key, size, id, is_new = ARGV[at] == '1', tonumber(ARGV[at + 1]), false, 1
+  if has_key then id = redis.call('GET', KEYS[keys]) end
+  if id then is_new = 0
+  else
+    id = redis.call('XADD', stream, '*', unpack(ARGV, at + 2, at + 1 + size))
+    local ms, seq = string.match(id, '^(%d+)-(%d+)$')
+    -- A clock that was set back makes Redis count on in one millisecond; our offsets have room for a million there.
+    if tonumber(seq) > 900000 then redis.call('XSETID', stream, string.format('%.0f-0', ms + 1)) end
+    if has_key then redis.call('SET', KEYS[keys], id, 'EX', ARGV[2]) end
+  end
+  placed[#placed + 1] = id
+  placed[#placed + 1] = is_new
+  at = at + 2 + size
+  if has_key then keys = keys + 1 end
+end
+return placed
+""")
+
+# Trim a part of what is not kept, oldest first, and say whether there may be more. ARGV: the epoch, events and bytes at
+# most, the newest id that is too old, and how many of the newest events are kept whatever they take.
+TRIM = Script("""
+local found = state()
+if found.epoch ~= ARGV[1] then return 0 end
+local group, max_events, max_bytes, spared = prefix .. found.epoch, tonumber(ARGV[2]), tonumber(ARGV[3]), tonumber(ARGV[5])
+local mark, trimmed, length = found.forgotten, found.trimmed, found.length
+local more = 1
+for _ = 1, 20 do
+  local most, old = math.min(100, length - spared), {}
+  if most > 0 then old = redis.call('XRANGE', stream, '-', ARGV[4], 'COUNT', most) end
+  local excess = length - math.max(max_events, spared)
+  if #old == 0 and excess <= 0 and length > spared and redis.call('MEMORY', 'USAGE', stream) > max_bytes then
+    excess = math.min(math.ceil(length / 10), length - spared)
+  end
+  if #old < excess then old = redis.call('XRANGE', stream, '-', '+', 'COUNT', math.min(100, excess)) end
+  if #old == 0 then more = 0 break end
+  mark = old[#old][1]
+  local gone = redis.call('XTRIM', stream, 'MINID', '=', add(mark, 1))
+  trimmed, length = trimmed + gone, length - gone
+end
+if trimmed ~= found.marked then redis.call('XGROUP', 'SETID', stream, group, mark, 'ENTRIESREAD', trimmed) end
+return more
+""")  # noqa: E501  # a line of Lua
