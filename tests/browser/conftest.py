@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import functools
 import http.server
+import re
 import threading
+import urllib.request
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from dataclasses import dataclass, field
@@ -71,6 +73,14 @@ def start_relay() -> Iterator[Callable[[ServerProcess], Relay]]:
     """Put a relay in front of a server."""
     with ExitStack() as stack:
         yield lambda server: stack.enter_context(Relay(server.port))
+
+
+def connections(server: ServerProcess) -> float:
+    """The server's own gauge."""
+    with urllib.request.urlopen(f"{server.url}/metrics", timeout=15) as answer:
+        found = re.search(r"^qgstream_connections (\S+)$", answer.read().decode(), re.MULTILINE)
+    assert found is not None
+    return float(found[1])
 
 
 @dataclass
