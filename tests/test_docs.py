@@ -418,7 +418,9 @@ def test_json_is_json(block: Block) -> None:
 @each("javascript", "html")
 def test_javascript_can_be_parsed(block: Block, tmp_path: Path, require_program: Callable[[str], Path]) -> None:
     node = require_program("node")
-    scripts = re.findall(r"<script>(.*?)</script>", block.text, re.DOTALL) if block.language == "html" else [block.text]
+    scripts = (
+        re.findall(r"<script[^>]*>(.*?)</script>", block.text, re.DOTALL) if block.language == "html" else [block.text]
+    )
     assert scripts
     for script in scripts:
         (tmp_path / "shown.mjs").write_text(script, encoding="utf-8")
