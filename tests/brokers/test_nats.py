@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import shutil
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
@@ -15,7 +15,7 @@ import pytest
 from nats.aio.client import Client as Nats
 from tornado.ioloop import IOLoop
 
-from qgstream.brokers.base import Broker, Forgotten, open_broker
+from qgstream.brokers.base import Forgotten, open_broker
 from qgstream.errors import ConfigError, TooLarge, Unavailable
 from qgstream.publication import Publication
 from qgstream.window import HistorySettings
@@ -71,6 +71,19 @@ async def plain(machine: Machine, **options: Any) -> AsyncIterator[Nats]:
         yield client
     finally:
         await client.close()
+
+
+async def opened(url: str) -> Tail:
+    broker = open_broker(url)
+    tail = Tail(broker)
+    tail.opened = await broker.open(tail, HistorySettings())
+    return tail
+
+
+def cut(tail: Tail) -> None:
+    """End its connection, as a network would."""
+    broker: Any = tail.broker
+    broker._client._transport.close()
 
 
 def event(data: str = "x", topic: str = "orders", **more: Any) -> Publication:
@@ -133,13 +146,20 @@ async def test_what_is_no_event_is_passed_over_and_said(
 
 
 @pytest.mark.gen_test(timeout=30)
-async def test_what_was_deleted_by_hand_is_no_gap(tails: Tails, nats_machine: Machine, name: str) -> None:
+async def test_what_was_deleted_by_hand_is_no_gap(
+    tails: Tails, nats_machine: Machine, name: str, expect_log: ExpectLog
+) -> None:
+    expect_log("broker.down")
     tail = await tails.open()
     offsets = await tail.broker.append([event(str(n)) for n in range(10)])
     async with plain(nats_machine) as other:
         for offset in (offsets[3], offsets[4], offsets[9]):
             await other.jetstream().delete_msg(name, offset)
+    cut(tail)
+    await until(lambda: not tail.broker.is_up)
+    await until(lambda: tail.broker.is_up)
     await tail.broker.append([event("10")])
+    assert tail.lost_at == []
     kept = [0, 1, 2, 5, 6, 7, 8, 10]
     assert [int(p.data) for p in await tail.broker.read(0, 100)] == kept
     await tails.close()
@@ -149,6 +169,15 @@ async def test_what_was_deleted_by_hand_is_no_gap(tails: Tails, nats_machine: Ma
 
 
 # Streams.
+
+
+@pytest.mark.gen_test(timeout=30)
+async def test_of_many_who_come_first_all_use_one_stream(tails: Tails) -> None:
+    many = await asyncio.gather(*(tails.open() for _ in range(8)))
+    assert len({tail.opened.position for tail in many}) == 1
+    await many[0].broker.append([event()])
+    for tail in many:
+        await tail.until(lambda tail=tail: tail.offsets == [1])  # type: ignore[misc]
 
 
 @pytest.mark.gen_test(timeout=30)
@@ -265,43 +294,73 @@ async def test_a_stream_that_was_made_again_is_another_log(
 
 
 @pytest.mark.gen_test(timeout=50)
+@pytest.mark.parametrize("description", [None, "theirs"], ids=["our stream", "a stream of others"])
 async def test_a_stream_that_lost_its_newest_events_is_another_log(
-    own_machine: Callable[..., Machine], tmp_path: Path, expect_log: ExpectLog
+    own_machine: Callable[..., Machine], tmp_path: Path, expect_log: ExpectLog, description: str | None
 ) -> None:
     expect_log("broker.down")
     machine = own_machine()
     url = f"nats://127.0.0.1:{machine.port}"
-    tail = Tail(open_broker(url))
-    tail.opened = await tail.broker.open(tail, HistorySettings())
-    other = Tail(open_broker(url))
-    other.opened = await other.broker.open(other, HistorySettings())
+    if description is not None:
+        async with plain(machine) as client:
+            await client.jsm().add_stream(name="qgstream", subjects=["qgstream.>"])
+    tail, idle = await opened(url), await opened(url)
+    epoch = tail.opened.position.epoch
     try:
-        await tail.broker.append([event(str(n)) for n in range(3)])
+        for n in range(3):
+            await tail.broker.append([event(str(n), idempotency_key=f"k{n}")])
+        await idle.broker.close()
+        idle = await opened(url)  # nothing comes by, before the log goes back
         machine.stop()
         shutil.copytree(tmp_path / "jetstream", tmp_path / "copy")
         await until(lambda: not tail.broker.is_up)
         machine.start()
-        await until(lambda: tail.broker.is_up)
-        await tail.broker.append([event(str(n)) for n in range(3, 6)])
-        await other.until(lambda: len(other.delivered) == 6)
+        await until(lambda: tail.broker.is_up and idle.broker.is_up)
+        # A restart is nothing: keys are remembered, offsets go on.
+        assert list(await tail.broker.append([event("2", idempotency_key="k2"), event("3")])) == [3, 4]
+        await idle.until(lambda: len(idle.delivered) == 1)
+        late = await opened(url)
         machine.kill()
         shutil.rmtree(tmp_path / "jetstream")
         (tmp_path / "copy").rename(tmp_path / "jetstream")
+        await until(lambda: not any(each.broker.is_up for each in (tail, idle, late)))
+        # Somebody who was never there before fills the hole, before anybody looks.
+        may_look = asyncio.Event()
+        hold_back(may_look, tail, idle, late)
         machine.start()
-        await tail.until(lambda: bool(tail.lost_at))
-        await other.until(lambda: bool(other.lost_at))
-        assert tail.lost_at == other.lost_at == [((f"{tail.opened.position.epoch}.1", 3), "epoch_changed")]
-        await until(lambda: tail.broker.is_up)
-        await tail.broker.append([event("again")])
-        await other.until(lambda: len(other.delivered) == 7)
+        async with plain(machine) as client:
+            for n in range(3):
+                await client.jetstream().publish("qgstream.orders", str(n).encode())
+        may_look.set()
+        for each in (tail, idle, late):
+            await each.until(lambda each=each: bool(each.lost_at))  # type: ignore[misc]
+            assert each.lost_at == [((f"{epoch}.1", 6), "epoch_changed")]
+        await until(lambda: all(each.broker.is_up for each in (tail, idle, late)))
+        assert list(await tail.broker.append([event("again")])) == [7]
+        await late.until(lambda: bool(late.delivered))
+        assert [p.data for p in tail.delivered] == [b"0", b"1", b"2", b"3", b"again"]
+        assert [p.data for p in late.delivered] == [b"again"]
+        newcomer = await opened(url)
+        await newcomer.broker.close()
+        assert newcomer.opened.position == (f"{epoch}.1", 7)
     finally:
-        await tail.broker.close()
-        await other.broker.close()
-    # Whoever comes now finds the same.
-    late = Tail(open_broker(url))
-    late.opened = await late.broker.open(late, HistorySettings())
-    await late.broker.close()
-    assert late.opened.position == (f"{tail.opened.position.epoch}.1", 4)
+        for each in (tail, idle, late):
+            await each.broker.close()
+
+
+def hold_back(until_: asyncio.Event, *tails: Tail) -> None:
+    """Let none of them connect before the event."""
+
+    def held(connect: Callable[[], Awaitable[None]]) -> Callable[[], Awaitable[None]]:
+        async def later() -> None:
+            await until_.wait()
+            await connect()
+
+        return later
+
+    for tail in tails:
+        broker: Any = tail.broker
+        broker.connect = held(broker.connect)
 
 
 @pytest.mark.gen_test(timeout=40)
@@ -313,15 +372,9 @@ async def test_what_was_trimmed_while_it_was_away_is_told(
     broker: Any = tail.broker
     await broker.append([event(str(n)) for n in range(3)])
     may_connect = asyncio.Event()
-    connect = broker.connect
-
-    async def later() -> None:
-        await may_connect.wait()
-        await connect()
-
-    broker.connect = later
+    hold_back(may_connect, tail)
     async with plain(nats_machine) as other:
-        broker._client._transport.close()
+        cut(tail)
         await until(lambda: not broker.is_up)
         for n in range(3, 60):
             await other.publish(f"{name}.orders", str(n).encode())
@@ -339,12 +392,6 @@ async def test_what_was_trimmed_while_it_was_away_is_told(
 # Credentials, certificates, and what is wrong with a URL.
 
 
-async def opened(url: str) -> Broker:
-    broker = open_broker(url)
-    await broker.open(Tail(broker), HistorySettings())
-    return broker
-
-
 @pytest.mark.gen_test(timeout=40)
 @pytest.mark.parametrize(
     ("more", "right", "wrong"),
@@ -359,7 +406,7 @@ async def test_credentials_are_used_and_never_said(
 ) -> None:  # fmt: skip
     caplog.set_level("DEBUG")
     machine = own_machine(*more)
-    broker = await opened(f"nats://{right}@127.0.0.1:{machine.port}")
+    broker = (await opened(f"nats://{right}@127.0.0.1:{machine.port}")).broker
     await broker.append([event()])
     await broker.close()
     for userinfo in (f"{wrong}@", ""):
@@ -379,13 +426,28 @@ async def test_it_speaks_tls_with_those_it_knows(
     certificate, key = make_certificate(tmp_path)
     machine = own_machine("--tls", "--tlscert", str(certificate), "--tlskey", str(key))
     for scheme in ("nats+tls", "tls"):
-        broker = await opened(f"{scheme}://localhost:{machine.port}?cafile={certificate}")
+        broker = (await opened(f"{scheme}://localhost:{machine.port}?cafile={certificate}")).broker
         await broker.append([event()])
         await broker.close()
     with pytest.raises(Unavailable, match=r"CERTIFICATE_VERIFY_FAILED|certificate verify failed"):
         await opened(f"nats+tls://localhost:{machine.port}")
     with pytest.raises(Unavailable):
         await opened(f"nats://localhost:{machine.port}")
+
+
+@pytest.mark.gen_test(timeout=40)
+async def test_it_shows_a_certificate_where_one_is_asked_for(
+    own_machine: Callable[..., Machine], tmp_path: Path, expect_log: ExpectLog
+) -> None:
+    expect_log("returning true from eof_received", logger="asyncio", required=False)
+    certificate, key = make_certificate(tmp_path)
+    machine = own_machine(
+        "--tlsverify", "--tlscert", str(certificate), "--tlskey", str(key), "--tlscacert", str(certificate)
+    )
+    url = f"nats+tls://localhost:{machine.port}?cafile={certificate}"
+    await (await opened(f"{url}&certfile={certificate}&keyfile={key}")).broker.close()
+    with pytest.raises(Unavailable):
+        await opened(url)
 
 
 @pytest.mark.gen_test(timeout=40)
