@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import re
+import time
 import urllib.request
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, suppress
@@ -130,9 +131,10 @@ def servers(tmp_path: Path, require_program: Callable[[str], Path]) -> Iterator[
 
 
 async def until(condition: Callable[[], bool], what: str) -> None:
-    async with asyncio.timeout(SECONDS):
-        while not condition():  # noqa: ASYNC110  # what is waited for is in other processes
-            await asyncio.sleep(0.05)
+    deadline = time.monotonic() + SECONDS
+    while not condition():
+        assert time.monotonic() < deadline, f"{what} did not come true in {SECONDS} s"
+        await asyncio.sleep(0.05)
 
 
 @pytest.mark.timeout(150)
