@@ -30,6 +30,7 @@ LINT = [
 ]
 TEST = [
     *BROKERS["nats"],
+    *BROKERS["rabbitmq"],
     "coverage>=7.10,<8",  # 7.10 measures child processes by itself (`patch`)
     "httpx-sse>=0.4.2,<1",  # until then it split data at U+2028 and others
     "Django>=4.2,<7",  # it and the other frameworks here are what docs/recipes.md is about

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import inspect
 import json
+import shutil
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -20,23 +21,25 @@ from qgstream.sources.lines import Parse
 from tests.documents import ROOT, Block, blocks_of, prose, rows, words
 from tests.handlers.asking import until
 
-PAGE = ROOT / "docs" / "sources.md"
+PAGE, EXTENDING = ROOT / "docs" / "sources.md", ROOT / "docs" / "extending.md"
 CONFIGURED = [
-    block for page in (PAGE, ROOT / "docs" / "running.md", ROOT / "docs" / "extending.md") if page.exists()
+    block for page in (PAGE, EXTENDING, ROOT / "docs" / "running.md")
     for block in blocks_of(page) if block.language == "toml" and "[[sources]]" in block.text
 ]  # fmt: skip
 MODULE, PROGRAM = (block.text for block in blocks_of(PAGE) if block.language == "python")
+(OTHER,) = (block.text for block in blocks_of(EXTENDING) if "async def disk(" in block.text)
 
 
 @pytest.fixture
 def myapp(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     """The module of the page, where a project has it."""
     (tmp_path / "myapp").mkdir()
-    (tmp_path / "myapp" / "feeds.py").write_text(MODULE)
+    (tmp_path / "myapp" / "feeds.py").write_text(f"{MODULE}\n{OTHER}")
+    shutil.copy(ROOT / "docs" / "examples" / "rabbitmq_source.py", tmp_path)
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(sys, "path", list(sys.path))
     yield tmp_path
-    for name in ("myapp.feeds", "myapp"):
+    for name in ("myapp.feeds", "myapp", "rabbitmq_source"):
         sys.modules.pop(name, None)
 
 
@@ -63,6 +66,19 @@ async def test_the_module_of_the_page_brings_prices(myapp: Path) -> None:
         assert all(99 <= json.loads(event.data)["price"] <= 101 for event in found)
         intakes.leave()
         await until(lambda: not intakes.running)
+
+
+@pytest.mark.gen_test(timeout=20)
+async def test_the_module_of_the_page_about_extending_tells_of_the_disk(myapp: Path) -> None:
+    (block,) = [block for block in CONFIGURED if "myapp.feeds:disk" in block.text]
+    (myapp / "qgstream.toml").write_text(block.text)
+    (source,) = open_sources(load(myapp / "qgstream.toml").config.sources)
+    async for item in source.events():
+        assert isinstance(item, Draft)
+        assert isinstance(item.data, dict)
+        assert (item.topic, item.event, item.data["path"]) == ("disk", "usage", "/")
+        assert 0 <= item.data["percent"] <= 100
+        break
 
 
 @pytest.mark.gen_test(timeout=20)
