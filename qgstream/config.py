@@ -30,6 +30,8 @@ from qgstream.window import HistorySettings
 ENVIRONMENT_PREFIX = "QGSTREAM_"
 # Names the file itself, so it is no key of the configuration.
 ENVIRONMENT_FILE = "QGSTREAM_CONFIG"
+# What the commands of clients read: known, and no business of a server's.
+_OF_CLIENTS = ("QGSTREAM_PUBLISH_KEY", "QGSTREAM_TOKEN")
 NO_SECRETS = (
     "the keys of auth do not come by flag, where every process on the machine can read them: "
     "use the configuration file or the environment (QGSTREAM_AUTH__...)"
@@ -175,7 +177,7 @@ def load(
         path = Path(environ[ENVIRONMENT_FILE])
     if path is not None:
         reading.read_file(path)
-    reading.read_environment(environ, ignore=[ENVIRONMENT_FILE])
+    reading.read_environment(environ, ignore=[ENVIRONMENT_FILE, *_OF_CLIENTS])
     for key, value in ({} if flags is None else flags).items():
         if (section := re.split(r"[.[]", key)[0]) in _NOT_BY_FLAG:
             reading.problems.append(f"flag --set {key}: {_NOT_BY_FLAG[section]}")

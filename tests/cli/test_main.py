@@ -32,7 +32,7 @@ def test_python_m_qgstream_is_the_command() -> None:
     assert done.stdout == f"qgstream {__version__}\n"
 
 
-@pytest.mark.parametrize("command", ["serve", "check-config", "default-config", "token", "doctor"])
+@pytest.mark.parametrize("command", ["serve", "check-config", "default-config", "token", "doctor", "tail", "publish"])
 def test_every_command_has_help(capsys: pytest.CaptureFixture[str], command: str) -> None:
     assert run("--help") == 0
     assert command in capsys.readouterr().out

@@ -1,0 +1,107 @@
+"""Lines of files and of standard input: whoever takes them gets what has come, and never waits for more."""
+
+from __future__ import annotations
+
+import queue
+import threading
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+from qgstream.errors import QgstreamError
+
+# No server takes a body of more unless it is told to (limits.max_body_bytes).
+MAX_LINE_BYTES = 8 * 1024 * 1024
+_READ_BYTES = 64 * 1024
+_READS_AHEAD = 16
+STANDARD_INPUT = "-"
+
+
+class BadInput(QgstreamError):
+    """What is to be published cannot be read."""
+
+    code = "bad_input"
+
+
+@dataclass(frozen=True, slots=True)
+class Line:
+    """A line without its end, and where it stands."""
+
+    source: str
+    number: int
+    text: str
+
+    def __str__(self) -> str:
+        name = "standard input" if self.source == STANDARD_INPUT else self.source
+        return f"{name}, line {self.number}"
+
+
+def batches(sources: Sequence[str], *, most_lines: int, most_bytes: int) -> Iterator[list[Line]]:
+    """The lines that are not blank, of one source after the other; each time all that have come, within the bounds.
+
+    So a slow pipe is published line by line, a long file in large batches, and neither waits for the other's sake.
+    """
+    ready: queue.Queue[list[Line] | Exception | None] = queue.Queue(_READS_AHEAD)
+    threading.Thread(target=_read, args=(sources, ready), daemon=True).start()
+    is_over = False
+    while not is_over:
+        batch: list[Line] = []
+        size = 0
+        found = ready.get()
+        while True:
+            if isinstance(found, Exception):
+                yield from _sliced(batch, most_lines)
+                raise found
+            is_over = found is None
+            batch += found or ()
+            size += sum(len(line.text) for line in found or ())
+            if is_over or len(batch) >= most_lines or size >= most_bytes:
+                break
+            try:
+                found = ready.get_nowait()
+            except queue.Empty:
+                break
+        yield from _sliced(batch, most_lines)
+
+
+def _sliced(lines: list[Line], most: int) -> Iterator[list[Line]]:
+    for start in range(0, len(lines), most):
+        yield lines[start : start + most]
+
+
+def _read(sources: Sequence[str], ready: queue.Queue[list[Line] | Exception | None]) -> None:
+    try:
+        for source in sources:
+            for lines in _lines_of(source):
+                ready.put(lines)
+        ready.put(None)
+    except (OSError, BadInput) as error:
+        ready.put(error if isinstance(error, BadInput) else BadInput(f"{source}: {error.strerror or error}"))
+
+
+def _lines_of(source: str) -> Iterator[list[Line]]:
+    number, pending = 0, b""
+    # Unbuffered: a buffer that this thread waits in would be in the way of the interpreter's end.
+    with open(0 if source == STANDARD_INPUT else source, "rb", buffering=0, closefd=source != STANDARD_INPUT) as file:
+        while True:
+            received = file.read(_READ_BYTES)
+            *complete, pending = (pending + received).split(b"\n")
+            if not received:
+                complete, pending = [pending], b""
+            lines = []
+            for raw in complete:
+                number += 1
+                lines.append(_line(source, number, raw))
+            if len(pending) > MAX_LINE_BYTES:
+                raise BadInput(f"{Line(source, number + 1, '')}: longer than {MAX_LINE_BYTES} bytes")
+            if lines:
+                yield [line for line in lines if line.text.strip()]
+            if not received:
+                return
+
+
+def _line(source: str, number: int, raw: bytes) -> Line:
+    try:
+        return Line(source, number, raw.removesuffix(b"\r").decode())
+    except UnicodeDecodeError as error:
+        where = Line(source, number, "")
+        raise BadInput(f"{where}: got byte 0x{raw[error.start]:02x} at {error.start}, expected UTF-8") from None

@@ -1,0 +1,109 @@
+"""The events of a stream on standard output, for people or for programs."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import stat
+import sys
+from datetime import datetime
+
+from qgstream.client import Reset, State, Stream
+from qgstream.envelope import ReceivedEvent
+
+
+class ForPrograms:
+    """The envelope, one a line."""
+
+    def event(self, event: ReceivedEvent) -> None:
+        topic = event.topic if len(event.topics) == 1 else list(event.topics)
+        head = json.dumps({"id": event.id, "topic": topic, "event": event.event})
+        # Line ends in JSON text are only between tokens, and what a server sends has none.
+        print(f'{head[:-1]}, "data": {event.raw}}}', flush=True)
+
+    def reset(self, reset: Reset) -> None:
+        print(json.dumps({"event": "reset", "reason": reset.reason, "id": reset.id}), flush=True)
+
+
+class ForPeople:
+    """When, which, where, what."""
+
+    def __init__(self) -> None:
+        has_colours = "NO_COLOR" not in os.environ and os.environ.get("TERM") != "dumb"
+        self._dim, self._bold, self._red, self._plain = (
+            ("\x1b[2m", "\x1b[1m", "\x1b[31m", "\x1b[0m") if has_colours else ("", "", "", "")
+        )
+
+    def event(self, event: ReceivedEvent) -> None:
+        dim, bold, plain = self._dim, self._bold, self._plain
+        data = event.raw
+        if data.startswith('"'):
+            data = event.data.replace("\r\n", "\n")
+        if "\n" in data:
+            data = "\n" + data
+        shown = "\n    ".join(map(_printable, data.split("\n")))
+        topics, kind = _printable(", ".join(event.topics)), _printable(event.event)
+        at = f"{datetime.now():%H:%M:%S}"  # noqa: DTZ005  # the clock on the wall
+        print(f"{dim}{at} {_printable(event.id)}{plain} {bold}{topics}{plain} {kind} {shown}", flush=True)
+
+    def reset(self, reset: Reset) -> None:
+        print(f"{self._red}events were missed: {_printable(reset.reason)}{self._plain}", flush=True)
+
+
+def _printable(text: str) -> str:
+    """What a publisher wrote must not move the cursor, or worse."""
+    if text.isprintable():
+        return text
+    return "".join(c if c.isprintable() or c == "\t" else c.encode("unicode_escape").decode() for c in text)
+
+
+def say_state(state: State) -> None:
+    """Why nothing comes just now; on a terminal also that it does again."""
+    if state.name == "waiting":
+        print(f"{state.reason}; again in {state.seconds:.1f} s", file=sys.stderr, flush=True)
+    elif sys.stderr.isatty():
+        print(f"connected, replay: {state.replay}", file=sys.stderr, flush=True)
+
+
+async def tail(stream: Stream, show: ForPrograms | ForPeople, count: int | None) -> None:
+    """Show `count` events, or all that come. Raises BrokenPipeError when nobody reads them any more."""
+    showing = asyncio.ensure_future(_show(stream, show, count))
+    try:
+        await asyncio.wait({showing, _reader_of_stdout()}, return_when=asyncio.FIRST_COMPLETED)
+        if not showing.done():
+            raise BrokenPipeError
+        showing.result()
+    finally:
+        showing.cancel()
+        await asyncio.wait({showing})
+
+
+async def _show(stream: Stream, show: ForPrograms | ForPeople, count: int | None) -> None:
+    async with stream:
+        async for event in stream:
+            show.event(event)
+            if count is not None:
+                count -= 1
+                if not count:
+                    return
+
+
+def _reader_of_stdout() -> asyncio.Future[None]:
+    """Done when whoever reads the output has left: `qgstream tail | head -1` ends with its head, and does not wait for
+    the next event to find that out."""
+    loop = asyncio.get_running_loop()
+    has_left: asyncio.Future[None] = loop.create_future()
+
+    def tell() -> None:
+        loop.remove_reader(descriptor)
+        has_left.set_result(None)
+
+    try:
+        descriptor = sys.stdout.fileno()
+        if stat.S_ISFIFO(os.fstat(descriptor).st_mode):
+            # Nothing can be read from this end of a pipe: epoll tells of its other end's closing all the same.
+            loop.add_reader(descriptor, tell)
+    except (OSError, ValueError):
+        pass  # no descriptor, or not one that can be watched: the next event will tell
+    return has_left
