@@ -73,7 +73,7 @@ setup(
         "PyJWT[crypto]>=2.13,<3",  # before, a public key in JWK form passed for a shared secret
         "python-json-logger>=3.1,<5",
         "tornado>=6.5,<7",
-        "websockets>=13,<18",  # reads and writes the frames of WebSockets; its client drives the tests
+        "websockets>=15,<18",  # reads and writes the frames of WebSockets; its client drives the tests
     ],
     extras_require={
         **BROKERS,

@@ -132,7 +132,7 @@ class Wheel:
                 yield
 
     def _beat(self, connections: list[Connection]) -> Iterator[None]:
-        sent, position, frames = 0, None, {}
+        sent, position, frames = 0, self._hub.window.position, self._frames()
         for visit, connection in enumerate(connections, 1):
             if position != self._hub.window.position:
                 # Made anew after every yield in which something was published: an older id would move a client back.
@@ -145,18 +145,27 @@ class Wheel:
                 yield
         self._hub.metrics.heartbeats(sent)
 
-    def _frames(self) -> dict[tuple[Framing, bool], bytes]:
-        """By framing, and whether the client has caught up: only then the position, or it would jump over what it
-        waits for."""
-        now, id = time.time(), str(self._hub.window.position)
-        frames = {}
-        for caught_up in (True, False):
-            at = id if caught_up else None
-            message = messages.heartbeat(now, id=at)
-            comment = self._settings.format == "comment"
-            payload = sse.comment("heartbeat", id=at) if comment else message.as_sse()
-            frames[Framing.RAW, caught_up] = payload
-            frames[Framing.CHUNKED, caught_up] = Framing.CHUNKED.wrap(payload)
-            # A WebSocket has no comments, and one onmessage for everything.
-            frames[Framing.WEBSOCKET, caught_up] = Framing.WEBSOCKET.frame(message)
-        return frames
+    def _frames(self) -> _Frames:
+        return _Frames(time.time(), str(self._hub.window.position), comment=self._settings.format == "comment")
+
+
+class _Frames(dict[tuple[Framing, bool], bytes]):
+    """Heartbeats by framing, and whether the client has caught up: only then with the position, or it would jump over
+    what it waits for. Each is made when the first stream wants it: most slots of the wheel hold one kind."""
+
+    def __init__(self, now: float, id: str, *, comment: bool) -> None:
+        super().__init__()
+        self._now = now
+        self._id = id
+        self._comment = comment
+
+    def __missing__(self, key: tuple[Framing, bool]) -> bytes:
+        framing, caught_up = key
+        id = self._id if caught_up else None
+        # A WebSocket has no comments, and one onmessage for everything.
+        if self._comment and framing is not Framing.WEBSOCKET:
+            frame = framing.wrap(sse.comment("heartbeat", id=id))
+        else:
+            frame = framing.frame(messages.heartbeat(self._now, id=id))
+        self[key] = frame
+        return frame

@@ -77,6 +77,7 @@ class Edge(Program):
                     "inter 1s": "inter 200ms",
                     "timeout client 60s": f"timeout client {idle}s",
                     "timeout server 60s": f"timeout server {idle}s",
+                    "timeout tunnel 60s": f"timeout tunnel {idle}s",
                 },
             )
         )

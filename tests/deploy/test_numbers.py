@@ -55,7 +55,8 @@ def test_a_balancer_notices_before_the_listener_closes() -> None:
 @pytest.mark.parametrize("path", ["nginx/qgstream.conf", "haproxy/haproxy.cfg", "caddy/Caddyfile"])
 def test_heartbeats_come_often_enough_for_each_proxy(path: str) -> None:
     timeouts = re.findall(
-        r"(?:read_timeout|timeout server|timeout client|send_timeout) (\d+)s", (DEPLOY / path).read_text()
+        r"(?:read_timeout|timeout server|timeout client|timeout tunnel|send_timeout) (\d+)s",
+        (DEPLOY / path).read_text(),
     )
     assert timeouts
     assert all(int(seconds) >= 3 * Config().heartbeat.interval_seconds for seconds in timeouts)

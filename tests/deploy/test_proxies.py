@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import ssl
 import statistics
 import subprocess
 import time
@@ -14,6 +15,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from websockets.sync.client import connect
+from websockets.typing import Origin
 
 from tests.deploy.edges import IDLE_SECONDS, Edge, MakeEdge
 from tests.deploy.programs import free_port
@@ -116,6 +119,30 @@ def test_heartbeats_keep_an_idle_stream_past_the_timeout_of_the_proxy(make_edge:
         assert not kept.has_ended
         # The timeout is in force: without heartbeats it ends the stream.
         cut.to_end()
+
+
+def test_a_websocket_passes_past_the_timeout_of_the_proxy_and_leaves_with_its_client(
+    make_edge: MakeEdge, tmp_path: Path
+) -> None:
+    with serve(tmp_path, heartbeat__interval_seconds=IDLE_SECONDS / 4, cors__allow_origins=[]) as server:
+        edge = make_edge(server, idle_seconds=IDLE_SECONDS)
+        url = f"wss://localhost:{edge.port}/ws?topic=orders&access_token={KEY}"
+        tls = ssl.create_default_context(cafile=edge.certificate[0])
+        # A page of this host: the server must be told which that is.
+        page = Origin(f"https://localhost:{edge.port}")
+        with connect(url, ssl=tls, proxy=None, origin=page, open_timeout=20, source_address=("127.0.0.2", 0)) as socket:
+            messages = [json.loads(socket.recv(20)) for _ in range(1 + 2 * 4)]
+            assert {message["data"]["event"] for message in messages} == {"connected", "heartbeat"}
+            publish(server, "orders", {"value": "x" * 100_000})
+            while "topic" not in (message := json.loads(socket.recv(20))):
+                pass
+            assert message["data"] == {"value": "x" * 100_000}
+            assert server.wait_for_log("events.connected")["remote_ip"] == "127.0.0.2"
+            assert open_streams(server) == 1
+        line = server.wait_for_log("events.disconnected")
+        assert (line["reason"], line["close_code"]) == ("client", 1000)
+        wait_until(lambda: "/ws" in edge.access_log.read_text(), what="a line about /ws")
+        assert KEY not in edge.access_log.read_text() + edge.log
 
 
 def test_limits_see_the_client_and_not_the_proxy(make_edge: MakeEdge, tmp_path: Path) -> None:

@@ -18,6 +18,7 @@ from qgstream import cli
 from qgstream.brokers.memory import MemoryBroker
 from qgstream.connection import Connection
 from qgstream.feed import Feed
+from qgstream.framing import Framing
 from qgstream.heartbeat import Wheel
 from qgstream.pages import Page, Pages
 from qgstream.publication import Position, Publication
@@ -67,7 +68,7 @@ def heartbeat_jumps() -> None:
 
     def jumping(self: Wheel) -> Any:
         made = frames(self)
-        return {(framing, caught_up): made[framing, True] for framing, caught_up in made}
+        return {(framing, caught_up): made[framing, True] for framing in Framing for caught_up in (True, False)}
 
     Wheel._frames = jumping  # type: ignore[method-assign]
 
