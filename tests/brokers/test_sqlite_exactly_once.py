@@ -7,13 +7,10 @@ from pathlib import Path
 
 import pytest
 
-from tests.processes.checker import HARSH, VARIANTS, check
-from tests.processes.crowd import RULES, Plan
+from tests.processes.checker import DURABLE, HARSH, VARIANTS, check
+from tests.processes.crowd import Plan
 from tests.processes.fleet import Fleet
-from tests.processes.judge import Rules
 
-# One epoch for ever: an id that the server gave is never answered with a reset.
-DURABLE = Rules(short_lived=RULES.short_lived, resets=frozenset(), closings=RULES.closings)
 HARDSHIPS = (
     "complete", "reset for a false id", "earliest", "closing:drain", "closing:slow_consumer", "cuts", "stalls",
     "batches", "heartbeats", "publishes not answered",

@@ -1,6 +1,7 @@
 """Exactly once, in order, or told: the checker, as a library and as a command.
 
     python tests/processes/checker.py --seconds 600 --seed 1
+    python tests/processes/checker.py --seconds 600 --servers 2 --broker redis://127.0.0.1:6379
 
 Publishers note every id that they are answered; subscribers connect, reset, stall and resume with their last id at
 random moments; servers leave and come back meanwhile. In rounds: some seconds of chaos, then calm in which everybody
@@ -25,8 +26,9 @@ from typing import Any
 if __name__ == "__main__":
     sys.path.insert(0, str(Path(__file__).parents[2]))
 
-from tests.processes.crowd import Plan, Publisher, Subscriber, World
+from tests.processes.crowd import RULES, Plan, Publisher, Subscriber, World
 from tests.processes.fleet import Fleet
+from tests.processes.judge import Rules
 from tests.processes.ledger import Violation
 from tests.processes.sabotage import FAULTS, server_with
 from tests.serving import ServerProcess
@@ -44,6 +46,8 @@ HARSH: dict[str, object] = {
 }
 # By turns: whether heartbeats fire an event or only move the position.
 VARIANTS = ({"heartbeat__format": "data"}, {"heartbeat__format": "comment"})
+# A log that outlives its servers: an id that one of them gave is never answered with a reset.
+DURABLE = Rules(short_lived=RULES.short_lived, resets=frozenset(), closings=RULES.closings)
 KEPT_EVENTS = 20_000
 CALM_SECONDS = 60.0
 
@@ -167,7 +171,11 @@ async def _main(args: argparse.Namespace, plan: Plan) -> Verdict:
         return await Checker(args.url, plan).run()
     with tempfile.TemporaryDirectory() as directory:
         make = server_with(args.fault) if args.fault else ServerProcess
-        return await check(Fleet(Path(directory), HARSH, variants=VARIANTS, make=make), plan)
+        settings = HARSH | ({"broker__url": args.broker} if args.broker else {})
+        fleet = Fleet(
+            Path(directory), settings, variants=VARIANTS, count=args.servers, make=make, expect=("broker.down",)
+        )  # fmt: skip
+        return await check(fleet, plan)
 
 
 def main() -> int:
@@ -182,11 +190,15 @@ def main() -> int:
     parser.add_argument("--round-seconds", type=float, default=default.round_seconds)
     parser.add_argument("--url", action="append", help="check this server (repeatable) instead of starting one")
     parser.add_argument("--key", default=default.key, help="its publish key")
+    parser.add_argument("--broker", metavar="URL", help="start servers with this durable broker.url")
+    parser.add_argument("--servers", type=int, default=1, help="as many as share it")
     parser.add_argument("--fault", choices=FAULTS, help="serve with this fault, to see it found")
     args = parser.parse_args()
+    rules = DURABLE if args.broker else RULES
     plan = Plan(
-        args.seconds, args.round_seconds, args.subscribers, args.publishers, args.events_per_second, args.seed, args.key
-    )
+        args.seconds, args.round_seconds, args.subscribers, args.publishers, args.events_per_second, args.seed,
+        args.key, rules,
+    )  # fmt: skip
     verdict = asyncio.run(_main(args, plan))
     print(verdict)
     return 1 if verdict.violation else 0

@@ -20,6 +20,7 @@ MAX_RETRY_SECONDS = 0.5
 TOPICS = (*(f"{area}/{number}" for area in ("news", "orders", "orders/eu") for number in range(4)), "chatter")
 EVENTS = (None, "created", "deleted")
 FALSE_IDS = ("nonsense", "x" * 2000, "0123456789-5", "Bücher-1", "-", "a-99999999999999999999")
+FUTURE = 9 * 10**18  # the offset of no event yet
 RULES = Rules(short_lived=frozenset({"chatter"}))
 
 
@@ -103,7 +104,7 @@ class Subscriber:
         if chaos and self._id and self._random.random() < 0.02:
             return "false", self._random.choice(FALSE_IDS)
         if chaos and self._id and self._random.random() < 0.02:
-            return "false", f"{self._id}{10**6}"  # from the future
+            return "false", f"{self._id.rpartition('-')[0]}-{FUTURE}"
         if self._id and not (chaos and self._random.random() < 0.02):
             return "own", self._id
         return ("earliest", "earliest") if self.spec.earliest else ("none", "")

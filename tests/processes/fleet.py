@@ -15,13 +15,13 @@ class Fleet:
     """Server processes behind one list of URLs, which always names those that may answer.
 
     `make` starts one (`ServerProcess`, or one with a fault); `settings` are its settings. Joined by a shared engine
-    when the settings name one (`broker__url`), else each is alone. A server that comes back has another port, as behind
-    a balancer, and the next of the `variants` of the settings.
+    when the settings name one (`broker__url`), else each is alone. They may say what `expect` names, by its event. A
+    server that comes back has another port, as behind a balancer, and the next of the `variants` of the settings.
     """
 
     def __init__(
         self, tmp_path: Path, settings: Mapping[str, object], *, variants: Sequence[Mapping[str, object]] = ({},),
-        count: int = 1, make: Callable[..., ServerProcess] = ServerProcess,
+        count: int = 1, make: Callable[..., ServerProcess] = ServerProcess, expect: tuple[str, ...] = (),
     ) -> None:  # fmt: skip
         self.urls: list[str] = []
         self.restarts = 0
@@ -30,6 +30,7 @@ class Fleet:
         self._tmp_path = tmp_path
         self._count = count
         self._make = make
+        self._expect = expect
         self._servers: list[ServerProcess] = []
         self._lock = Lock()
         self._is_over = False
@@ -55,7 +56,7 @@ class Fleet:
     async def restart_after_drain(self) -> None:
         """SIGTERM the one that has served longest, wait until it has left as it should, start another."""
         server = self._servers[0]
-        await asyncio.to_thread(server.stop)
+        await asyncio.to_thread(server.stop, expect=self._expect)
         self._servers.remove(server)
         self.urls.remove(server.url)
         self.restarts += 1
@@ -72,7 +73,7 @@ class Fleet:
     async def stop(self) -> None:
         """Stop them all as they should be stopped."""
         while self._servers:
-            await asyncio.to_thread(self._servers[-1].stop)
+            await asyncio.to_thread(self._servers[-1].stop, expect=self._expect)
             self._servers.pop()
 
     def kill(self) -> None:
