@@ -98,7 +98,8 @@ class BrokerSettings(Section):
 
     url: str = Field(
         "memory://",
-        description="Its scheme chooses the broker; memory:// lives in this process.",
+        description="Its scheme chooses the broker: memory:// lives in this process, sqlite:// on its disk, and others "
+        "in an engine that processes share.",
         repr=False,  # it may hold a password
     )
     timeout_seconds: float = Field(
