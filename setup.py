@@ -19,7 +19,7 @@ def version() -> str:
 
 
 BROKERS = {
-    "redis": ["redis>=5.0.1,<9"],  # until then it was closed by a method that is gone
+    "redis": ["redis>=5.2.1,<9"],  # older ones do not say what is wrong with a certificate
     "rabbitmq": ["aio-pika>=9.4,<11"],
     "nats": ["nats-py>=2.7,<3"],
 }

@@ -124,7 +124,8 @@ class RedisBroker(Remote):
         version = str(server.get("redis_version", ""))
         if tuple(map(int, version.split(".")[:2])) < _VERSION:
             raise ConnectionError(f"got Redis {version}, expected {_VERSION[0]}.{_VERSION[1]} or newer")
-        if not self.epoch and not persistence.get("aof_enabled"):
+        # While it loads its data, it says that the file is off.
+        if not (self.epoch or persistence.get("aof_enabled") or persistence.get("loading")):
             reason = "its append-only file is off: when it ends, what came after its last snapshot is lost"
             log.warning("broker.unsafe", extra={"broker": self.name, "place": self.place, "reason": reason})
 

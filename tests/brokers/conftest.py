@@ -13,7 +13,7 @@ from qgstream.brokers.base import Broker, Opened, Sink
 from qgstream.publication import Position, Publication
 from qgstream.window import HistorySettings, ResetReason
 from tests.brokers.engines import ENGINES, Engine
-from tests.brokers.machines import NATS, REDIS, Machine
+from tests.brokers.machines import NATS, REDIS, REDIS_HELLO, Machine
 
 
 class Tail(Sink):
@@ -93,7 +93,7 @@ def redis_machine(
 ) -> Iterator[Machine]:
     """A Redis that writes down everything before it answers."""
     require_program("redis-server")
-    machine = Machine(REDIS, tmp_path_factory.mktemp("redis"))
+    machine = Machine(REDIS, tmp_path_factory.mktemp("redis"), hello=REDIS_HELLO)
     machine.start()
     yield machine
     machine.kill()

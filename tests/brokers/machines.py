@@ -14,6 +14,8 @@ from tests.deploy.programs import free_port
 
 SECONDS = 30.0
 NATS = ("nats-server", "--addr", "127.0.0.1", "--port", "{port}", "--jetstream", "--store_dir", "{folder}")
+# It says no while it loads its data.
+REDIS_HELLO = (b"PING\r\n", b"+PONG")
 # Every command is on the disk before it is answered.
 REDIS = (
     "redis-server", "--bind", "127.0.0.1", "--port", "{port}", "--dir", "{folder}", "--save", "", "--appendonly", "yes",
@@ -24,18 +26,20 @@ REDIS = (
 class Machine:
     """An engine's server on a port of the loopback, in a process group of its own so that its children share its fate.
 
-    `command` may hold `{port}` and `{folder}`. What it keeps in its folder is there again after a restart.
+    `command` may hold `{port}` and `{folder}`. What it keeps in its folder is there again after a restart. One that
+    takes connections before it serves is asked something first: `hello` is what, and how its answer begins.
     """
 
     def __init__(
         self, command: Sequence[str], folder: Path, *, environment: Mapping[str, str] | None = None,
-        seconds: float = SECONDS,
+        seconds: float = SECONDS, hello: tuple[bytes, bytes] | None = None,
     ) -> None:  # fmt: skip
         self.port = free_port()
         self.folder = folder
         self._command = [word.format(port=self.port, folder=folder) for word in command]
         self._environment = environment or {}
         self._seconds = seconds
+        self._hello = hello
         self._log_path = folder / "output.log"
         self._process: subprocess.Popen[bytes] | None = None
 
@@ -53,12 +57,15 @@ class Machine:
             time.sleep(0.02)
 
     def serves(self) -> bool:
-        """Whether it takes requests. As written here: whether it takes connections."""
+        """Whether it takes requests."""
         try:
-            socket.create_connection(("127.0.0.1", self.port), timeout=1).close()
+            with socket.create_connection(("127.0.0.1", self.port), timeout=1) as connection:
+                if self._hello is None:
+                    return True
+                connection.sendall(self._hello[0])
+                return connection.recv(100).startswith(self._hello[1])
         except OSError:
             return False
-        return True
 
     @property
     def log(self) -> str:
