@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import secrets
 import time
 from collections.abc import AsyncGenerator, Awaitable, Sequence
@@ -68,6 +69,7 @@ class RedisBroker(Remote):
         self._side = stream if "{" in stream else f"{{{stream}}}"
         self._redis: Redis | None = None
         self._sentinels: list[Redis] = []
+        self._slots = asyncio.Semaphore(MAX_SENDS)
         self._trim_at = 0.0
         self._trims = True
         self._seen = [0, 0]  # events of this stretch of SPARED_SECONDS, and of the one before
@@ -224,7 +226,8 @@ class RedisBroker(Remote):
             if key is not None:
                 keys.append(f"{self._side}:{self.epoch}:{key}")
             arguments += [int(key is not None), len(fields), *fields]
-        placed = await self._call(APPEND, self.epoch, int(IDEMPOTENCY_SECONDS), *arguments, keys=keys)
+        async with self._slots:
+            placed = await self._call(APPEND, self.epoch, int(IDEMPOTENCY_SECONDS), *arguments, keys=keys)
         if not placed:
             raise Replaced
         return [_placed(id, is_new) for id, is_new in zip(placed[::2], placed[1::2], strict=True)]
