@@ -181,6 +181,17 @@ def test_all_tabs_live_on_one_connection(
     wait_until(lambda: connections(server) == 0, what="the end of the connection")
 
 
+def test_tabs_that_start_at_once_find_each_other(server: ServerProcess, frontend: Frontend) -> None:
+    # As a browser's session that is restored.
+    wait = "stream.close(); window.channel = new BroadcastChannel('go'); channel.onmessage = () => start();"
+    first = frontend(server.port, then=wait)
+    pages = [first, *(frontend(server.port, then=wait, beside=first) for _ in range(2))]
+    first.evaluate("channel.postMessage('go'); start()")
+    for page in pages:
+        wait_for_own(page, "connected")
+    assert connections(server) == 1
+
+
 def test_each_tab_gets_its_own_topics(server: ServerProcess, frontend: Frontend) -> None:
     a = frontend(server.port, path="/events?topic=a")
     wait_for_own(a, "connected")
@@ -375,24 +386,18 @@ def test_other_topics_from_the_same_position(
 # Away and back.
 
 
-@pytest.fixture
-def stored(tmp_path: Path) -> dict[str, object]:
-    """Settings of a log on disk."""
-    return {"broker__url": f"sqlite://{tmp_path}/log.db"}
-
-
-@pytest.mark.parametrize("shared", WAYS)
 def test_a_server_that_is_killed_and_started_again(
-    start_server: StartServer, frontend: Frontend, stored: dict[str, object], shared: bool
+    start_server: StartServer, frontend: Frontend, tmp_path: Path
 ) -> None:
-    server = start_server(**stored)
-    page = frontend(server.port, shared=shared, expected=GONE)
-    pages = [page, frontend(server.port, shared=shared, beside=page)]
+    stored = f"sqlite://{tmp_path}/log.db"
+    server = start_server(broker__url=stored)
+    page = frontend(server.port, expected=GONE)
+    pages = [page, frontend(server.port, beside=page), frontend(server.port, shared=False, beside=page)]
     for each in pages:
         wait_for_own(each, "connected")
     publish_all(server, [{"topic": "orders", "data": n, "event": "created"} for n in range(10)])
     server.kill()
-    again = start_server(port=server.port, **stored)
+    again = start_server(port=server.port, broker__url=stored)
     publish_all(again, [{"topic": "orders", "data": n} for n in range(10, 20)])
     for each in pages:
         wait_for(each, 19)
@@ -400,7 +405,7 @@ def test_a_server_that_is_killed_and_started_again(
         assert wait_for_state(each, "waiting")["why"] in ("lost", "unreachable")
         assert each.evaluate("stream.state") == "open"
         assert seen(each, "reset") == []
-    assert connections(again) == (1 if shared else 2)
+    assert connections(again) == 2
 
 
 def test_a_gap_is_told_whatever_happens_then(server: ServerProcess, frontend: Frontend) -> None:
