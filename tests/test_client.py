@@ -163,7 +163,7 @@ async def test_a_silent_connection_is_given_up() -> None:
     states: list[State] = []
     async with (
         Script([silent, stream(own("connected", replay="complete"), enveloped("e-2"))]) as server,
-        qgstream.connect(server.url, heartbeat_seconds=0.05, on_state=states.append) as events,
+        qgstream.connect(server.url, heartbeat_seconds=0.3, on_state=states.append) as events,
     ):
         assert ids(await take(events, 2)) == ["e-1", "e-2"]
     assert states[1].reason == "nothing came for too long"

@@ -51,6 +51,10 @@ def test_precedence_and_sources(tmp_path: Path) -> None:
     }
 
 
+def test_the_variables_of_the_client_commands_are_known() -> None:
+    assert load(None, {"QGSTREAM_PUBLISH_KEY": "hush", "QGSTREAM_TOKEN": "hush"}).warnings == ()
+
+
 def test_the_environment_may_name_the_file_and_an_argument_wins(tmp_path: Path) -> None:
     path = written(tmp_path, "[log]\nenv = 'here'\n")
     assert load(None, {"QGSTREAM_CONFIG": str(path)}).config.log.env == "here"

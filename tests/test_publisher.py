@@ -212,12 +212,12 @@ def test_what_one_try_left_open_the_next_does_not_close() -> None:
 
 @pytest.mark.gen_test
 async def test_a_server_that_says_nothing_is_asked_again(both: Both, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(publisher, "TRY_SECONDS", 0.1)
+    monkeypatch.setattr(publisher, "TRY_SECONDS", 0.5)
 
     async def silent(_writer: asyncio.StreamWriter) -> None:
         pass
 
-    async with Script([silent, TAKEN]) as server:
+    async with Script([silent, TAKEN, TAKEN, TAKEN]) as server:
         assert (await both.publish(server.url, "a", 1)).id == "e-1"
 
 

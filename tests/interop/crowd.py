@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import subprocess
 import sys
 import threading
@@ -27,14 +28,23 @@ HERE = Path(__file__).parent
 PATIENCE_SECONDS = 30.0
 
 # In a page: open streams, and keep what comes until it is fetched.
-_IN_THE_PAGE = """urls => {
+_IN_THE_PAGE = """async urls => {
   window.received = [];
+  const {Stream} = await import("/client.js");
   for (const [scenario, url] of Object.entries(urls)) {
-    const source = new EventSource(url);
-    const keep = (e) => window.received.push({scenario, kind: "event", event: e.type, data: e.data, id: e.lastEventId});
-    for (const type of ["message", "created"]) source.addEventListener(type, keep);
+    const keep = (client, event, e) =>
+      window.received.push({client, scenario, kind: "event", event, data: e.data, id: e.lastEventId});
+    const source = new EventSource(`${url}&client=Chromium`);
+    const stream = new Stream(`${url}&client=%2Fclient.js`, {shared: false});
+    for (const type of ["message", "created"]) {
+      source.addEventListener(type, (e) => keep("Chromium", type, e));
+      stream.addEventListener(type, (e) => keep("/client.js", type, e));
+    }
+    for (const own of ["connected", "closing", "rejected"])
+      stream.addEventListener(own, (e) => keep("/client.js", "message", e));
     source.onerror = () => {
-      if (source.readyState === EventSource.CLOSED) window.received.push({scenario, kind: "stopped"});
+      if (source.readyState !== EventSource.CLOSED) return;
+      window.received.push({client: "Chromium", scenario, kind: "stopped"});
     };
   }
 }"""
@@ -66,8 +76,8 @@ class Switch(Relay):
 
     def visits(self, client: str) -> int:
         """How often the client has asked for a stream."""
-        mark = f"&client={quote(client, safe='')}"
-        return sum(f"{mark} " in head or f"{mark}&" in head for head in list(self.requests))
+        mark = re.compile(rf"[?&]client={re.escape(quote(client, safe=''))}[& ]")
+        return sum(mark.search(head) is not None for head in list(self.requests))
 
 
 class Crowd:
@@ -93,7 +103,7 @@ class Crowd:
             stack.callback(browser.close)
             self._page = browser.new_page()
             self._page.goto(self._page_url)
-            self._page.evaluate(_IN_THE_PAGE, {name: f"{url}&client=Chromium" for name, url in self.urls.items()})
+            self._page.evaluate(_IN_THE_PAGE, self.urls)
             self._stack = stack.pop_all()
         return self
 
@@ -132,7 +142,7 @@ class Crowd:
         assert self._page is not None
         with suppress(Error):  # the page is gone: what it had is known
             for found in self._page.evaluate("() => window.received.splice(0)"):
-                self._add(Record("Chromium", **found))
+                self._add(Record(**found))
 
     def received(self, client: str, scenario: str) -> list[Record]:
         """What came on one stream, without heartbeats."""

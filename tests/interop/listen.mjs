@@ -18,7 +18,8 @@ const imported = async (name) => await import(pathToFileURL(require.resolve(name
 const open = (EventSource) => (url, received, stopped) => {
   const source = new EventSource(url);
   for (const type of TYPES) source.addEventListener(type, (e) => received(e.type, e.data, e.lastEventId));
-  source.addEventListener("error", () => { if (source.readyState === 2) stopped("closed"); });
+  // undici says that there is an error, and closes after that.
+  source.addEventListener("error", () => setTimeout(() => { if (source.readyState === 2) stopped("closed"); }));
 };
 
 const LIBRARIES = {
