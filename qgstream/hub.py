@@ -207,7 +207,9 @@ class Hub(Host, Sink):
         Raises `errors.Unavailable` when the broker is away.
         """
         if self._is_ahead(last_event_id):
-            await self.broker.reach(int(last_event_id.rpartition("-")[2]))
+            offset = int(last_event_id.rpartition("-")[2])
+            if await self.broker.reach(offset) and self._is_ahead(last_event_id):
+                self.window.newest = offset  # what lies between is no event
         return await self._replays.look_back(subscription, last_event_id)
 
     def open(

@@ -87,13 +87,14 @@ class Broker(Protocol):
         Raises `Forgotten` when something after the offset was trimmed, `errors.Unavailable` when the engine is away.
         """
 
-    async def reach(self, offset: int) -> None:  # noqa: ARG002
-        """Return when `sink` was told of everything up to this offset, or at once if the log does not go so far.
+    async def reach(self, offset: int) -> bool:  # noqa: ARG002
+        """Return True when `sink` was told of everything up to this offset, or False if the log does not go so far.
 
-        Another process may have delivered what this one has not got yet; its client comes here with that id. A broker
-        that has one process only has nothing to wait for. Raises `errors.Unavailable` when the engine is away.
+        Another process may have delivered what this one has not got yet; its client comes here with that id. (There
+        need be no event at it: a process that starts behind something that is none gives that place.) A broker that
+        has one process only has nothing to wait for. Raises `errors.Unavailable` when the engine is away.
         """
-        return
+        return False
 
     def keep(self, history: HistorySettings) -> None:  # noqa: ARG002
         """The history settings were changed. Engines with a retention of their own may do without."""

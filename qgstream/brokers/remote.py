@@ -444,17 +444,19 @@ class Remote(Broker, ABC):
             after = page.up_to
         return ()
 
-    async def reach(self, offset: int) -> None:
+    async def reach(self, offset: int) -> bool:
         """See `Broker.reach`."""
         if offset <= self.newest:
-            return
+            return True
         self._check()
         if self._looking is None or self._looking.done():  # one question for all who wait
             self._looking = asyncio.get_running_loop().create_task(self.bounds())
             self._looking.add_done_callback(lambda task: task.cancelled() or task.exception())  # it may come too late
         epoch, bounds = self.epoch, await self._ask(_shielded(self._looking))
-        if epoch == self.epoch == bounds.epoch and offset <= bounds.newest:
-            await self._ask(self._came_by(offset))
+        if not epoch == self.epoch == bounds.epoch or offset > bounds.newest:
+            return False
+        await self._ask(self._came_by(offset))
+        return epoch == self.epoch
 
     # Every question has an answer in time.
 

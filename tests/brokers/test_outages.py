@@ -65,12 +65,13 @@ class Fickle(Broker):
     async def close(self) -> None:
         self.is_away = True
 
-    async def reach(self, offset: int) -> None:
+    async def reach(self, offset: int) -> bool:
         self.reached.append(offset)
         await asyncio.sleep(0)
         self._check()
         if offset in self.elsewhere:
             await self.catch_up(offset)
+        return offset <= self._newest
 
     async def catch_up(self, offset: int) -> None:
         """What another process appended comes here too."""
@@ -250,6 +251,12 @@ async def test_who_has_an_id_that_this_process_has_not_got_yet_is_waited_for(his
         assert (replay, at) == ("reset", "first-51")
         assert (await next_message(stream))[1] == "unknown_id"
         assert broker.reached == [50, 99]
+        # A place without an event: what is there was none, for any process.
+        broker._newest = 70
+        stream, replay, at = await open_stream(client, id="first-60")
+        assert (replay, at) == ("complete", "first-60")
+        await client.hub.publish("a", "after nothing")
+        assert (await take(stream, 1))[0].id == "first-71"
         # While nobody can tell whether there is such an id, nobody is told that there is none.
         broker.is_away = True
         answer = await client.ask("GET", "/events", headers={"Last-Event-ID": "first-99"})
