@@ -20,7 +20,8 @@ def version() -> str:
 
 BROKERS = {
     "redis": ["redis>=5.2.1,<9"],  # older ones do not say what is wrong with a certificate
-    "rabbitmq": ["aio-pika>=9.4,<11"],
+    # aiormq is the layer below. Before 7.2 one message that it could not take apart ended more than its connection.
+    "rabbitmq": ["aio-pika>=10,<11", "aiormq>=7.2,<8"],
     "nats": ["nats-py>=2.7,<3"],
 }
 LINT = [

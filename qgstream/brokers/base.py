@@ -115,6 +115,8 @@ _ENGINES: dict[str, tuple[str, str, str | None]] = {
     "redis": ("redis", "RedisBroker", "redis"),
     "rediss": ("redis", "RedisBroker", "redis"),
     "redis+sentinel": ("redis", "RedisBroker", "redis"),
+    "amqp": ("rabbitmq", "RabbitmqBroker", "rabbitmq"),
+    "amqps": ("rabbitmq", "RabbitmqBroker", "rabbitmq"),
 }
 
 

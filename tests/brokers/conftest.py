@@ -14,6 +14,7 @@ from qgstream.publication import Position, Publication
 from qgstream.window import HistorySettings, ResetReason
 from tests.brokers.engines import ENGINES, Engine
 from tests.brokers.machines import NATS, REDIS, REDIS_HELLO, Machine
+from tests.brokers.rabbitmq_server import RabbitmqServer
 
 
 class Tail(Sink):
@@ -97,6 +98,19 @@ def redis_machine(
     machine.start()
     yield machine
     machine.kill()
+
+
+@pytest.fixture(scope="session")
+def rabbitmq_machine(
+    tmp_path_factory: pytest.TempPathFactory, require_program: Callable[[str], Path]
+) -> Iterator[RabbitmqServer]:
+    """One for all, because it takes seconds to start; each test has a stream and an exchange of its own."""
+    machine = RabbitmqServer(require_program("rabbitmq-server"), tmp_path_factory.mktemp("rabbitmq"))
+    try:
+        machine.start()
+        yield machine
+    finally:
+        machine.end()
 
 
 @pytest.fixture

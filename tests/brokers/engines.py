@@ -15,21 +15,24 @@ import pytest
 
 from qgstream.brokers.base import Broker, open_broker
 from tests.brokers.machines import Machine
+from tests.brokers.rabbitmq_server import RabbitmqServer
 
 
 @dataclass(frozen=True)
 class Engine:
     """A log of a test's own. `url` names it; every broker that is opened on it finds what the others left.
 
-    `longer_url` names the same log and keeps more of it than the history settings say, where the engine can do that.
-    `machine` is the server that it lives on, where that is another process: a test may hang and kill it, and must start
-    it again. `has_gaps`: its offsets do not follow each other one by one.
+    `longer_url` names the same log and keeps more of it than the history settings say, where the engine can do that;
+    `shorter_url` less, where the engine does not count events. `machine` is the server that it lives on, where that is
+    another process: a test may hang and kill it, and must start it again. `has_gaps`: its offsets do not follow each
+    other one by one.
     """
 
     url: str
     longer_url: str | None = None
     machine: Machine | None = None
     has_gaps: bool = False
+    shorter_url: str | None = None
 
     def broker(self, *, timeout_seconds: float = 5.0) -> Broker:
         """One more broker on the log, not opened."""
@@ -68,9 +71,19 @@ def redis(request: pytest.FixtureRequest) -> Engine:
     return Engine(url, f"{url}&max_events=100000&max_bytes=100000000", machine, has_gaps=True)
 
 
+def rabbitmq(request: pytest.FixtureRequest) -> Engine:
+    machine: RabbitmqServer = request.getfixturevalue("rabbitmq_machine")
+    name = f"tests-{uuid4().hex}"
+    url = f"amqp://127.0.0.1:{machine.port}?stream={name}&exchange={name}"
+    return Engine(
+        url, f"{url}&max_bytes=100000000", machine, has_gaps=True, shorter_url=f"{url}&max_bytes=200000"
+    )  # fmt: skip
+
+
 ENGINES: dict[str, Kind] = {
     "memory": Kind(memory, is_durable=False),
     "sqlite": Kind(sqlite),
     "nats": Kind(nats, is_remote=True),
     "redis": Kind(redis, is_remote=True),
+    "rabbitmq": Kind(rabbitmq, is_remote=True),
 }

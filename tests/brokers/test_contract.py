@@ -10,7 +10,7 @@ from itertools import pairwise
 
 import pytest
 
-from qgstream.brokers.base import MAX_READ_BYTES, Broker, Forgotten
+from qgstream.brokers.base import MAX_READ_BYTES, Broker, Forgotten, open_broker
 from qgstream.errors import Unavailable
 from qgstream.publication import Publication
 from qgstream.window import HistorySettings
@@ -197,8 +197,8 @@ async def test_reading_beside_publishers_has_no_hole(tails: Tails, durable: Engi
 
 
 @pytest.mark.gen_test(timeout=60)
-async def test_what_is_trimmed_is_told_and_the_rest_is_whole(tails: Tails) -> None:
-    tail = await tails.open(HistorySettings(max_events=50))
+async def test_what_is_trimmed_is_told_and_the_rest_is_whole(tails: Tails, engine: Engine) -> None:
+    tail = await tails.open(HistorySettings(max_events=50), broker=open_broker(engine.shorter_url or engine.url))
     offsets: list[int] = []
     for _ in range(30):
         offsets += await tail.broker.append([event(b"x" * 500) for _ in range(40)])

@@ -1,0 +1,174 @@
+"""A connection to RabbitMQ, and reading a stream over it, with an answer to every question.
+
+The connections are aiormq's, the layer below aio-pika: those of aio-pika that come back by themselves would publish,
+later, what was answered 503 long ago; and a message through it is two tasks and an object more.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import ssl
+from collections import deque
+from collections.abc import AsyncGenerator, Awaitable
+from contextlib import asynccontextmanager, suppress
+from typing import Any, TypeVar, cast
+
+from aio_pika.exceptions import AMQPError
+from aiormq import Channel, Connection
+from aiormq.abc import DeliveredMessage
+from aiormq.exceptions import InvalidFrameError
+from pamqp.exceptions import PAMQPException
+from yarl import URL
+
+# What the library raises, after `answered`.
+FAILURES: tuple[type[Exception], ...] = (OSError, EOFError, AMQPError)
+# A goodbye that RabbitMQ does not answer within this is not waited for.
+GOODBYE_SECONDS = 1.0
+
+_T = TypeVar("_T")
+
+
+class Undecodable(ConnectionError):
+    """A message came that the library cannot take apart, and it gave up the connection for it."""
+
+
+class Cancelled(Exception):
+    """RabbitMQ ended the reading: the stream was deleted, or its server left the cluster."""
+
+
+def quiet() -> None:
+    """Keep the library from logging what is raised to us anyway, and said as `broker.down`."""
+    for name in ("aio_pika", "aiormq"):
+        logging.getLogger(name).setLevel(logging.CRITICAL)
+
+
+async def answered(question: Awaitable[_T]) -> _T:
+    """The answer, or an exception of `FAILURES`.
+
+    When a connection is lost, aiormq ends those who wait with a CancelledError, as if somebody had cancelled them. It
+    must not end our tasks in silence.
+    """
+    try:
+        return await question
+    except asyncio.CancelledError:
+        task = asyncio.current_task()
+        if task is not None and task.cancelling():
+            raise
+        raise ConnectionError("the connection was lost") from None
+    except (RuntimeError, PAMQPException) as error:
+        raise ConnectionError(str(error)) from error
+
+
+async def _goodbye(closing: Awaitable[Any]) -> None:
+    try:
+        async with asyncio.timeout(GOODBYE_SECONDS):
+            await answered(closing)
+    except FAILURES:
+        return
+
+
+class Link:
+    """One connection."""
+
+    def __init__(self, connection: Connection) -> None:
+        self._connection = connection
+
+    @classmethod
+    async def open(cls, url: URL, context: ssl.SSLContext | None) -> Link:
+        """Connect. Raises `FAILURES`."""
+        connection = Connection(url, context=context)
+        await answered(connection.connect())
+        return cls(connection)
+
+    @property
+    def is_open(self) -> bool:
+        """Whether nothing is known to the contrary."""
+        return not self._connection.is_closed
+
+    async def is_blocked(self) -> bool:
+        """Whether RabbitMQ has said that it takes no messages for now: it is short of memory or disk."""
+        try:
+            async with asyncio.timeout(0.01):
+                await self._connection.ready()
+        except TimeoutError:
+            return True
+        return False
+
+    async def channel(self, *, confirms: bool = False) -> Channel:
+        """A new channel."""
+        return cast(Channel, await answered(self._connection.channel(publisher_confirms=confirms)))
+
+    async def close(self) -> None:
+        """Let go, in whatever state it is."""
+        await _goodbye(self._connection.close())
+
+    def why(self, channel: Channel) -> Exception:
+        """What ended a channel."""
+        for closing in (self._connection.closing, channel.closing):
+            error = closing.exception() if closing.done() and not closing.cancelled() else None
+            if isinstance(error, InvalidFrameError):
+                return Undecodable(str(error))
+            if isinstance(error, FAILURES):
+                return error
+        return ConnectionError("the connection was lost")
+
+    @asynccontextmanager
+    async def reading(self, stream: str, start: int | str, *, ahead: int) -> AsyncGenerator[Reader, None]:
+        """Read the stream from an offset on, or from its `first` message, or from the `next`. RabbitMQ sends `ahead`
+        messages at most that were not taken."""
+        channel = await self.channel()
+        reader = Reader(self, channel)
+        try:
+            await answered(channel.basic_qos(prefetch_count=ahead))
+            await reader.begin(stream, start)
+            yield reader
+        finally:
+            if not channel.is_closed:
+                await _goodbye(channel.close())
+
+
+class Reader:
+    """What comes of a stream."""
+
+    def __init__(self, link: Link, channel: Channel) -> None:
+        self.channel = channel
+        self._link = link
+        self._came: deque[DeliveredMessage] = deque()
+        self._more = asyncio.Event()
+        self._tag = ""
+        channel.closing.add_done_callback(self._wake)
+
+    def _wake(self, _closing: asyncio.Future[Any]) -> None:
+        self._more.set()
+
+    async def begin(self, stream: str, start: int | str) -> None:
+        """Ask for the messages."""
+        begun = await answered(
+            self.channel.basic_consume(stream, self._on_message, arguments={"x-stream-offset": start})
+        )
+        self._tag = begun.consumer_tag or ""
+
+    async def _on_message(self, message: DeliveredMessage) -> None:
+        self._came.append(message)
+        self._more.set()
+
+    def check(self) -> None:
+        """Raise what ended the reading, if something did."""
+        if self.channel.is_closed:
+            raise self._link.why(self.channel)
+        if self._tag not in self.channel.consumers:
+            raise Cancelled
+
+    async def some(self, limit: int) -> list[DeliveredMessage]:
+        """What has come, as soon as there is something; RabbitMQ sends as much again."""
+        while not self._came:
+            self.check()
+            self._more.clear()
+            await self._more.wait()
+        found = [self._came.popleft() for _ in range(min(limit, len(self._came)))]
+        tag = found[-1].delivery_tag
+        if tag is not None and not self.channel.is_closed:
+            with suppress(*FAILURES):  # what has come has come; the next call says why there is no more
+                await answered(self.channel.basic_ack(tag, multiple=True))
+        return found

@@ -1,0 +1,155 @@
+"""What is on its way to RabbitMQ: published, and not come back yet."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from aio_pika.exceptions import AMQPChannelError
+from aiormq import Channel
+
+from qgstream.brokers.idempotency import Keys
+from qgstream.brokers.rabbitmq_link import FAILURES, Link, answered
+from qgstream.brokers.rabbitmq_messages import Entry, published
+from qgstream.brokers.remote import Placed
+from qgstream.publication import Publication
+
+# Between two looks whether RabbitMQ has stopped to take messages, while we wait for one to come back.
+BLOCKED_SECONDS = 0.5
+
+
+class Blocked(ConnectionError):
+    """RabbitMQ takes no messages for now."""
+
+
+class Outbox:
+    """Publishes, and answers when the tail has come by.
+
+    Several events at once go in a transaction: none of them is published if we or the connection end before it is
+    whole. It is not all or nothing if RabbitMQ itself ends in the middle of it; then nothing was acknowledged.
+    """
+
+    def __init__(self, exchange: str, uid: Callable[[], str]) -> None:
+        self.is_torn = False  # the exchange was not there
+        self._exchange = exchange
+        self._uid = uid
+        self._plain: Channel | None = None  # for single events
+        self._batches: Channel | None = None  # for several at once
+        self._batching = asyncio.Lock()
+        # What has not come back, by its name; and the same by its key.
+        self._sent: dict[str, asyncio.Future[Placed]] = {}
+        self._sent_keys: dict[str, asyncio.Future[Placed]] = {}
+
+    async def check(self, link: Link) -> None:
+        """Raise `Blocked` if RabbitMQ takes no messages."""
+        if await link.is_blocked():
+            raise Blocked("takes no messages: it is short of memory or disk")
+
+    async def send(self, link: Link, publications: Sequence[Publication], keys: Keys, *, seen: int) -> Sequence[Placed]:
+        """See `Remote.send`. `keys` are those of everything up to the position `seen`."""
+        waiting: list[asyncio.Future[Placed] | Placed] = []
+        mine: dict[str, Publication] = {}
+        is_mine: list[bool] = []
+        try:
+            for publication in publications:
+                place = self._place_of(publication, keys)
+                is_mine.append(place is None)
+                if place is None:
+                    uid = self._uid()
+                    place = self._sent[uid] = asyncio.get_running_loop().create_future()
+                    mine[uid] = publication
+                    if publication.idempotency_key is not None:
+                        self._sent_keys[publication.idempotency_key] = place
+                waiting.append(place)
+            await self.check(link)
+            await self._publish(link, mine, seen)
+            placed = await self._come_back(link, waiting)
+        except AMQPChannelError:
+            self.is_torn = True
+            raise
+        finally:
+            self._forget(mine)
+        return [
+            place if mine else Placed(place.offset, False, place.published_at)
+            for place, mine in zip(placed, is_mine, strict=True)
+        ]
+
+    def _place_of(self, publication: Publication, keys: Keys) -> asyncio.Future[Placed] | Placed | None:
+        """Where its key is, or will be."""
+        key = publication.idempotency_key
+        if key is None:
+            return None
+        first = keys.first_offset(key, time.time())
+        return Placed(first, False, 0.0) if first is not None else self._sent_keys.get(key)
+
+    async def _publish(self, link: Link, publications: dict[str, Publication], seen: int) -> None:
+        if len(publications) < 2:
+            await self._publish_over(await self._plain_channel(link), publications, seen)
+            return
+        async with self._batching:
+            channel, self._batches = self._batches, None
+            if channel is None or channel.is_closed:
+                channel = await link.channel()
+                channel.closing.add_done_callback(self._refused)
+                await answered(channel.tx_select())
+            await self._publish_over(channel, publications, seen)
+            await answered(channel.tx_commit())
+            self._batches = channel  # else it is in the middle of something, and ends with its connection
+
+    async def _plain_channel(self, link: Link) -> Channel:
+        if self._plain is None or self._plain.is_closed:
+            self._plain = await link.channel()
+            self._plain.closing.add_done_callback(self._refused)
+        return self._plain
+
+    async def _publish_over(self, channel: Channel, publications: dict[str, Publication], seen: int) -> None:
+        now = time.time()
+        for uid, publication in publications.items():
+            key, properties = published(publication, uid=uid, seen=max(0, seen), now=now)
+            sending = channel.basic_publish(
+                publication.data, exchange=self._exchange, routing_key=key, properties=properties
+            )  # fmt: skip
+            await answered(sending)
+
+    async def _come_back(self, link: Link, waiting: Sequence[asyncio.Future[Placed] | Placed]) -> list[Placed]:
+        left = {place for place in waiting if isinstance(place, asyncio.Future)}
+        while left:
+            done, left = await asyncio.wait(left, timeout=BLOCKED_SECONDS, return_when=asyncio.FIRST_EXCEPTION)
+            for future in done:
+                future.result()
+            if not done:
+                await self.check(link)
+        return [place.result() if isinstance(place, asyncio.Future) else place for place in waiting]
+
+    def _forget(self, publications: dict[str, Publication]) -> None:
+        for uid, publication in publications.items():
+            future = self._sent.pop(uid)
+            key = publication.idempotency_key
+            if key is not None and self._sent_keys.get(key) is future:
+                del self._sent_keys[key]
+            _fail(future, ConnectionError("who published the same key first has given up"))
+
+    def answer(self, entry: Entry, first: int | None) -> None:
+        """One of our messages came by; `first` is the position of the one that it repeats."""
+        future = self._sent.get(entry.slip.uid) if entry.slip is not None else None
+        if future is not None and not future.done():
+            future.set_result(Placed(entry.position if first is None else first, first is None, entry.at or 0.0))
+
+    def fail(self, error: Exception) -> None:
+        """Nothing of what is on its way will be seen to come back."""
+        for future in self._sent.values():
+            _fail(future, error)
+
+    def _refused(self, closing: asyncio.Future[Any]) -> None:
+        error = None if closing.cancelled() else closing.exception()
+        if isinstance(error, AMQPChannelError):
+            self.is_torn = True
+        self.fail(error if isinstance(error, FAILURES) else ConnectionError("the channel was closed"))
+
+
+def _fail(future: asyncio.Future[Placed], error: Exception) -> None:
+    if not future.done():
+        future.set_exception(error)
+        future.exception()  # it may be that nobody waits for it any more

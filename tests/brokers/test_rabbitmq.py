@@ -1,0 +1,489 @@
+"""RabbitMQ in particular: publishers that know nothing of us, and what can become of a stream."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from collections import Counter
+from collections.abc import AsyncGenerator, Iterator
+from contextlib import asynccontextmanager, closing
+from itertools import count
+from pathlib import Path
+from typing import cast
+from urllib.parse import parse_qs, urlsplit
+
+import aio_pika
+import pytest
+from tornado.ioloop import IOLoop
+
+from qgstream.brokers import rabbitmq
+from qgstream.brokers.base import open_broker
+from qgstream.brokers.rabbitmq import RabbitmqBroker
+from qgstream.brokers.rabbitmq_marks import Slip
+from qgstream.errors import ConfigError, Unavailable
+from qgstream.publication import Publication
+from tests.brokers import engines, raw_amqp
+from tests.brokers.conftest import Tail, Tails
+from tests.brokers.engines import Engine
+from tests.brokers.rabbitmq_server import RabbitmqServer
+from tests.brokers.raw_amqp import RawPublisher
+from tests.conftest import ExpectLog
+from tests.handlers.asking import until
+from tests.serving import RawClient, ServerProcess
+
+
+@pytest.fixture
+def stream(request: pytest.FixtureRequest) -> Engine:
+    return engines.rabbitmq(request)
+
+
+@pytest.fixture
+def tails(io_loop: IOLoop, stream: Engine) -> Iterator[Tails]:
+    tails = Tails(stream)
+    yield tails
+    io_loop.run_sync(tails.close)
+
+
+def name_of(stream: Engine) -> str:
+    """That of the stream and of its exchange."""
+    return parse_qs(urlsplit(stream.url).query)["stream"][0]
+
+
+def event(data: str, key: str | None = None) -> Publication:
+    return Publication(("a",), data.encode(), is_json=False, idempotency_key=key)
+
+
+def data_of(tail: Tail) -> list[str]:
+    return [publication.data.decode() for publication in tail.delivered]
+
+
+@asynccontextmanager
+async def channel_to(url: str) -> AsyncGenerator[aio_pika.abc.AbstractChannel, None]:
+    """A plain client's."""
+    connection = await aio_pika.connect(urlsplit(url)._replace(query="").geturl())
+    async with connection:
+        yield await connection.channel()
+
+
+async def publish(stream: Engine, *messages: tuple[str, aio_pika.Message]) -> None:
+    async with channel_to(stream.url) as channel:
+        exchange = await channel.get_exchange(name_of(stream))
+        for routing_key, message in messages:
+            await exchange.publish(message, routing_key)
+
+
+# Publishers that know nothing of us.
+
+
+@pytest.mark.gen_test(timeout=60)
+async def test_what_any_client_publishes_is_an_event(stream: Engine, tmp_path: Path) -> None:
+    url = f"{stream.url}&max_bytes=10000000"
+    server = await asyncio.to_thread(ServerProcess, tmp_path, broker__url=url)
+    with server, closing(RawClient(server.port)) as client:
+        await asyncio.to_thread(client.get("/events?topic=orders/*").until, b'"connected"')
+        json_message = aio_pika.Message(b'{"order": 7}', content_type="application/json", type="created")
+        await publish(stream, ("elsewhere", aio_pika.Message(b"x")), ("orders/7", json_message))
+        received = await asyncio.to_thread(client.until, b'data: {"order": 7}')
+        assert b"event: created" in received
+        assert b"elsewhere" not in received
+
+
+@pytest.mark.gen_test(timeout=60)
+async def test_properties_and_headers_say_what_json_says_elsewhere(stream: Engine, tails: Tails) -> None:
+    tail = await tails.open()
+    message = aio_pika.Message
+    headers = {"retry": 5000, "private": True, "event": "from a header", "topics": '["日本/東京", "b", "c"]'}
+    await publish(
+        stream,
+        ("a", message(b"text")),
+        ("a", message(b"[1,\n2]", content_type="application/JSON; charset=utf-8", type="created")),
+        ("a", message(b'{"problem": 1}', content_type="application/problem+json")),
+        ("日本/東京", message("Bücher".encode(), headers=headers, type="ignored", content_type="text/html")),  # type: ignore[arg-type]
+        ("#", message(b"")),
+    )
+    await tail.until(lambda: len(tail.delivered) == 5)
+    assert [(p.topics, p.data.decode(), p.is_json, p.event, p.retry_ms, p.private) for p in tail.delivered] == [
+        (("a",), "text", False, None, None, False),
+        (("a",), "[1, 2]", True, "created", None, False),
+        (("a",), '{"problem": 1}', True, None, None, False),
+        (("日本/東京", "b", "c"), "Bücher", False, "from a header", 5000, True),
+        (("#",), "", False, None, None, False),
+    ]
+    assert all(abs(p.published_at - time.time()) < 60 for p in tail.delivered)
+
+
+@pytest.mark.gen_test(timeout=60)
+async def test_a_name_that_is_too_long_for_a_routing_key_arrives_whole(tails: Tails) -> None:
+    tail = await tails.open()
+    topics = ("東" * 256, "京" * 200)
+    await tail.broker.append([Publication(topics, b"1")])
+    assert tail.delivered[0].topics == topics
+
+
+BAD_TABLE = b"\x01\xff" + b"I\x00\x00\x00\x01"  # a name that is not UTF-8
+
+
+@pytest.mark.gen_test(timeout=60)
+async def test_what_is_no_event_is_passed_over(stream: Engine, tails: Tails, expect_log: ExpectLog) -> None:
+    expect_log("broker.skipped")
+    url = f"{stream.url}&max_event_bytes=1000"
+    tail = await tails.open(broker=open_broker(url))
+    nothing = raw_amqp.NOTHING
+    bad = [
+        (b"", nothing, b"no topic"),
+        (b"a*", nothing, b"a pattern"),
+        (b"a\nid: 1", nothing, b"a line end"),
+        (b"a", nothing, b"\xff\xfe"),
+        (b"a", nothing, b"x" * 1001),
+        (b"a", raw_amqp.message_type(b"a\ndata: 1"), b"an injection"),
+        (b"a", raw_amqp.headers(b"\x05retryS\x00\x00\x00\x01x"), b"a retry that is no number"),
+        (b"a", raw_amqp.headers(b"\x07privateS\x00\x00\x00\x02no"), b"private that is no boolean"),
+        (b"a", raw_amqp.headers(b'\x06topicsS\x00\x00\x00\x05["b"]'), b"topics without the routing key"),
+        # For these the library gives up its connection.
+        (b"\xff\xfe", nothing, b"a routing key that is not UTF-8"),
+        (b"a", raw_amqp.timestamp(2**64 - 1), b"a time far away"),
+        (b"a", raw_amqp.message_type(b"\xff"), b"a type that is not UTF-8"),
+        (b"a", raw_amqp.headers(BAD_TABLE), b"a header's name that is not UTF-8"),
+    ]
+    async with RawPublisher(urlsplit(stream.url).port or 0) as publisher:
+        for n, (routing_key, properties, body) in enumerate(bad):
+            await publisher.publish(name_of(stream), routing_key, properties, body)
+            await publisher.publish(name_of(stream), b"a", nothing, b"good %d" % n)
+    await tail.until(lambda: len(tail.delivered) == len(bad), seconds=40)
+    expected = [f"good {n}" for n in range(len(bad))]
+    assert data_of(tail) == expected
+    assert tail.broker.is_up
+    found = [p.data.decode() for p in await tail.broker.read(0, 100)]
+    while len(found) < len(bad):
+        after = tail.delivered[len(found) - 1].offset
+        page = await tail.broker.read(after, 100)
+        assert page
+        found += [p.data.decode() for p in page]
+    assert found == expected
+    await tail.broker.append([event("ours")])
+    # And for who comes later.
+    tail = await tails.open(broker=open_broker(url))
+    assert [p.data.decode() for p in tail.opened.recent] == [*expected, "ours"]
+
+
+@pytest.mark.gen_test(timeout=60)
+async def test_what_the_library_cannot_take_apart_is_said_once(
+    stream: Engine, tails: Tails, expect_log: ExpectLog, caplog: pytest.LogCaptureFixture
+) -> None:
+    expect_log("broker.skipped")
+    tail = await tails.open()
+    async with RawPublisher(urlsplit(stream.url).port or 0) as publisher:
+        for _ in range(3):
+            await publisher.publish(name_of(stream), b"\xff", raw_amqp.NOTHING, b"x")
+    await tail.broker.append([event("good")])
+    skipped = [record for record in caplog.records if record.getMessage() == "broker.skipped"]
+    assert len(skipped) == 1
+    assert "can't decode byte 0xff" in vars(skipped[0])["reason"]
+    assert [record.name for record in caplog.records if record.levelno >= logging.WARNING] == ["qgstream"]
+
+
+# The same key again.
+
+
+@pytest.mark.gen_test(timeout=60)
+async def test_a_key_is_appended_once_by_all_servers_together(tails: Tails) -> None:
+    one, two = await tails.open(), await tails.open()
+    brokers = (one.broker, two.broker)
+    told = await asyncio.gather(*(broker.append([event(str(n), key="k")]) for n in range(5) for broker in brokers))
+    assert len({tuple(offsets) for offsets in told}) == 1
+    await one.broker.append([event("end")])
+    await two.until(lambda: data_of(two)[-1:] == ["end"])
+    assert one.offsets == two.offsets
+    assert len(one.delivered) == 2
+    # One that was not there when it happened.
+    three = await tails.open()
+    assert [p.offset for p in three.opened.recent] == one.offsets
+    assert list(await three.broker.append([event("again", key="k")])) == list(told[0])
+    assert [p.offset for p in await three.broker.read(0, 100)] == one.offsets
+
+
+@pytest.mark.gen_test(timeout=60)
+async def test_other_publishers_may_repeat_themselves_too(stream: Engine, tails: Tails) -> None:
+    tail = await tails.open()
+    now = time.time()
+
+    def keyed(data: str, key: str, at: float | None) -> tuple[str, aio_pika.Message]:
+        return "a", aio_pika.Message(data.encode(), headers={"idempotency_key": key}, timestamp=at)
+
+    await publish(
+        stream, keyed("1", "k", now - 900), keyed("2", "k", now - 800), keyed("no", "k", now - 700),
+        keyed("3", "k", now - 301), keyed("no", "k", now - 2), keyed("4", "other", None), keyed("5", "other", None),
+        keyed("end", "end", now),
+    )  # fmt: skip
+    await tail.until(lambda: data_of(tail)[-1:] == ["end"])
+    # Each counts from the one before; what has no time may be any time ago, and is no repetition.
+    assert data_of(tail) == ["1", "3", "4", "5", "end"]
+    offsets = tail.offsets
+    assert [p.offset for p in await tail.broker.read(0, 100)] == offsets
+    later = await tails.open()
+    assert [p.offset for p in await later.broker.read(offsets[0], 100)] == offsets[1:]
+    assert [p.offset for p in await later.broker.read(offsets[1], 100)] == offsets[2:]
+
+
+# What becomes of RabbitMQ.
+
+
+@pytest.mark.timeout(120)
+@pytest.mark.gen_test(timeout=100)
+async def test_what_is_published_while_it_hangs_comes_once_and_in_order(
+    stream: Engine, tails: Tails, rabbitmq_machine: RabbitmqServer, expect_log: ExpectLog
+) -> None:
+    expect_log("broker.down")
+    both = [await tails.open(broker=stream.broker(timeout_seconds=2)) for _ in range(2)]
+    acknowledged: list[str] = []
+    is_done = False
+
+    async def publish(tail: Tail, name: str) -> None:
+        for n in count():
+            batch = [event(f"{name}.{n}.{m}") for m in range(1 + 2 * (n % 3 == 0))]
+            try:
+                await tail.broker.append(batch)
+            except Unavailable:
+                await asyncio.sleep(0.05)
+            else:
+                acknowledged.extend(publication.data.decode() for publication in batch)
+            if is_done:
+                return
+
+    publishers = [asyncio.create_task(publish(tail, f"{n}")) for n, tail in enumerate(both * 2)]
+
+    await until(lambda: len(acknowledged) > 50)
+    rabbitmq_machine.hang()
+    await until(lambda: not any(tail.broker.is_up for tail in both))
+    rabbitmq_machine.go_on()
+    await until(lambda: all(tail.broker.is_up for tail in both))
+    before = len(acknowledged)
+    await until(lambda: len(acknowledged) > before + 50)
+    is_done = True
+    await asyncio.gather(*publishers)
+    (end,) = await both[0].broker.append([event("end")])
+    for tail in both:
+        await tail.until(lambda tail=tail: tail.offsets[-1] == end)  # type: ignore[misc]
+        assert tail.lost_at == []
+    assert data_of(both[0]) == data_of(both[1])
+    assert both[0].offsets == both[1].offsets == sorted(set(both[0].offsets))
+    delivered = Counter(data_of(both[0]))
+    assert max(delivered.values()) == 1, "an event came twice"
+    assert set(acknowledged) <= delivered.keys(), "an acknowledged event is gone"
+    assert len(acknowledged) > 100
+    found: list[str] = []
+    after = 0
+    while page := await both[1].broker.read(after, 500):
+        found += [publication.data.decode() for publication in page]
+        after = page[-1].offset
+    assert found == data_of(both[0])
+
+
+@pytest.mark.gen_test(timeout=100)
+async def test_an_alarm_refuses_events_and_ends_no_stream(
+    stream: Engine, tails: Tails, rabbitmq_machine: RabbitmqServer, expect_log: ExpectLog
+) -> None:
+    expect_log("broker.down")
+    tail = await tails.open()
+    await tail.broker.append([event("1")])
+    await asyncio.to_thread(rabbitmq_machine.control, "set_vm_memory_high_watermark", "absolute", "1MB")
+    try:
+        for _ in range(2):
+            with pytest.raises(Unavailable, match="short of memory or disk"):
+                await tail.broker.append([event("refused")])
+        assert not tail.broker.is_up
+        assert [p.data for p in await tail.broker.read(0, 1000)][:1] == [b"1"]
+    finally:
+        await asyncio.to_thread(rabbitmq_machine.control, "set_vm_memory_high_watermark", "absolute", "1GB")
+    await until(lambda: tail.broker.is_up)
+    await tail.broker.append([event("2")])
+    # What was refused may have been on its way: nobody was told that it is there.
+    assert data_of(tail) in (["1", "2"], ["1", "refused", "2"])
+
+
+# What becomes of a stream.
+
+
+@pytest.mark.gen_test(timeout=60)
+async def test_servers_that_make_a_stream_at_once_agree_on_its_epoch(tails: Tails) -> None:
+    opened = await asyncio.gather(*(tails.open() for _ in range(4)))
+    assert len({tail.opened.position.epoch for tail in opened}) == 1
+    await opened[0].broker.append([event("1")])
+    for tail in opened:
+        await tail.until(lambda tail=tail: data_of(tail) == ["1"])  # type: ignore[misc]
+        assert tail.lost_at == []
+
+
+@pytest.mark.gen_test(timeout=60)
+async def test_a_stream_that_is_deleted_is_another_one(stream: Engine, tails: Tails) -> None:
+    one, two = await tails.open(), await tails.open()
+    await one.broker.append([event("1"), event("2")])
+    await two.until(lambda: len(two.delivered) == 2)
+    async with channel_to(stream.url) as channel:
+        await channel.queue_delete(name_of(stream))
+    for tail in (one, two):
+        await tail.until(lambda tail=tail: bool(tail.lost_at))  # type: ignore[misc]
+    ((position, reason),) = one.lost_at
+    assert reason == "epoch_changed"
+    assert position.epoch != one.opened.position.epoch
+    assert [at.epoch for at, _ in two.lost_at] == [position.epoch]
+    await until(lambda: one.broker.is_up)
+    (offset,) = await one.broker.append([event("3")])
+    await two.until(lambda: data_of(two)[-1:] == ["3"])
+    assert data_of(one) == data_of(two) == ["1", "2", "3"]
+    three = await tails.open()
+    assert three.opened.position.epoch == position.epoch
+    assert [p.offset for p in three.opened.recent] == [offset]
+
+
+@pytest.mark.gen_test(timeout=60)
+async def test_its_epoch_outlives_its_beginning(stream: Engine, tails: Tails, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(rabbitmq, "MARK_EVENTS", 20)
+    assert stream.shorter_url is not None
+    one = await tails.open(broker=open_broker(stream.shorter_url))
+    two = await tails.open()
+    for _ in range(12):
+        await one.broker.append([event("x" * 1000) for _ in range(60)])
+    await tails.close()
+    three = await tails.open()
+    assert three.opened.position.epoch == one.opened.position.epoch == two.opened.position.epoch
+    assert three.opened.forgotten > 0
+    assert 0 < len(three.opened.recent) < 720
+    marks = [
+        entry.slip.seen
+        for entry in await cast(RabbitmqBroker, three.broker)._stretch(
+            three.opened.forgotten, three.opened.position.offset
+        )
+        if entry.slip is not None and entry.slip.kind == "is"
+    ]
+    # Two servers, and about as many marks as one alone would write.
+    assert 0 < len(marks) < 40
+
+
+async def write(stream: Engine, *slips: Slip) -> None:
+    """What servers say to each other, said by none of those under test."""
+    async with channel_to(stream.url) as channel:
+        for slip in slips:
+            await channel.default_exchange.publish(aio_pika.Message(b"", headers=slip.headers()), name_of(stream))
+
+
+@pytest.mark.gen_test(timeout=60)
+async def test_a_mark_of_an_earlier_log_is_not_believed(stream: Engine, tails: Tails) -> None:
+    tail = await tails.open()
+    await write(
+        stream,
+        Slip("is", "1", seen=10**6, epoch="another"),
+        Slip("set", "2", epoch="another", instead_of="yetanother"),
+        Slip("set", "3", epoch="another"),
+    )
+    await tail.broker.append([event("1")])
+    assert tail.lost_at == []
+    later = await tails.open()
+    assert later.opened.position.epoch == tail.opened.position.epoch
+
+
+@pytest.mark.gen_test(timeout=60)
+async def test_a_new_epoch_is_not_taken_back_by_who_has_not_seen_it(stream: Engine, tails: Tails) -> None:
+    one, two = await tails.open(), await tails.open()
+    epoch, newest = one.opened.position
+    await write(
+        stream,
+        Slip("set", "1", epoch="new", instead_of=epoch),
+        Slip("set", "2", epoch="late", instead_of=epoch),
+        Slip("is", "3", seen=newest, epoch=epoch),
+    )
+    for tail in (one, two):
+        await tail.until(lambda tail=tail: bool(tail.lost_at))  # type: ignore[misc]
+    assert {(at.epoch, reason) for tail in (one, two) for at, reason in tail.lost_at} == {("new", "epoch_changed")}
+    await until(lambda: one.broker.is_up and two.broker.is_up)
+    await one.broker.append([event("1")])
+    await two.until(lambda: data_of(two) == ["1"])
+    assert (await tails.open()).opened.position.epoch == "new"
+
+
+@pytest.mark.gen_test(timeout=60)
+async def test_a_log_that_went_back_in_time_gets_another_epoch(
+    stream: Engine, tails: Tails, expect_log: ExpectLog
+) -> None:
+    expect_log("broker.down")
+    tail = await tails.open()
+    await tail.broker.append([event("1")])
+    broker = cast(RabbitmqBroker, tail.broker)
+    await until(lambda: broker._print is not None and broker._print[0] == broker.newest)
+    assert await broker.has(broker.newest)
+    # As after a power cut, in which RabbitMQ lost what it had not written down: others are in its place.
+    assert broker._print is not None
+    broker._print = broker._print[0], 0
+    assert broker._tail is not None
+    await broker._tail.close()
+    await tail.until(lambda: bool(tail.lost_at))
+    ((position, reason),) = tail.lost_at
+    assert (position.epoch != tail.opened.position.epoch, reason) == (True, "epoch_changed")
+    assert (await tails.open()).opened.position.epoch == position.epoch
+
+
+@pytest.mark.gen_test(timeout=60)
+async def test_an_exchange_that_is_deleted_is_made_again(stream: Engine, tails: Tails) -> None:
+    tail = await tails.open()
+    async with channel_to(stream.url) as channel:
+        for batch in ([event("1")], [event("1"), event("2")]):
+            await channel.exchange_delete(name_of(stream))
+            with pytest.raises(Unavailable, match="no exchange 'tests-"):
+                await tail.broker.append(batch)
+            await tail.broker.append(batch)
+    assert data_of(tail) == ["1", "1", "2"]
+
+
+@pytest.mark.gen_test(timeout=60)
+async def test_a_queue_that_is_no_stream_is_refused(stream: Engine, tails: Tails) -> None:
+    async with channel_to(stream.url) as channel:
+        queue = await channel.declare_queue(name_of(stream), durable=True)
+        await channel.default_exchange.publish(aio_pika.Message(b"x"), name_of(stream))
+        with pytest.raises(Unavailable, match="rabbit_classic_queue"):
+            await tails.open()
+        message = await queue.get()
+        assert message.body == b"x"
+        await message.ack()
+        await queue.delete()
+        exchange = await channel.declare_exchange("direct-" + name_of(stream), "direct", durable=True)
+        url = stream.url.replace("exchange=", "exchange=direct-")
+        with pytest.raises(Unavailable, match="is there and no topic exchange"):
+            await tails.open(broker=open_broker(url))
+        await exchange.delete()
+
+
+@pytest.mark.gen_test(timeout=60)
+async def test_credentials_are_in_no_error_and_no_log(
+    rabbitmq_machine: RabbitmqServer, tails: Tails, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.DEBUG)
+    for url in (
+        f"amqp://guest:hunter%212@127.0.0.1:{rabbitmq_machine.port}",
+        "amqp://guest:hunter%212@127.0.0.1:1",
+        f"amqp://guest:guest@127.0.0.1:{rabbitmq_machine.port}/nowhere",
+    ):
+        with pytest.raises(Unavailable) as raised:
+            await tails.open(broker=open_broker(url))
+        said = str(raised.value) + "".join(str(vars(record)) for record in caplog.records if record.name == "qgstream")
+        assert "hunter" not in said
+        assert "127.0.0.1" in str(raised.value)
+
+
+@pytest.mark.parametrize(
+    ("url", "said"),
+    [
+        ("amqp://", "got the host '', expected amqp://host"),
+        ("amqp://h?streem=a", "got the option 'streem', expected one of stream, exchange"),
+        ("amqp://h?max_bytes=0", "max_bytes: got '0'"),
+        ("amqp://h?stream=", "stream: got ''"),
+        ("amqp://h?exchange=" + "%E6%9D%B1" * 100, "exchange: got 300 bytes, expected 255 at most"),
+        ("amqp://h?cafile=/x", "got certificates for amqp://, expected amqps://"),
+        ("amqps://user:secret@h?cafile=/nonexistent", "the certificates cannot be used"),
+    ],
+)
+def test_a_url_that_cannot_be_used_is_refused(url: str, said: str) -> None:
+    with pytest.raises(ConfigError) as raised:
+        open_broker(url)
+    assert f"broker.url: {said}" in str(raised.value)
+    assert "secret" not in str(raised.value)
