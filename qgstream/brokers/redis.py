@@ -72,8 +72,6 @@ class RedisBroker(Remote):
         self._slots = asyncio.Semaphore(MAX_SENDS)
         self._trim_at = 0.0
         self._trims = True
-        self._seen = [0, 0]  # events of this stretch of SPARED_SECONDS, and of the one before
-        self._seen_until = 0.0
 
     @classmethod
     def from_url(cls, url: str, *, timeout_seconds: float) -> Self:
@@ -191,9 +189,8 @@ class RedisBroker(Remote):
             page = self._page(entries, up_to)
             if entries:
                 cursor, up_to = entries[-1][0], page.up_to
-                self._see(len(entries))
             yield page
-            await self._trim()
+            await self._trim(up_to)
 
     def _check_state(self, state: Sequence[bytes], after: int) -> None:
         bounds = _bounds(state)
@@ -238,21 +235,16 @@ class RedisBroker(Remote):
 
     # Trimming.
 
-    def _see(self, events: int) -> None:
-        now = time.monotonic()
-        if now >= self._seen_until:
-            self._seen = [0, self._seen[0] if now < self._seen_until + SPARED_SECONDS else 0]
-            self._seen_until = now + SPARED_SECONDS
-        self._seen[0] += events
-
-    async def _trim(self) -> None:
+    async def _trim(self, up_to: int) -> None:
+        """Trim a part of what is not kept. Nothing after this offset: it was not read yet."""
         if time.monotonic() < self._trim_at:
             return
-        self._see(0)
         kept = self._kept()
-        oldest_ms = int((time.time() - max(longest_seconds(kept), SPARED_SECONDS)) * 1000)
+        ages_ms = (int(longest_seconds(kept) * 1000), int(SPARED_SECONDS * 1000))
         try:
-            more = await self._call(TRIM, self.epoch, kept.max_events, kept.max_bytes, oldest_ms, sum(self._seen))
+            more = await self._call(
+                TRIM, self.epoch, kept.max_events, kept.max_bytes, max(ages_ms), ages_ms[1], _id(up_to)
+            )  # fmt: skip
         except ResponseError as error:
             if self._trims:
                 said = {"broker": self.name, "reason": self.explain(error)}

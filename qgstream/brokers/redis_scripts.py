@@ -137,21 +137,34 @@ return placed
 """)
 
 # Trim a part of what is not kept, oldest first, and say whether there may be more. ARGV: the epoch, events and bytes at
-# most, the newest id that is too old, and how many of the newest events are kept whatever they take.
+# most, for how many milliseconds any is kept, for how many every one is, and the newest id that may go at all.
 TRIM = Script("""
 local found = state()
 if found.epoch ~= ARGV[1] then return 0 end
-local group, max_events, max_bytes, spared = prefix .. found.epoch, tonumber(ARGV[2]), tonumber(ARGV[3]), tonumber(ARGV[5])
-local mark, trimmed, length = found.forgotten, found.trimmed, found.length
-local more = 1
+local group, max_events, max_bytes = prefix .. found.epoch, tonumber(ARGV[2]), tonumber(ARGV[3])
+local mark, trimmed, length, more = found.forgotten, found.trimmed, found.length, 1
+local time = redis.call('TIME')
+
+local function older_than(age_ms)
+  local ms = time[1] * 1000 + math.floor(time[2] / 1000) - age_ms
+  if tonumber(string.match(ARGV[6], '^%d+')) <= ms then return ARGV[6] end
+  return string.format('%.0f', math.max(0, ms))
+end
+
+local function oldest(up_to, count)
+  if count <= 0 then return {} end
+  return redis.call('XRANGE', stream, '-', up_to, 'COUNT', math.min(100, count))
+end
+
 for _ = 1, 20 do
-  local most, old = math.min(100, length - spared), {}
-  if most > 0 then old = redis.call('XRANGE', stream, '-', ARGV[4], 'COUNT', most) end
-  local excess = length - math.max(max_events, spared)
-  if #old == 0 and excess <= 0 and length > spared and redis.call('MEMORY', 'USAGE', stream) > max_bytes then
-    excess = math.min(math.ceil(length / 10), length - spared)
+  local old = oldest(older_than(ARGV[4]), length)
+  if #old == 0 then
+    local excess = length - max_events
+    if excess <= 0 and length > 0 and redis.call('MEMORY', 'USAGE', stream) > max_bytes then
+      excess = math.ceil(length / 10)
+    end
+    old = oldest(older_than(ARGV[5]), excess)
   end
-  if #old < excess then old = redis.call('XRANGE', stream, '-', '+', 'COUNT', math.min(100, excess)) end
   if #old == 0 then more = 0 break end
   mark = old[#old][1]
   local gone = redis.call('XTRIM', stream, 'MINID', '=', add(mark, 1))
@@ -159,4 +172,4 @@ for _ = 1, 20 do
 end
 if trimmed ~= found.marked then redis.call('XGROUP', 'SETID', stream, group, mark, 'ENTRIESREAD', trimmed) end
 return more
-""")  # noqa: E501  # a line of Lua
+""")

@@ -252,6 +252,17 @@ async def test_who_follows_is_not_outrun_by_a_small_bound(stream: Stream, monkey
 
 
 @pytest.mark.gen_test(timeout=30)
+async def test_nobody_trims_what_it_has_not_read_itself(stream: Stream, monkeypatch: pytest.MonkeyPatch) -> None:
+    trimmed_in(monkeypatch)
+    monkeypatch.setattr(redis_module, "TRIM_SECONDS", 0.0)
+    tail = await stream.open(query="&max_events=10")
+    offsets = await tail.broker.append([event() for _ in range(3000)])  # a dozen pages, and trimmed after each
+    assert tail.offsets == list(offsets)
+    assert tail.lost_at == []
+    await wait_for_length(stream, 10)
+
+
+@pytest.mark.gen_test(timeout=30)
 @pytest.mark.parametrize("left", [0, 3])
 async def test_trimming_by_others_is_told(stream: Stream, monkeypatch: pytest.MonkeyPatch, left: int) -> None:
     monkeypatch.setattr(redis_module, "TRIM_SECONDS", 1000.0)
