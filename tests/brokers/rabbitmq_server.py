@@ -15,6 +15,7 @@ from aiormq.exceptions import AMQPError
 
 from tests.brokers.machines import Machine
 from tests.deploy.programs import free_port
+from tests.hostile.certificates import make_certificate
 
 # Debian's `rabbitmq-server` changes to the user rabbitmq, who may not write to our folder; this is what it starts.
 DEBIANS = Path("/usr/lib/rabbitmq/bin/rabbitmq-server")
@@ -22,6 +23,9 @@ DEBIANS = Path("/usr/lib/rabbitmq/bin/rabbitmq-server")
 SECONDS = 120.0
 _CONFIGURATION = """\
 listeners.tcp.1 = 127.0.0.1:{port}
+listeners.ssl.1 = 127.0.0.1:{tls_port}
+ssl_options.certfile = {certificate}
+ssl_options.keyfile = {key}
 # The alarms are for machines that it has for itself.
 vm_memory_high_watermark.absolute = 1GB
 disk_free_limit.absolute = 1MB
@@ -31,12 +35,16 @@ disk_free_limit.absolute = 1MB
 class RabbitmqServer(Machine):
     """One node. Erlang's port mapper runs beside it in the foreground, so that it ends with us."""
 
-    def __init__(self, program: Path, folder: Path, *, configuration: str = "") -> None:
+    def __init__(self, program: Path, folder: Path) -> None:
         command = [str(DEBIANS if DEBIANS.exists() else program)]
         hello = (b"AMQP\x00\x00\x09\x01", b"\x01")
         super().__init__(command, folder, environment=self._environment_in(folder), seconds=SECONDS, hello=hello)
         self._environment = {**self._environment, "RABBITMQ_NODENAME": f"qgstream{self.port}@localhost"}
-        (folder / "rabbitmq.conf").write_text(_CONFIGURATION.format(port=self.port) + configuration)
+        self.tls_port = free_port()
+        self.certificate, key = make_certificate(folder)
+        (folder / "rabbitmq.conf").write_text(
+            _CONFIGURATION.format(port=self.port, tls_port=self.tls_port, certificate=self.certificate, key=key)
+        )
         (folder / "plugins").write_text("[].\n")
         (folder / "env.conf").write_text("")
         self._mapper: subprocess.Popen[bytes] | None = None

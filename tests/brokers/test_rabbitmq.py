@@ -470,6 +470,20 @@ async def test_credentials_are_in_no_error_and_no_log(
         assert "127.0.0.1" in str(raised.value)
 
 
+@pytest.mark.gen_test(timeout=60)
+async def test_it_speaks_tls_with_those_it_knows(
+    stream: Engine, tails: Tails, rabbitmq_machine: RabbitmqServer, expect_log: ExpectLog
+) -> None:
+    expect_log("returning true from eof_received", logger="asyncio", required=False)  # asyncio's word on any end of TLS
+    query = urlsplit(stream.url).query
+    url = f"amqps://guest:guest@localhost:{rabbitmq_machine.tls_port}/%2F?{query}"
+    tail = await tails.open(broker=open_broker(f"{url}&cafile={rabbitmq_machine.certificate}"))
+    await tail.broker.append([event("1")])
+    assert data_of(tail) == ["1"]
+    with pytest.raises(Unavailable, match=r"CERTIFICATE_VERIFY_FAILED|certificate verify failed"):
+        await tails.open(broker=open_broker(url))
+
+
 @pytest.mark.parametrize(
     ("url", "said"),
     [
