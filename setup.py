@@ -22,7 +22,7 @@ BROKERS = {
     "redis": ["redis>=5.2.1,<9"],  # older ones do not say what is wrong with a certificate
     # aiormq is the layer below. Before 7.2 one message that it could not take apart ended more than its connection.
     "rabbitmq": ["aio-pika>=10,<11", "aiormq>=7.2,<8"],
-    "nats": ["nats-py>=2.7,<3"],
+    "nats": ["nats-py>=2.15,<3"],  # before, it did not say when its connection had ended
 }
 LINT = [
     "mypy>=1.11,<3",

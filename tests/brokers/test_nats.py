@@ -247,6 +247,9 @@ async def test_a_stream_that_is_full_takes_nothing_until_there_is_room(
             assert (answer.code, error_of(answer)["code"]) == (503, "broker_down")
             assert "maximum messages exceeded" in error_of(answer)["message"]
             assert (await client.ask("GET", "/ready")).code == 503
+            broker: Any = client.hub.broker
+            with pytest.raises(OSError, match="is full: max_msgs = 3"):
+                await broker.probe()
             await other.jsm().purge_stream(name, keep=1)
             await until(lambda: client.hub.broker.is_up)
             await client.publish("orders", "4")
