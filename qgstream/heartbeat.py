@@ -1,14 +1,13 @@
-"""Heartbeats: one PeriodicCallback for all streams, a few streams at each tick."""
+"""Heartbeats: one timer for all streams, a few streams at each tick."""
 
 from __future__ import annotations
 
 import heapq
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Literal
 
 from pydantic import Field
-from tornado.ioloop import PeriodicCallback
 
 from qgstream import messages, sse
 from qgstream.connection import Connection
@@ -18,6 +17,7 @@ from qgstream.hub import Hub
 from qgstream.reasons import CloseReason
 from qgstream.settings import Section
 from qgstream.subscriber import PARKED
+from qgstream.timer import Timer
 
 TICK_SECONDS = 0.05
 
@@ -43,8 +43,11 @@ class Wheel:
         self._hub = hub
         self._tick = 0
         self._slots: dict[int, dict[Connection, None]] = {}
-        self._deadlines: list[tuple[float, int, CloseReason]] = []  # a heap of (time, connection id, reason)
-        self._callback = PeriodicCallback(self.tick, TICK_SECONDS * 1000)
+        # Heaps of (time, connection id, reason). An age is measured, so a clock that is stepped does not end everybody
+        # at once, or nobody; the end of a token is a date.
+        self._ages: list[tuple[float, int, CloseReason]] = []
+        self._dates: list[tuple[float, int, CloseReason]] = []
+        self._callback = Timer(self.tick, TICK_SECONDS)
         self._due_at: float | None = None
         self._settings = settings
         hub.on_open.append(self.add)
@@ -84,7 +87,7 @@ class Wheel:
         age = self._hub.limits.max_connection_age_seconds
         if age:
             jitter = 1 + 0.2 * (2 * self._hub.random.random() - 1)
-            self.end_at(connection, connection.opened_at + age * jitter, "max_age")
+            self._end_at(self._ages, time.monotonic() + age * jitter, connection, "max_age")
 
     def _put(self, connection: Connection, slot: int) -> None:
         connection.slot = slot
@@ -100,14 +103,19 @@ class Wheel:
 
     def end_at(self, connection: Connection, at: float, reason: CloseReason) -> None:
         """End the stream at the time `at` (Unix seconds), unless it has ended by then."""
-        if len(self._deadlines) > 2 * len(self._hub.registry) + 1000:
+        self._end_at(self._dates, at, connection, reason)
+
+    def _end_at(
+        self, deadlines: list[tuple[float, int, CloseReason]], at: float, connection: Connection, reason: CloseReason
+    ) -> None:
+        if len(deadlines) > 2 * len(self._hub.registry) + 1000:
             # Most are of streams that have ended long ago: tokens may be good for a year.
-            self._deadlines = [due for due in self._deadlines if self._hub.registry.get(due[1]) is not None]
-            heapq.heapify(self._deadlines)
-        heapq.heappush(self._deadlines, (at, connection.id, reason))
+            deadlines[:] = [due for due in deadlines if self._hub.registry.get(due[1]) is not None]
+            heapq.heapify(deadlines)
+        heapq.heappush(deadlines, (at, connection.id, reason))
 
     def tick(self) -> None:
-        """One tick: called by the PeriodicCallback."""
+        """One tick: called by the timer."""
         now = time.monotonic()
         if self._due_at is not None:
             self._hub.metrics.loop_was_late(max(0.0, now - self._due_at))
@@ -116,16 +124,18 @@ class Wheel:
         slot = self._slots.get(self._tick % self._size)
         if slot:
             self._hub.slices.add(self._beat(list(slot)))
-        if self._deadlines and self._deadlines[0][0] <= time.time():
-            self._hub.slices.add(self._end_due())
+        if self._ages and self._ages[0][0] <= now:
+            self._hub.slices.add(self._end_due(self._ages, time.monotonic))
+        if self._dates and self._dates[0][0] <= time.time():
+            self._hub.slices.add(self._end_due(self._dates, time.time))
         self._hub.check_slow()
         self._hub.sweep()
 
-    def _end_due(self) -> Iterator[None]:
+    def _end_due(self, deadlines: list[tuple[float, int, CloseReason]], clock: Callable[[], float]) -> Iterator[None]:
         # In slices: a thousand tokens may expire in the same second.
-        now = time.time()
-        while self._deadlines and self._deadlines[0][0] <= now:
-            _, id, reason = heapq.heappop(self._deadlines)
+        now = clock()
+        while deadlines and deadlines[0][0] <= now:
+            _, id, reason = heapq.heappop(deadlines)
             connection = self._hub.registry.get(id)
             if connection is not None:
                 self._hub.end(connection, reason)

@@ -12,7 +12,6 @@ from collections import defaultdict
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 
-from tornado.ioloop import PeriodicCallback
 from tornado.netutil import bind_sockets
 from tornado.web import Application
 
@@ -30,6 +29,7 @@ from qgstream.notify import Supervisor
 from qgstream.service import Service
 from qgstream.sockets import ADMIN_SOCKETS, BACKLOG, StreamServer, TlsContext, log_descriptors, raise_descriptor_limit
 from qgstream.sources.base import open_sources
+from qgstream.timer import Timer
 
 # The cyclic collector makes a handshake half as dear again at 10 000 streams: it walks every live object, and the
 # streams' objects are not garbage. What was built at the start is frozen out of it; a young collection comes after
@@ -277,7 +277,7 @@ def _reload(server: Server) -> None:
 def _begin_watchdog(supervisor: Supervisor) -> None:
     # On the loop: a loop that hangs is what it should find. Twice in the time, as sd_watchdog_enabled(3) asks.
     if supervisor.watchdog_seconds is not None:
-        PeriodicCallback(supervisor.alive, supervisor.watchdog_seconds * 1000 / 2).start()
+        Timer(supervisor.alive, supervisor.watchdog_seconds / 2).start()
 
 
 def run(loaded: Loaded, reload: Callable[[], Loaded] | None = None) -> int:

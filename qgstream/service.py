@@ -8,8 +8,6 @@ import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Self
 
-from tornado.ioloop import PeriodicCallback
-
 from qgstream.addresses import Network, parse_networks
 from qgstream.auth import Authenticator, AuthSettings, Principal
 from qgstream.cors import CorsSettings
@@ -21,6 +19,7 @@ from qgstream.jwks import KeySet
 from qgstream.limits import Admission, LimitSettings, RateLimiter, Rejection, jittered
 from qgstream.logs import log
 from qgstream.reasons import RejectReason
+from qgstream.timer import Timer
 from qgstream.tuning import tune
 from qgstream.viewers import Viewers
 
@@ -59,7 +58,7 @@ class Service:
         self.leave: Callable[[float | None, bool], float] | None = None
         self._admission = Admission()
         self._publish_rates = RateLimiter()
-        self._sweeper = PeriodicCallback(self._sweep, _SWEEP_SECONDS * 1000)
+        self._sweeper = Timer(self._sweep, _SWEEP_SECONDS)
 
     @property
     def limits(self) -> LimitSettings:

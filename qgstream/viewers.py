@@ -6,7 +6,6 @@ import json
 import time
 from typing import cast
 
-from tornado.ioloop import PeriodicCallback
 from tornado.iostream import IOStream
 
 from qgstream import messages, sse
@@ -21,6 +20,7 @@ from qgstream.overview import snapshot
 from qgstream.reasons import CloseReason
 from qgstream.subscriber import Subscriber
 from qgstream.subscription import Subscription
+from qgstream.timer import Timer
 
 EVERY_SECONDS = 1.0
 # A browser's tab each. Their sockets come out of the descriptors that are reserved beside the streams.
@@ -44,7 +44,7 @@ class Viewers(Host):
         }
         self._fanout = Fanout(hub.slices, Metrics(), lambda: hub.limits, self._drop)
         self._viewers: dict[Connection, None] = {}
-        self._timer = PeriodicCallback(self._tick, EVERY_SECONDS * 1000)
+        self._timer = Timer(self._tick, EVERY_SECONDS)
         self._last_id = 0
 
     def __len__(self) -> int:
