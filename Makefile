@@ -8,7 +8,7 @@ BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check
 
 .DEFAULT_GOAL := help
-.PHONY: help run test lint types bench clean
+.PHONY: help run test lint types bench soak clean
 # A half-made stamp would skip the rest of its recipe for ever.
 .DELETE_ON_ERROR:
 
@@ -30,6 +30,10 @@ types: $(VENV)/.lint $(VENV)/.test ## check types
 
 bench: $(VENV)/.installed ## measure this machine
 	$(BIN)/qgstream bench
+
+soak: $(VENV)/.test ## half an hour of trouble for one server, and every fuzzed request: soak.json, soak.svg
+	FUZZ_SEEDS=10000 $(BIN)/python -m pytest tests/hostile/test_fuzz.py
+	$(BIN)/python tests/hostile/soak.py
 
 clean: ## remove all that these commands made
 	rm -rf $(VENV) build dist *.egg-info .coverage .coverage.* htmlcov .mypy_cache .pytest_cache .ruff_cache

@@ -42,8 +42,17 @@ RELOADS: tuple[dict[str, object] | None, ...] = (
     {"limits.max_connections": 10_000, "heartbeat.format": "data"},
     {"limits.connect_burst_per_ip": 50},
 )
-# Small enough to be full before the warm-up is over, large enough that nobody who stalls for seconds falls out of it.
-HISTORY_EVENTS = 5000
+# Small enough to be full in minutes, large enough that nobody who stalls on a slow machine falls out of it: 5000 were
+# not, with four publishers at full speed.
+HISTORY_EVENTS = 15_000
+# Streams live longer than in a short run, for a machine that has other things to do.
+SETTINGS: dict[str, object] = HARSH | {
+    "limits__max_connection_age_seconds": 20,
+    "history__max_events": HISTORY_EVENTS,
+    "history__max_bytes": 256 * 1024 * 1024,
+    "history__max_age_seconds": 3600,
+    "drain__seconds": 0,
+}
 
 
 @dataclass(frozen=True)
@@ -106,13 +115,19 @@ def sample(server: ServerProcess, began: float) -> Sample:
     )
 
 
+def warm(samples: Sequence[Sample]) -> list[Sample]:
+    """Those behind the warm-up: once the history is as full as it gets."""
+    full = 0.95 * max(one.history_events for one in samples)
+    began = next(one.seconds for one in samples if one.history_events >= full)
+    return [one for one in samples if one.seconds >= max(began, WARM_UP_SHARE * samples[-1].seconds)]
+
+
 def growth(samples: Sequence[Sample]) -> float:
     """By what part memory grew from the first third behind the warm-up to the last: of medians, so that one page of
     replay at the moment of a sample is nothing."""
-    end = samples[-1].seconds
-    warm = [one for one in samples if one.seconds >= WARM_UP_SHARE * end]
-    third = max(1, len(warm) // 3)
-    first, last = (statistics.median(one.resident for one in part) for part in (warm[:third], warm[-third:]))
+    judged = warm(samples)
+    third = max(1, len(judged) // 3)
+    first, last = (statistics.median(one.resident for one in part) for part in (judged[:third], judged[-third:]))
     return last / first - 1
 
 
@@ -141,11 +156,7 @@ class Soak:
         self._every_seconds = every_seconds
         self._reloads = 0
         self._write({})
-        settings = {key: value for key, value in HARSH.items() if key not in ("heartbeat__format", "drain__seconds")}
-        self.server = SoakedServer(
-            directory, config=str(self._config), history__max_events=HISTORY_EVENTS, history__max_age_seconds=3600,
-            **settings,
-        )  # fmt: skip
+        self.server = SoakedServer(directory, config=str(self._config), **SETTINGS)
         self._began = time.monotonic()
         self.before = sample(self.server, self._began)
         self.samples: list[Sample] = []
@@ -197,11 +208,12 @@ class Soak:
             await asyncio.sleep(0.2)
 
     def _document(self, plan: Plan, verdict: Verdict, last: Sample, found: list[str]) -> dict[str, Any]:
-        warm = [one for one in self.samples if one.seconds >= WARM_UP_SHARE * self.samples[-1].seconds]
+        judged = warm(self.samples)
+        resident = [round(pick(one.resident for one in judged) / 2**20, 1) for pick in (min, max)]
         return {
             "minutes": round(last.seconds / 60, 1), "subscribers": plan.subscribers, "seed": plan.seed,
             "problems": found, "growth": round(growth(self.samples), 4),
-            "resident_mib": [round(pick(one.resident for one in warm) / 2**20, 1) for pick in (min, max)],
+            "warm_up_seconds": judged[0].seconds, "resident_mib": resident,
             "reloads": self._reloads, "counts": dict(sorted(verdict.counts.items())),
             "before": asdict(self.before), "last": asdict(last), "samples": [asdict(one) for one in self.samples],
         }  # fmt: skip
@@ -250,7 +262,8 @@ def draw(document: dict[str, Any], path: Path) -> None:
         axes.plot(minutes, values, color=colour, linewidth=1.5)
         axes.set_title(name, loc="left", fontsize=11)
         axes.set_ylim(0, max(values) * 1.15 or 1)
-    all_axes[0].axvspan(0, WARM_UP_SHARE * minutes[-1], color="#eeeeee")
+        axes.set_xlim(0, minutes[-1])
+    all_axes[0].axvspan(0, document["warm_up_seconds"] / 60, color="#eeeeee")
     all_axes[-1].set_xlabel("minutes")
     figure.savefig(path, metadata={"Date": None})
 
@@ -272,7 +285,7 @@ def main() -> int:
         draw(document, args.plot)
     except ModuleNotFoundError as error:
         print(f"no plot: {error}", file=sys.stderr)
-    for name in ("minutes", "growth", "resident_mib", "reloads", "counts", "last", "problems"):
+    for name in ("minutes", "growth", "warm_up_seconds", "resident_mib", "reloads", "counts", "last", "problems"):
         print(f"{name}: {document[name]}")
     return 1 if document["problems"] else 0
 
