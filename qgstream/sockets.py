@@ -118,6 +118,13 @@ class _ClientsStream(IOStream):
             self._read_regex = _EndOfHead()  # type: ignore[assignment]  # all that it needs is `search`
         return future
 
+    def close(self, exc_info: Any = False) -> None:
+        """See `IOStream`. Its error would hold the frames that met it, and these the stream, until the collector comes:
+        4.4 KiB for each reset, and with the thresholds of `server.py` that is a long time."""
+        super().close(exc_info)
+        if self.error is not None:
+            self.error.__traceback__ = None
+
     def _is_connreset(self, exc: BaseException) -> bool:
         """A broken TLS record or a dead route is the end, as a reset is, and no error of ours to be logged or raised.
         The base says: "May be overridden in subclasses"."""

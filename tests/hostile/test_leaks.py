@@ -9,7 +9,7 @@ from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
-from tests.hostile.observing import Watch, metrics
+from tests.hostile.observing import Watch, metrics, resident_bytes
 from tests.publishing import publish
 from tests.serving import RawClient, ServerProcess, wait_until
 
@@ -162,3 +162,20 @@ def test_nothing_is_left_of_two_thousand_clients(tmp_path: Path) -> None:
         wait_until(
             lambda: len(list(Path(f"/proc/{server.process.pid}/fd").iterdir())) <= descriptors, what="free descriptors"
         )
+
+
+def test_a_reset_leaves_nothing_in_memory(tmp_path: Path) -> None:
+    """The stream and what it was doing stayed until the collector came: with its thresholds that is a long time."""
+    with ServerProcess(tmp_path) as server:
+
+        def come_and_reset(count: int) -> None:
+            for _ in range(count):
+                client = RawClient(server.port).get("/events")
+                client.until(b'"connected"')
+                client.reset()
+            wait_until(lambda: metrics(server)["connections"] == 0, what="no stream")
+
+        come_and_reset(100)
+        before = resident_bytes(server)
+        come_and_reset(400)
+        assert resident_bytes(server) - before < 1024 * 1024
