@@ -208,6 +208,8 @@ def scraped(tmp_path_factory: pytest.TempPathFactory, require_program: Callable[
         "admin__port": admin_port,
         "heartbeat__interval_seconds": 0.2,
         "limits__max_connections": 2,
+        # One event at the start, and then none in this test.
+        "sources": [{"use": "clock", "options": {"interval_seconds": 3600}}],
     }
     with ServerProcess(folder, **settings) as server, Program(command, folder / "prometheus.log") as prometheus:
         prometheus.wait_for_port(port)
@@ -247,7 +249,8 @@ def test_what_was_counted_is_what_happened(scraped: Scraped) -> None:
     assert scraped.values("sum(qgstream_connections_rejected_total)") == [1]
     assert scraped.values("sum(qgstream_connections_opened_total)") == [3]
     assert scraped.values('qgstream_replay_total{result="complete"}') == [1]
-    assert scraped.values("qgstream_events_published_total") == [21]
+    assert scraped.values("qgstream_events_published_total") == [21 + 1]
+    assert scraped.values("qgstream_source_events_total") == [1]
 
 
 def test_prometheus_evaluates_every_alert_without_an_error(scraped: Scraped) -> None:
