@@ -41,7 +41,7 @@ class Publication:
 
     __slots__ = (
         "topics", "data", "is_json", "event", "retry_ms", "private", "idempotency_key", "offset", "published_at",
-        "frames", "gone",
+        "frames",
     )  # fmt: skip
 
     def __init__(
@@ -67,7 +67,6 @@ class Publication:
         self.offset = offset
         self.published_at = published_at
         self.frames: list[bytes | None] | None = None
-        self.gone = False  # a window that held it has forgotten it
 
     @property
     def size_bytes(self) -> int:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from bisect import bisect_right
+from bisect import bisect_left, bisect_right
 from collections import deque
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from operator import attrgetter
@@ -84,6 +84,16 @@ class Shelf:
         self.held: deque[Publication] = deque()
 
 
+class _Gone:
+    """Where a forgotten publication was in the log, until that is rewritten. What it held is free at once: up to
+    `max_bytes` more would wait for that."""
+
+    __slots__ = ("offset",)
+
+    def __init__(self, offset: int) -> None:
+        self.offset = offset
+
+
 class Window:
     """The publications that can still be replayed, in the log's order.
 
@@ -96,7 +106,7 @@ class Window:
         self.newest = position.offset
         self.size_bytes = 0
         self.generation = 0  # of its shelves: whoever keeps some asks for new ones when it has changed
-        self._log: list[Publication] = []  # some of it is gone already: see _clear_up
+        self._log: list[Publication | _Gone] = []  # some of it is gone already: see _clear_up
         self._log_start = 0  # how many were cut off the front of _log, so that index + _log_start never changes
         self._gone = 0  # how many in _log are gone
         self._latest: dict[str, Publication] = {}
@@ -128,10 +138,10 @@ class Window:
         if settings.topics != self._settings.topics and not all(entry.store for entry in self._settings.topics):
             forgotten = self.newest
         self._settings = settings
-        held = [publication for publication in self._log if not publication.gone]
+        held = list(self._held())
         self._build_shelves(forgotten)
         self._log_start += len(self._log) - len(held)
-        self._log, self._gone = held, 0
+        self._log, self._gone = [*held], 0
         for publication in held:
             shelf = self._shelf(publication)
             if shelf is None:
@@ -209,7 +219,7 @@ class Window:
             concerned.forgotten = max(concerned.forgotten, publication.offset)
 
     def _drop(self, publication: Publication) -> None:
-        publication.gone = True
+        self._log[bisect_left(self._log, publication.offset, key=_offset)] = _Gone(publication.offset)
         self._gone += 1
         self.size_bytes -= publication.size_bytes
         for topic in publication.topics:
@@ -220,10 +230,13 @@ class Window:
         # Rewriting the list moves what is held: do it when that is at most as much as what is gone.
         if self._gone > len(self):
             self._log_start += self._gone
-            self._log = [publication for publication in self._log if not publication.gone]
+            self._log = [*self._held()]
             self._gone = 0
 
     # Reading.
+
+    def _held(self) -> Iterator[Publication]:
+        return (publication for publication in self._log if isinstance(publication, Publication))
 
     def shelves_of(self, patterns: Iterable[str]) -> tuple[Shelf, ...]:
         """The shelves on which a subscription's publications may lie; see `HistorySettings.shelves_of_patterns`."""
@@ -261,7 +274,7 @@ class Window:
         index = bisect_right(self._log, offset, key=_offset)
         while index < len(self._log):
             stop = index + size - (self._log_start + index) % size
-            held = [publication for publication in self._log[index:stop] if not publication.gone]
+            held = [publication for publication in self._log[index:stop] if isinstance(publication, Publication)]
             if held:
                 return held
             index = stop  # all of these are gone: what is held behind them is the next page, not nothing
@@ -269,7 +282,7 @@ class Window:
 
     def newest_first(self) -> Iterator[Publication]:
         """What is held, from its end."""
-        return (publication for publication in reversed(self._log) if not publication.gone)
+        return (publication for publication in reversed(self._log) if isinstance(publication, Publication))
 
     def latest(self, patterns: Iterable[str]) -> list[Publication]:
         """The newest held publication of each topic that the patterns cover, in the log's order."""
