@@ -77,7 +77,7 @@ class LimitSettings(Section):
         ge=0,
         le=MANY,
         description="Accepted sockets of every kind at most; 0 is max_connections + 10 % + 100. "
-        "A socket over it is closed at once.",
+        "For one over it the connection that sends nothing for longest is closed, or else itself.",
     )
     tcp_user_timeout_seconds: float = Field(
         30,

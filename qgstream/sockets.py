@@ -7,10 +7,14 @@ import re
 import resource
 import socket
 import ssl
+from collections import OrderedDict
 from collections.abc import Awaitable, Callable, Iterable
-from typing import Any
+from itertools import islice
+from typing import Any, cast
 
+from tornado.http1connection import HTTP1ServerConnection
 from tornado.httpserver import HTTPServer
+from tornado.httputil import HTTPConnection, HTTPMessageDelegate
 from tornado.ioloop import IOLoop
 from tornado.iostream import IOStream, SSLIOStream
 from tornado.netutil import add_accept_handler
@@ -35,6 +39,8 @@ BACKLOG = 1024
 # asyncio's own (`ACCEPT_RETRY_DELAY`).
 _EXHAUSTED = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM})
 ACCEPT_PAUSE_SECONDS = 1.0
+# Of the connections that may be closed for a new one; those at work on an answer are passed over, and are few.
+_LOOKED_AT = 256
 
 
 def max_sockets(limits: LimitSettings, *, streams: int = 0) -> int:
@@ -177,7 +183,7 @@ class StreamServer(HTTPServer):
         refused: Callable[[str], None] = lambda _ip: None,
         **kwargs: Any,
     ) -> None:
-        """See `HTTPServer`; `refused(ip)` is told of each socket over the cap."""
+        """See `HTTPServer`; `refused(ip)` is told of each socket closed for the cap."""
         super().initialize(
             request_callback,
             idle_connection_timeout=HEADER_SECONDS,
@@ -186,6 +192,8 @@ class StreamServer(HTTPServer):
             max_body_size=64 * 1024,  # of anything but a publish, which sets its own
             **kwargs,
         )
+        # Whose request is not there yet, the longest waited for first, and those that are at work on one.
+        self._waited_for: OrderedDict[HTTP1ServerConnection, None] = OrderedDict()
         self._limits = limits
         self._detached = detached
         self._refused = refused
@@ -214,7 +222,7 @@ class StreamServer(HTTPServer):
     def handle_stream(self, stream: IOStream, address: tuple[Any, ...]) -> None:
         """A socket was accepted."""
         streams = self._detached()
-        if len(self._connections) + streams >= max_sockets(self._limits(), streams=streams):
+        if len(self._connections) + streams >= max_sockets(self._limits(), streams=streams) and not self._make_room():
             # Not even a word: writing one would need the descriptor for longer.
             stream.close()
             self._refused(str(address[0]) if address else "")
@@ -223,6 +231,28 @@ class StreamServer(HTTPServer):
         stream.__class__ = _TlsClientsStream if isinstance(stream, SSLIOStream) else _ClientsStream
         stream.set_nodelay(True)
         super().handle_stream(stream, address)
+
+    def start_request(self, server_conn: object, request_conn: HTTPConnection) -> HTTPMessageDelegate:
+        """See `HTTPServer`: a client may send its next request."""
+        self._waited_for[cast(HTTP1ServerConnection, server_conn)] = None
+        self._waited_for.move_to_end(cast(HTTP1ServerConnection, server_conn))
+        return super().start_request(server_conn, request_conn)
+
+    def on_close(self, server_conn: object) -> None:
+        """See `HTTPServer`: it has closed, or is a stream now."""
+        self._waited_for.pop(cast(HTTP1ServerConnection, server_conn), None)
+        super().on_close(server_conn)
+
+    def _make_room(self) -> bool:
+        """Close the connection that has been waited for longest: it sends its request slowly, or none (nginx does so
+        with what it calls reusable). Else somebody who opens sockets and sends nothing would keep everybody out."""
+        for connection in islice(self._waited_for, _LOOKED_AT):
+            if connection.stream.reading():  # and not at work on an answer
+                del self._waited_for[connection]
+                connection.stream.close()
+                self._refused(str(getattr(connection.context, "remote_ip", "")))
+                return True
+        return False
 
 
 def log_descriptors(limits: LimitSettings) -> None:

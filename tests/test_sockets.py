@@ -29,6 +29,7 @@ from qgstream.limits import LimitSettings
 from qgstream.service import Service
 from qgstream.sockets import RESERVED_DESCRIPTORS, StreamServer, max_sockets, raise_descriptor_limit
 from tests.hostile.observing import Watch, ask, cpu_seconds, metrics
+from tests.publishing import publish
 from tests.serving import RawClient, ServerProcess, wait_until
 
 # The hard cap.
@@ -49,14 +50,12 @@ def test_how_many_sockets(limits: dict[str, int], streams: int, expected: int) -
 
 
 def test_no_more_sockets_than_the_cap(tmp_path: Path) -> None:
-    with ServerProcess(tmp_path, limits__max_connections=3, limits__max_sockets=6, admin__port=free_port()) as server:
+    with ServerProcess(tmp_path, limits__max_connections=6, limits__max_sockets=6, admin__port=free_port()) as server:
         watch = Watch(server)
-        streams = [RawClient(server.port).get("/events") for _ in range(3)]
+        streams = [RawClient(server.port).get("/events") for _ in range(6)]
         for client in streams:
             client.until(b'"connected"')
-        idle = [RawClient(server.port) for _ in range(3)]
-        idle[0].get("/health").until(b'"ok"')
-        # All six are taken: the next are closed without a word, and the loop does not spin.
+        # All six are taken by streams: the next are closed without a word, and the loop does not spin.
         used = cpu_seconds(server)
         for _ in range(50):
             client = RawClient(server.port)
@@ -65,17 +64,38 @@ def test_no_more_sockets_than_the_cap(tmp_path: Path) -> None:
             client.close()
         assert watch.rejected == {"max_sockets": 50}
         assert cpu_seconds(server) - used < 0.5
-        # Those within are served as before, and a freed place is a place.
-        idle[0].received = b""
-        idle[0].get("/health").until(b'"ok"')
-        idle[1].close()
-        wait_until(lambda: answers(server), what="a free socket")
         streams[0].close()
-        watch.expect(client=1, left=2)
+        wait_until(lambda: answers(server), what="a free socket")
+        watch.expect(client=1, left=5)
         RawClient(server.port).get("/events").close()
-        for client in [*streams, *idle]:
+        for client in streams:
             client.close()
         wait_until(lambda: metrics(server)["connections"] == 0, what="no stream")
+
+
+def test_who_is_waited_for_longest_makes_room(tmp_path: Path) -> None:
+    with ServerProcess(tmp_path, limits__max_connections=3, limits__max_sockets=6, admin__port=free_port()) as server:
+        watch = Watch(server)
+        streams = [RawClient(server.port).get("/events?topic=a") for _ in range(3)]
+        for client in streams:
+            client.until(b'"connected"')
+        idle = [RawClient(server.port) for _ in range(3)]
+        for client in (idle[1], idle[0]):  # after its answer each is waited for again
+            client.get("/health").until(b'"ok"')
+        newcomers = []
+        for longest in (idle[2], idle[1], idle[0]):
+            newcomers.append(RawClient(server.port).get("/health"))
+            newcomers[-1].until(b'"ok"')
+            with suppress(ConnectionResetError):
+                longest.to_end()
+            longest.close()
+        assert watch.rejected == {"max_sockets": 3}
+        assert publish(server, "a", "to all of them")["subscribers"] == 3
+        for client in streams:
+            client.until(b"to all of them")
+        for client in [*streams, *newcomers]:
+            client.close()
+        watch.expect(client=3)
 
 
 def free_port() -> int:
