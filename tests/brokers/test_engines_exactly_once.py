@@ -15,8 +15,10 @@ from tests.processes.crowd import Plan
 from tests.processes.fleet import Fleet
 
 HARDSHIPS = (
-    "complete", "reset for a false id", "earliest", "cuts", "stalls", "batches", "heartbeats", "publishes answered 503",
+    "complete", "reset for a false id", "earliest", "cuts", "stalls", "batches", "heartbeats",
 )  # fmt: skip
+# What a publish may come to while the engine is away: which it is depends on the moment.
+REFUSED = ("publishes answered 503", "publishes not answered")
 
 
 @pytest.mark.timeout(240)
@@ -36,4 +38,5 @@ def test_moving_between_servers_is_nothing_that_a_subscriber_can_see(
     assert verdict.violation is None, verdict
     assert verdict.counts["restarts"] >= 1
     assert not [name for name in HARDSHIPS if not verdict.counts[name]], verdict
+    assert any(verdict.counts[name] for name in REFUSED), verdict
     assert not [name for name in verdict.counts if name.startswith("reset:") and name != "reset:too_old"], verdict

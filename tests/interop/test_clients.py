@@ -167,7 +167,8 @@ def see_a_503(play: Play, relay: Switch) -> None:
     relay.answer_new(REFUSAL)
     play.admin("DELETE", "/connections?topic=503")
     returning = play.those_who("503")
-    play.crowd.wait("came for a 503", lambda client: relay.visits(client) > before[client], returning)
+    # Also those that are stopped by it: one that comes later would find no 503 any more.
+    play.crowd.wait("came for a 503", lambda client: relay.visits(client) > before[client], play.those_who("overload"))
     play.publish("503", "meanwhile")
     relay.restore()
     resumed = play.got("503", "meanwhile")
