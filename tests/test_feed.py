@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from qgstream.feed import Feed
+from qgstream.feed import MAX_JOIN_BYTES, Feed
 from qgstream.subscriber import PARKED, Subscriber
 from qgstream.subscription import Subscription
 
@@ -157,14 +157,38 @@ def test_a_peer_that_has_gone_leaves_the_feed(error: OSError) -> None:
 
 
 def test_what_was_sent_before_it_joined_counts() -> None:
-    feed = a_feed(b"old")
+    feed = a_feed(b"old", b"older", b"oldest")
     subscriber = Socket(feed)
     subscriber.sent(2, 10)
-    assert (subscriber.events_sent, subscriber.bytes_sent, subscriber.backlog_bytes) == (2, 10, 0)
+    subscriber.sent(3, 20)
+    assert (subscriber.events_sent, subscriber.bytes_sent, subscriber.backlog_bytes) == (5, 30, 0)
     subscriber.join()
     feed.append(b"new")
     subscriber.serve()
-    assert (subscriber.events_sent, subscriber.bytes_sent) == (3, 13)
+    assert (subscriber.events_sent, subscriber.bytes_sent) == (6, 33)
+
+
+def test_who_replays_belongs_to_the_feed_until_it_leaves_or_joins() -> None:
+    feed = a_feed()
+    live, joins, leaves = Socket(feed), Socket(feed), Socket(feed)
+    live.join()
+    feed.replaying |= {joins, leaves}
+    assert len(feed) == 3
+    leaves.leave()
+    joins.join()
+    assert (list(feed.subscribers), feed.replaying, len(feed)) == ([live, joins], set(), 2)
+    assert (leaves.is_live, joins.is_live) == (False, True)
+
+
+def test_a_long_backlog_goes_out_in_several_sends_and_all_of_it_counts() -> None:
+    feed = a_feed()
+    subscriber = Socket(feed, room=2 * MAX_JOIN_BYTES + 10)
+    subscriber.join()
+    for _ in range(9):
+        feed.append(b"x" * (MAX_JOIN_BYTES // 4))
+    assert subscriber.serve() == (9, 2 * MAX_JOIN_BYTES + 10)  # eight of them, and the ninth is begun
+    assert len(subscriber.rest) == MAX_JOIN_BYTES // 4 - 10
+    assert subscriber.events_sent == 9
 
 
 def test_a_subscriber_without_a_socket_says_so() -> None:
