@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from qgstream.limits import Admission, LimitSettings, RateLimiter, TokenBucket, jittered
+from qgstream.limits import MAX_WAIT_SECONDS, Admission, LimitSettings, RateLimiter, Rejection, TokenBucket, jittered
 
 
 @pytest.mark.parametrize("rate", [0.1, 1, 7.3, 1000])
@@ -55,6 +55,15 @@ def test_after_the_wait_that_it_names_there_is_room(rate: float, burst: int, amo
     assert bucket.take(amount, rate=rate, burst=burst, now=wait * (1 + 1e-9)) == 0
 
 
+def test_the_wait_that_it_names_is_as_long_as_it_must_be() -> None:
+    bucket = TokenBucket(10, 0.0)
+    assert bucket.take(4, rate=2, burst=10, now=0.0) == 0
+    assert bucket.take(8, rate=2, burst=10, now=0.0) == 1.0  # six are left
+    assert bucket.take(30, rate=2, burst=10, now=2.0) == 0  # full again: allowed, and in debt by twenty
+    assert bucket.take(1, rate=2, burst=10, now=2.0) == 10.5
+    assert bucket.take(1, rate=1e-9, burst=10, now=2.0) == MAX_WAIT_SECONDS
+
+
 def test_a_clock_that_steps_back_gives_nothing() -> None:
     bucket = TokenBucket(1, 100.0)
     assert bucket.take(1, rate=1, burst=1, now=100.0) == 0
@@ -75,6 +84,11 @@ def test_keys_do_not_share_and_are_forgotten_when_full() -> None:
     limiter.sweep(rate=1, burst=1, now=0.5)
     assert len(limiter) == 2
     limiter.sweep(rate=1, burst=1, now=1.5)
+    assert len(limiter) == 0
+    assert limiter.take("a", 8, rate=4, burst=8, now=100) == 0
+    limiter.sweep(rate=4, burst=8, now=101.75)
+    assert len(limiter) == 1
+    limiter.sweep(rate=4, burst=8, now=102)
     assert len(limiter) == 0
 
 
@@ -109,12 +123,54 @@ def test_each_limit_refuses_with_its_own_reason() -> None:
     assert admit(limits, admission, now=1.0) is None
 
 
+@pytest.mark.parametrize(
+    ("connections", "connections_of_client", "expected"),
+    [
+        (12, 0, Rejection("max_connections", "open streams: 12, at most 10 allowed", False)),
+        (6, 7, Rejection("max_connections_per_ip", "open streams from your address: 7, at most 5 allowed", True)),
+        (
+            6,
+            4,
+            Rejection(
+                "connect_rate_per_ip",
+                "your address opens streams too fast, at most 0.5 a second (and 1 at once) allowed",
+                True,
+                wait_seconds=2.0,
+            ),
+        ),
+    ],
+)
+def test_a_refusal_says_what_was_got_and_what_is_allowed(
+    connections: int, connections_of_client: int, expected: Rejection
+) -> None:
+    limits = LimitSettings(
+        max_connections=10, max_connections_per_ip=5, connect_rate_per_ip=0.5, connect_burst_per_ip=1
+    )
+    admission = Admission()
+    assert admission.admit(limits, "a", now=0.0, connections=0, connections_of_client=0) is None
+    refused = admission.admit(
+        limits, "a", now=0.0, connections=connections, connections_of_client=connections_of_client
+    )
+    assert refused == expected
+    assert admission.admit(limits, "b", now=0.0, connections=0, connections_of_client=0) is None  # its own rate
+
+
 def test_a_refusal_costs_nothing_of_the_rate() -> None:
     limits = LimitSettings(max_connections=1, connect_rate_per_ip=0.001, connect_burst_per_ip=1)
     admission = Admission()
     for _ in range(5):
         assert admit(limits, admission, connections=1) == "max_connections False"
     assert admit(limits, admission) is None
+
+
+def test_a_rate_is_remembered_until_it_is_whole_again() -> None:
+    limits, admission = LimitSettings(connect_rate_per_ip=0.5, connect_burst_per_ip=2), Admission()
+    assert [admit(limits, admission, now=10.0) for _ in range(2)] == [None] * 2
+    assert admit(limits, admission, now=11.0) == "connect_rate_per_ip True"
+    admission.sweep(limits, now=13.5)
+    assert len(admission._rates) == 1
+    admission.sweep(limits, now=15.0)
+    assert len(admission._rates) == 0
 
 
 def test_zero_switches_off_what_it_says() -> None:
