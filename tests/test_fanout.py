@@ -230,6 +230,18 @@ def test_metrics_hear_at_the_end_and_every_so_often(rig: Rig) -> None:
     assert TELL_SECONDS > 0.03
 
 
+def test_the_lag_has_the_wait_for_the_round_and_the_round_has_not(rig: Rig) -> None:
+    feed = rig.feed()
+    rig.peers(feed, ENDLESS, ENDLESS)
+    rig.publish(feed, b"one")
+    rig.clock.now += 0.5  # the loop is busy with something else
+    rig.slices.step()
+    rig.clock.now += 0.25
+    rig.slices.run()
+    assert counter(rig.metrics, "qgstream_fanout_seconds_sum") == pytest.approx(0.25)
+    assert counter(rig.metrics, "qgstream_publish_to_write_seconds_sum") == pytest.approx(0.75)
+
+
 # Those who are slow.
 
 
@@ -301,10 +313,13 @@ def test_over_the_total_the_furthest_behind_go_first(monkeypatch: pytest.MonkeyP
     rig.publish(small, b"z" * 15_000)
     rig.slices.run()
     assert rig.dropped == []
-    rig.publish(small, b"z" * 1000)
+    rig.publish(small, b"z" * 536)
+    rig.slices.run()
+    assert rig.dropped == []  # exactly at the limit
+    rig.publish(small, b"z")
     rig.slices.run()
     assert rig.dropped == [furthest]
-    assert (nearer.backlog_bytes, other.backlog_bytes) == (20_000, 16_000)
+    assert (nearer.backlog_bytes, other.backlog_bytes) == (20_000, 15_537)
 
 
 def test_what_sockets_have_in_part_counts_once_for_all_who_have_it(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -384,7 +399,7 @@ def test_who_waits_for_nothing_is_not_ended_for_those_who_come_next(rig: Rig, mo
 
 
 def test_a_faulty_round_ends_its_streams_and_nobody_elses(rig: Rig, expect_log: Callable[[str], None]) -> None:
-    expect_log("fanout.round_failed")
+    expect_log(r"^fanout\.round_failed$")
     broken, sound = rig.feed("broken"), rig.feed("sound")
     served, faulty = rig.peers(broken, ENDLESS, ENDLESS)
     (other,) = rig.peers(sound, ENDLESS)
@@ -402,7 +417,7 @@ def test_a_faulty_round_ends_its_streams_and_nobody_elses(rig: Rig, expect_log: 
 
 
 def test_without_a_way_for_faults_they_are_slow_consumers(rig: Rig, expect_log: Callable[[str], None]) -> None:
-    expect_log("fanout.round_failed")
+    expect_log(r"^fanout\.round_failed$")
     rig.fanout = Fanout(rig.slices, rig.metrics, lambda: rig.limits, rig.gone(rig.dropped))
     feed = rig.feed()
     (peer,) = rig.peers(feed, ENDLESS)
@@ -433,6 +448,14 @@ async def test_publishers_wait_while_too_much_is_not_served() -> None:
     await asyncio.wait_for(asyncio.gather(*waiting[1:]), 5)
     assert len(fast.received) == 64 * KIB + 1
     assert (stalled.received, rig.dropped) == (b"", [stalled])
+    rig.publish(feed, b"x" * 64 * KIB)  # nothing is left of what was before
+    await asyncio.wait_for(rig.fanout.room(), 5)
+    rig.publish(feed, b"x")
+    waiting = [asyncio.ensure_future(rig.fanout.room())]
+    await asyncio.sleep(0)
+    assert not waiting[0].done()
+    rig.slices.run()
+    await asyncio.wait_for(waiting[0], 5)
 
 
 @pytest.mark.gen_test
