@@ -245,6 +245,22 @@ def test_what_the_log_held_before_is_taken_over() -> None:
     assert made.resume("e-8", ["b"]) == Position("e", 8)
 
 
+def test_what_the_log_held_before_may_have_no_gap() -> None:
+    exceptions = (TopicHistory(pattern="b", max_age_seconds=10),)
+    made = Window(HistorySettings(topics=exceptions), Position("e", 0))
+    made.preload([publication(1, "a"), publication(2, "b")], 2, {}, now=0)
+    assert made.resume("e-0") == Position("e", 0)
+    assert held(made) == [1, 2]
+
+
+def test_an_event_is_held_to_the_end_of_its_age() -> None:
+    made = window(publication(1, "a", at=100), max_age_seconds=50)
+    made.forget(150)
+    assert held(made) == [1]
+    made.forget(150.1)
+    assert held(made) == []
+
+
 class Watched(Publication):
     __slots__ = ("__weakref__",)
 
