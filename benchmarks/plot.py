@@ -158,7 +158,7 @@ def main() -> None:
     """Draw everything there are figures for."""
     cost(
         "streams", "streams", "open streams", "Cost of a delivery against streams (100 bytes, 20 000 deliveries/s)",
-        (100, 300, 1000, 3000, 10_000, 15_000),
+        (100, 300, 1000, 3000, 10_000),
     )  # fmt: skip
     cost(
         "payloads", "payload_bytes", "bytes of payload", "Cost of a delivery against payload (500 streams)",
