@@ -161,6 +161,13 @@ def test_an_event_on_two_shelves_is_missed_on_both() -> None:
     assert made.resume("e-0", ["chat"]) == Position("e", 0)
 
 
+def test_an_event_on_one_shelf_and_on_the_last_is_missed_on_both() -> None:
+    exceptions = (TopicHistory(pattern="long", max_age_seconds=1000),)
+    made = window(publication(1, "a", "long", at=0), publication(2, "b", at=1), topics=exceptions)
+    made.forget(5000)
+    assert [made.resume("e-0", [topic]) for topic in ("long", "a")] == ["too_old"] * 2
+
+
 def test_chatter_is_not_held_and_its_listeners_are_not_told() -> None:
     made = window(publication(1, "chat"), publication(2, "a"), topics=(TopicHistory(pattern="chat", store=False),))
     assert held(made) == [2]
@@ -194,6 +201,8 @@ def test_pages_of_all_readers_end_at_the_same_places_whatever_was_cut_off() -> N
     made = window(*(publication(n) for n in range(1, 101)), max_events=30)
     ends = {made.page(offset, 8)[-1].offset for offset in range(70, 100)}
     assert ends == {72, 80, 88, 96, 100}
+    made.settings = HistorySettings(max_events=25)  # what is gone is cut off with it
+    assert {made.page(offset, 7)[-1].offset for offset in range(75, 100)} == {77, 84, 91, 98, 100}
 
 
 def test_new_settings_forget_no_shelfs_past() -> None:
@@ -253,12 +262,28 @@ def test_what_the_log_held_before_may_have_no_gap() -> None:
     assert held(made) == [1, 2]
 
 
+@pytest.mark.parametrize(
+    ("gone", "a", "b"), [({"": 6}, "too_old", Position("e", 5)), ({"b": 6}, Position("e", 5), "too_old")]
+)
+def test_what_the_log_had_forgotten_is_missed_by_those_whom_it_concerns(
+    gone: dict[str, int], a: object, b: object
+) -> None:
+    made = Window(HistorySettings(topics=(TopicHistory(pattern="b"),)), Position("e", 5))
+    made.preload([publication(7, "a"), publication(8, "b")], 8, gone, now=0)
+    assert (made.resume("e-5", ["a"]), made.resume("e-5", ["b"])) == (a, b)
+
+
 def test_an_event_is_held_to_the_end_of_its_age() -> None:
     made = window(publication(1, "a", at=100), max_age_seconds=50)
     made.forget(150)
     assert held(made) == [1]
     made.forget(150.1)
     assert held(made) == []
+
+
+def test_as_many_bytes_are_held_as_the_bound_says() -> None:
+    made = window(*(publication(n) for n in range(1, 5)), max_bytes=2 * publication(1).size_bytes)
+    assert held(made) == [3, 4]
 
 
 class Watched(Publication):
