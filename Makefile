@@ -8,7 +8,7 @@ BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check
 
 .DEFAULT_GOAL := help
-.PHONY: help run test lint types bench soak clean
+.PHONY: help run test lint types bench soak mutants clean
 # A half-made stamp would skip the rest of its recipe for ever.
 .DELETE_ON_ERROR:
 
@@ -35,6 +35,9 @@ soak: $(VENV)/.test ## half an hour of trouble for one server, and every fuzzed 
 	FUZZ_SEEDS=10000 $(BIN)/python -m pytest tests/hostile/test_fuzz.py
 	$(BIN)/python tests/hostile/soak.py
 
+mutants: $(VENV)/.mutants ## break the code in small ways, and say which of them no test sees
+	$(BIN)/python tests/mutants.py
+
 clean: ## remove all that these commands made
 	rm -rf $(VENV) build dist *.egg-info .coverage .coverage.* htmlcov .mypy_cache .pytest_cache .ruff_cache
 	find . -name __pycache__ -type d -not -path './$(VENV)/*' -prune -exec rm -rf {} +
@@ -55,4 +58,8 @@ $(VENV)/.test: $(VENV)/.installed
 
 $(VENV)/.lint: $(VENV)/.installed
 	$(PIP) --editable '.[lint]'
+	@touch $@
+
+$(VENV)/.mutants: $(VENV)/.test
+	$(PIP) --editable '.[mutants]'
 	@touch $@

@@ -29,6 +29,7 @@ LINT = [
     "ruff>=0.8,<1",
     "types-PyYAML>=6,<7",
 ]
+MUTANTS = ["mutmut>=3.8,<4"]
 TEST = [
     "aiohttp-sse-client2>=0.3,<1",
     *BROKERS["nats"],
@@ -79,6 +80,7 @@ setup(
     extras_require={
         **BROKERS,
         "lint": LINT,
+        "mutants": MUTANTS,
         "test": TEST,
     },
     entry_points={"console_scripts": ["qgstream = qgstream.cli:main"]},
