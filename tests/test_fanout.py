@@ -395,6 +395,37 @@ def test_who_waits_for_nothing_is_not_ended_for_those_who_come_next(rig: Rig, mo
     assert len(reader.received) == 100_000
 
 
+def test_who_waits_at_the_place_that_all_have_reached_is_not_ended(rig: Rig, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Feed.join, "__defaults__", (10_000,))
+    rig.limits = LimitSettings(max_total_backlog_bytes=64 * KIB)
+    feed = rig.feed()
+    waiting, reader = rig.peers(feed, ENDLESS, ENDLESS)
+    rig.publish(feed, *[b"x" * 10_000] * 20)
+    waiting.park(5, b"")
+    while feed.first < 5:
+        rig.slices.step()
+    assert rig.dropped == []
+    waiting.unpark()
+    rig.slices.run()
+    assert (rig.dropped, len(reader.received)) == ([], 200_000)
+
+
+def test_who_stays_when_another_feed_is_full_misses_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    rig = Rig(monkeypatch, max_total_backlog_bytes=64 * KIB)
+    large, small = rig.feed("large"), rig.feed("small")
+    stalled, slow = rig.peers(large, 5, 39_006)
+    rig.peers(small, 0)
+    for chunk in (*[b"-"] * 5, b"a", b"b" * 40_000):
+        rig.publish(large, chunk)
+        rig.slices.run()
+    rig.publish(small, b"z" * 30_000)
+    rig.slices.run()
+    assert rig.dropped == [stalled]
+    slow.give_room(ENDLESS)
+    rig.slices.run()
+    assert slow.received == b"-----a" + b"b" * 40_000
+
+
 # Faults.
 
 
