@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from typing import Any
 
 from aio_pika.exceptions import AMQPChannelError
@@ -95,7 +95,7 @@ class Outbox:
                 channel.closing.add_done_callback(self._refused)
                 await answered(channel.tx_select())
             await self._publish_over(channel, publications, seen)
-            await answered(channel.tx_commit())
+            await _answered_on(channel, channel.tx_commit())
             self._batches = channel  # else it is in the middle of something, and ends with its connection
 
     async def _plain_channel(self, link: Link) -> Channel:
@@ -111,7 +111,7 @@ class Outbox:
             sending = channel.basic_publish(
                 publication.data, exchange=self._exchange, routing_key=key, properties=properties
             )  # fmt: skip
-            await answered(sending)
+            await _answered_on(channel, sending)
 
     async def _come_back(self, link: Link, waiting: Sequence[asyncio.Future[Placed] | Placed]) -> list[Placed]:
         left = {place for place in waiting if isinstance(place, asyncio.Future)}
@@ -147,6 +147,19 @@ class Outbox:
         if isinstance(error, AMQPChannelError):
             self.is_torn = True
         self.fail(error if isinstance(error, FAILURES) else ConnectionError("the channel was closed"))
+
+
+async def _answered_on(channel: Channel, question: Awaitable[object]) -> None:
+    """Wait for an answer. Of a channel that RabbitMQ has closed meanwhile aiormq speaks of a timeout; RabbitMQ has said
+    why."""
+    try:
+        await answered(question)
+    except ConnectionError:
+        closing = channel.closing
+        reason = closing.exception() if closing.done() and not closing.cancelled() else None
+        if isinstance(reason, AMQPChannelError):
+            raise reason from None
+        raise
 
 
 def _fail(future: asyncio.Future[Placed], error: Exception) -> None:
