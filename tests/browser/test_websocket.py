@@ -9,7 +9,7 @@ from tests.publishing import publish
 from tests.serving import ServerProcess
 
 LISTEN = """(url) => {
-  window.got = [];
+  const got = window.got = [];  // its own: an earlier socket of the page may still get something
   window.ended = null;
   const socket = new WebSocket(url, ["qgstream.v1"]);
   socket.onmessage = (e) => got.push(JSON.parse(e.data));
