@@ -21,6 +21,7 @@ from tornado.netutil import add_accept_handler
 
 from qgstream.errors import ConfigError
 from qgstream.limits import LimitSettings
+from qgstream.lingering import Lingering
 from qgstream.logs import log
 
 # Descriptors that are not accepted sockets: standard streams, epoll, listeners, the self-pipe, certificates being
@@ -116,6 +117,10 @@ class _EndOfHead:
 class _ClientsStream(IOStream):
     """A stream of whose other end nothing good can be assumed."""
 
+    ip = ""
+    lingering: Lingering | None = None  # None: it closes at once
+    is_served = False  # Tornado begins with it in the loop's next turn
+
     def read_until_regex(self, regex: bytes, max_bytes: int | None = None) -> Awaitable[bytes]:  # noqa: ARG002
         """See `IOStream`; a server uses it for the head of a request and for nothing else."""
         future = super().read_until_regex(_EndOfHead.pattern.pattern, max_bytes)
@@ -130,6 +135,19 @@ class _ClientsStream(IOStream):
         super().close(exc_info)
         if self.error is not None:
             self.error.__traceback__ = None
+
+    def close_fd(self) -> None:
+        """See `IOStream`."""
+        if self.lingering is None or self.error is not None:
+            super().close_fd()
+            return
+        self.lingering.take(self.socket)
+        self.socket = None  # type: ignore[assignment]  # as the base does
+
+    def close_at_once(self) -> None:
+        """Close it for its descriptor, whatever the client makes of it."""
+        self.lingering = None
+        self.close()
 
     def _is_connreset(self, exc: BaseException) -> bool:
         """A broken TLS record or a dead route is the end, as a reset is, and no error of ours to be logged or raised.
@@ -193,7 +211,8 @@ class StreamServer(HTTPServer):
             **kwargs,
         )
         # Whose request is not there yet, the longest waited for first, and those that are at work on one.
-        self._waited_for: OrderedDict[HTTP1ServerConnection, None] = OrderedDict()
+        self._waited_for: OrderedDict[_ClientsStream, None] = OrderedDict()
+        self._lingering = Lingering()
         self._limits = limits
         self._detached = detached
         self._refused = refused
@@ -221,38 +240,57 @@ class StreamServer(HTTPServer):
 
     def handle_stream(self, stream: IOStream, address: tuple[Any, ...]) -> None:
         """A socket was accepted."""
+        ip = str(address[0]) if address else ""
         streams = self._detached()
-        if len(self._connections) + streams >= max_sockets(self._limits(), streams=streams) and not self._make_room():
+        sockets = len(self._connections) + len(self._lingering) + streams
+        if sockets >= max_sockets(self._limits(), streams=streams) and not self._make_room():
             # Not even a word: writing one would need the descriptor for longer.
             stream.close()
-            self._refused(str(address[0]) if address else "")
+            self._refused(ip)
             return
         # TCPServer makes its streams itself; this is how they become ours.
         stream.__class__ = _TlsClientsStream if isinstance(stream, SSLIOStream) else _ClientsStream
-        stream.set_nodelay(True)
-        super().handle_stream(stream, address)
+        ours = cast(_ClientsStream, stream)
+        ours.ip, ours.lingering = ip, self._lingering
+        ours.set_nodelay(True)
+        # Now: all that are accepted in one turn of the loop are here before Tornado begins with the first.
+        self._waited_for[ours] = None
+        super().handle_stream(ours, address)
 
     def start_request(self, server_conn: object, request_conn: HTTPConnection) -> HTTPMessageDelegate:
         """See `HTTPServer`: a client may send its next request."""
-        self._waited_for[cast(HTTP1ServerConnection, server_conn)] = None
-        self._waited_for.move_to_end(cast(HTTP1ServerConnection, server_conn))
+        stream = _stream_of(server_conn)
+        stream.is_served = True
+        self._waited_for[stream] = None
+        self._waited_for.move_to_end(stream)
         return super().start_request(server_conn, request_conn)
 
     def on_close(self, server_conn: object) -> None:
         """See `HTTPServer`: it has closed, or is a stream now."""
-        self._waited_for.pop(cast(HTTP1ServerConnection, server_conn), None)
+        self._waited_for.pop(_stream_of(server_conn), None)
         super().on_close(server_conn)
+
+    async def close_all_connections(self) -> None:
+        """See `HTTPServer`."""
+        await super().close_all_connections()
+        self._lingering.close_all()
 
     def _make_room(self) -> bool:
         """Close the connection that has been waited for longest: it sends its request slowly, or none (nginx does so
         with what it calls reusable). Else somebody who opens sockets and sends nothing would keep everybody out."""
-        for connection in islice(self._waited_for, _LOOKED_AT):
-            if connection.stream.reading():  # and not at work on an answer
-                del self._waited_for[connection]
-                connection.stream.close()
-                self._refused(str(getattr(connection.context, "remote_ip", "")))
+        if self._lingering.close_oldest():
+            return True
+        for stream in islice(self._waited_for, _LOOKED_AT):
+            if stream.reading() or not stream.is_served:  # and not at work on an answer
+                del self._waited_for[stream]
+                stream.close_at_once()
+                self._refused(stream.ip)
                 return True
         return False
+
+
+def _stream_of(server_conn: object) -> _ClientsStream:
+    return cast(_ClientsStream, cast(HTTP1ServerConnection, server_conn).stream)
 
 
 def log_descriptors(limits: LimitSettings) -> None:

@@ -5,7 +5,10 @@ from __future__ import annotations
 import asyncio
 import errno
 import json
+import os
 import resource
+import select
+import signal
 import socket
 import ssl
 import subprocess
@@ -96,6 +99,78 @@ def test_who_is_waited_for_longest_makes_room(tmp_path: Path) -> None:
         for client in [*streams, *newcomers]:
             client.close()
         watch.expect(client=3)
+
+
+def test_of_a_crowd_that_comes_at_once_the_last_is_served(tmp_path: Path) -> None:
+    """They are all accepted in one turn of the loop, before a word of any is looked at."""
+    with ServerProcess(tmp_path, limits__max_connections=3, limits__max_sockets=6, admin__port=free_port()) as server:
+        watch = Watch(server)
+        os.kill(server.process.pid, signal.SIGSTOP)
+        crowd = [RawClient(server.port) for _ in range(40)]
+        last = RawClient(server.port).get("/health")
+        os.kill(server.process.pid, signal.SIGCONT)
+        last.until(b'"ok"')
+        wait_until(lambda: watch.rejected == {"max_sockets": 35}, what="the crowd at the cap")
+        for client in [*crowd, last]:
+            client.close()
+
+
+# The last answer.
+
+NO_REQUEST = b"GET /health HTTP/1.1\r\nHost: x\r\nx\0y: z\r\n\r\n"
+
+
+def test_who_is_still_sending_gets_the_answer(tmp_path: Path) -> None:
+    with ServerProcess(tmp_path) as server:
+        before = descriptors_of(server)
+        client = RawClient(server.port)
+        client.socket.sendall(NO_REQUEST)
+        select.select([client.socket], [], [], 15)  # it is answered, and was closed
+        for _ in range(20):
+            client.socket.sendall(b"x" * 100_000)
+        assert client.to_end().startswith(b"HTTP/1.1 400 ")
+        assert descriptors_of(server) == before + 1
+        client.close()
+        wait_until(lambda: descriptors_of(server) == before, what="a free descriptor")
+
+
+def test_who_never_ends_sending_is_cut(tmp_path: Path) -> None:
+    with ServerProcess(tmp_path) as server:
+        before = descriptors_of(server)
+        client = RawClient(server.port)
+        client.socket.sendall(NO_REQUEST)
+        with pytest.raises((BrokenPipeError, ConnectionResetError)):
+            send_without_end(client)
+        assert descriptors_of(server) == before
+        client.close()
+
+
+def test_those_that_were_answered_make_room_first(tmp_path: Path) -> None:
+    with ServerProcess(tmp_path, limits__max_connections=3, limits__max_sockets=6, admin__port=free_port()) as server:
+        waiting = [RawClient(server.port).get("/health") for _ in range(3)]
+        for client in waiting:
+            client.until(b'"ok"')
+        answered = [RawClient(server.port) for _ in range(3)]
+        for client in answered:
+            client.socket.sendall(NO_REQUEST)
+            assert client.to_end().startswith(b"HTTP/1.1 400 ")
+        for _ in answered:
+            waiting.append(RawClient(server.port).get("/health"))
+            waiting[-1].until(b'"ok"')
+        for client in waiting[:3]:  # they are still there
+            client.received = b""
+            client.get("/health").until(b'"ok"')
+        for client in [*waiting, *answered]:
+            client.close()
+
+
+def send_without_end(client: RawClient) -> None:
+    while True:
+        client.socket.sendall(b"x" * 1000)
+
+
+def descriptors_of(server: ServerProcess) -> int:
+    return len(list(Path(f"/proc/{server.process.pid}/fd").iterdir()))
 
 
 def free_port() -> int:

@@ -12,7 +12,7 @@ from typing import Any
 import httpx
 import pytest
 
-from tests.serving import RawClient, ServerProcess, wait_until
+from tests.serving import RawClient, ServerProcess
 
 ADMIN = {"Authorization": "Bearer admin-key"}
 
@@ -133,13 +133,12 @@ def test_a_drain_may_be_ended_at_once(start: Callable[..., ServerProcess]) -> No
 
 def test_the_operator_gets_in_when_no_socket_is_left(start: Callable[..., ServerProcess]) -> None:
     server = start(limits__max_sockets=5)
-    silent = [RawClient(server.port) for _ in range(5)]
+    opened = streams(server, 5)
     with admin(server) as client:
-        wait_until(lambda: client.get("overview").status_code == 200)
-        wait_until(lambda: not answers(server))  # once the five were accepted
-        assert client.get("overview").json()["totals"]["rejected"]["max_sockets"] >= 1
-    for client_socket in silent:
-        client_socket.close()
+        assert not answers(server)
+        assert client.get("overview").json()["totals"]["rejected"]["max_sockets"] == 1
+    for stream in opened:
+        stream.close()
 
 
 def test_lowering_the_limit_locks_nobody_out(start: Callable[..., ServerProcess]) -> None:
