@@ -266,8 +266,10 @@ class StreamServer(HTTPServer):
         return super().start_request(server_conn, request_conn)
 
     def on_close(self, server_conn: object) -> None:
-        """See `HTTPServer`: it has closed, or is a stream now."""
-        self._waited_for.pop(_stream_of(server_conn), None)
+        """See `HTTPServer`: it has closed, or its handler has detached it, and then its end is not ours."""
+        stream = _stream_of(server_conn)
+        stream.lingering = None
+        self._waited_for.pop(stream, None)
         super().on_close(server_conn)
 
     async def close_all_connections(self) -> None:
