@@ -195,12 +195,16 @@ def test_when_nobody_is_there_an_eventsource_is_told_to_come_back(make_edge: Mak
         assert b" 50" in refused.to_end().partition(b"\r\n")[0]
 
 
-def test_only_the_stream_is_public_and_tokens_stay_out_of_the_log(make_edge: MakeEdge, tmp_path: Path) -> None:
+def test_only_streams_and_the_client_are_public_and_tokens_stay_out_of_the_log(
+    make_edge: MakeEdge, tmp_path: Path
+) -> None:
     with serve(tmp_path) as server:
         edge = make_edge(server)
         for path in ("/metrics", "/admin/limits", "/ready", "/"):
             with edge.open(path) as answer:
                 assert b" 404" in answer.to_end().partition(b"\r\n")[0], path
+        with edge.open("/client.js") as answer:
+            assert b"class Stream" in answer.to_end()
         with edge.open("/events?access_token=very-secret", accept="*/*") as answer:
             answer.to_end()
         wait_until(lambda: "/events" in edge.access_log.read_text(), what="a line about /events")
