@@ -185,6 +185,11 @@ def load(
         else:
             reading.read_flag(key, value, FLAGS.get(key, f"--set {key}"))
     config = reading.finish()
+    if config.server.reuse_port and config.broker.url.startswith("memory:"):
+        reading.warnings.append(
+            f"server.reuse_port: got true with broker.url = {config.broker.url!r}, expected a broker that processes "
+            "share: an event published to one process will not reach the streams of another"
+        )
     found = reading.found
     came_from = {name: found[name].source if name in found else "default" for name in _CATALOGUE.keys}
     return Loaded(config, tuple(reading.warnings), came_from)

@@ -35,6 +35,16 @@ def test_nothing_set_is_all_defaults() -> None:
     assert (loaded.warnings, set(loaded.came_from.values())) == ((), {"default"})
 
 
+@pytest.mark.parametrize(
+    ("reuse_port", "url", "warned"),
+    [(True, "memory://", True), (True, "redis://127.0.0.1:6379", False), (False, "memory://", False)],
+)
+def test_processes_that_share_a_port_and_no_log(reuse_port: bool, url: str, warned: bool) -> None:
+    loaded = load(flags={"server.reuse_port": reuse_port, "broker.url": url})
+    said = "server.reuse_port: got true with broker.url = 'memory://', expected a broker that processes share"
+    assert [warning.partition(": an event")[0] for warning in loaded.warnings] == [said] * warned
+
+
 def test_precedence_and_sources(tmp_path: Path) -> None:
     path = written(tmp_path, "[server]\nport = 1\nhost = '::1'\nreuse_port = true\n[limits]\nmax_connections = 1\n")
     environ = {"QGSTREAM_SERVER__PORT": "2", "QGSTREAM_SERVER__HOST": "127.0.0.2", "QGSTREAM_LOG__LEVEL": "debug"}

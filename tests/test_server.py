@@ -76,12 +76,11 @@ def test_a_host_that_is_not_ours() -> None:
 
 
 def test_two_processes_share_a_port_when_told_to(tmp_path: Path) -> None:
-    with (
-        ServerProcess(tmp_path, server__reuse_port=True) as first,
-        ServerProcess(tmp_path, port=first.port, server__reuse_port=True) as second,
-    ):
+    first = ServerProcess(tmp_path, server__reuse_port=True)
+    second = ServerProcess(tmp_path, port=first.port, server__reuse_port=True)
+    both = (first, second)
+    try:
         assert second.port == first.port
-        both = (first, second)
         clients = []
         while not all(count(server, "events.connected") for server in both):
             clients.append(opened(first))
@@ -89,6 +88,9 @@ def test_two_processes_share_a_port_when_told_to(tmp_path: Path) -> None:
         for client in clients:
             client.close()
         wait_until(lambda: sum(count(server, "events.disconnected") for server in both) == len(clients))
+    finally:
+        for server in both:
+            server.stop(expect=("config.warning",))  # they share no log
 
 
 def count(server: ServerProcess, event: str) -> int:
