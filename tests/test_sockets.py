@@ -31,6 +31,7 @@ from qgstream.hub import Hub
 from qgstream.limits import LimitSettings
 from qgstream.service import Service
 from qgstream.sockets import RESERVED_DESCRIPTORS, StreamServer, max_sockets, raise_descriptor_limit
+from tests.hostile.certificates import TlsClient, make_certificate
 from tests.hostile.observing import Watch, ask, cpu_seconds, metrics
 from tests.publishing import publish
 from tests.serving import RawClient, ServerProcess, wait_until
@@ -122,16 +123,24 @@ NO_REQUEST = b"GET /health HTTP/1.1\r\nHost: x\r\nx\0y: z\r\n\r\n"
 
 def test_who_is_still_sending_gets_the_answer(tmp_path: Path) -> None:
     with ServerProcess(tmp_path) as server:
-        before = descriptors_of(server)
-        client = RawClient(server.port)
-        client.socket.sendall(NO_REQUEST)
-        select.select([client.socket], [], [], 15)  # it is answered, and was closed
-        for _ in range(20):
-            client.socket.sendall(b"x" * 100_000)
-        assert client.to_end().startswith(b"HTTP/1.1 400 ")
-        assert descriptors_of(server) == before + 1
-        client.close()
-        wait_until(lambda: descriptors_of(server) == before, what="a free descriptor")
+        sends_on_and_reads(server, RawClient(server.port))
+
+
+def test_who_is_still_sending_gets_the_answer_over_tls(tmp_path: Path) -> None:
+    certfile, keyfile = map(str, make_certificate(tmp_path))
+    with ServerProcess(tmp_path, server__certfile=certfile, server__keyfile=keyfile) as server:
+        sends_on_and_reads(server, TlsClient(server.port, ssl.create_default_context(cafile=certfile)))
+
+
+def sends_on_and_reads(server: ServerProcess, client: RawClient) -> None:
+    client.socket.sendall(NO_REQUEST)
+    select.select([client.socket], [], [], 15)  # it is answered, and was closed
+    for _ in range(20):
+        client.socket.sendall(b"x" * 100_000)
+    assert client.to_end().startswith(b"HTTP/1.1 400 ")
+    open_while_there = descriptors_of(server)
+    client.close()
+    wait_until(lambda: descriptors_of(server) < open_while_there, what="a free descriptor")
 
 
 def test_who_never_ends_sending_is_cut(tmp_path: Path) -> None:
