@@ -111,6 +111,11 @@ def rig(monkeypatch: pytest.MonkeyPatch) -> Rig:
     return Rig(monkeypatch)
 
 
+def send_at_most(monkeypatch: pytest.MonkeyPatch, max_bytes: int) -> None:
+    join = Feed.join
+    monkeypatch.setattr(Feed, "join", lambda feed, cursor: join(feed, cursor, max_bytes))
+
+
 def test_everything_new_is_one_send_of_the_same_bytes(rig: Rig) -> None:
     feed = rig.feed()
     peers = rig.peers(feed, ENDLESS, ENDLESS)
@@ -384,7 +389,7 @@ def test_a_round_under_way_frees_what_it_holds_itself(rig: Rig) -> None:
 
 def test_who_waits_for_nothing_is_not_ended_for_those_who_come_next(rig: Rig, monkeypatch: pytest.MonkeyPatch) -> None:
     """A burst longer than one send keeps a feed full for some rounds: that is nobody's fault."""
-    monkeypatch.setattr(Feed.join, "__defaults__", (10_000,))
+    send_at_most(monkeypatch, 10_000)
     rig.limits = LimitSettings(max_total_backlog_bytes=64 * KIB)
     feed = rig.feed()
     waiting, reader = rig.peers(feed, ENDLESS, ENDLESS)
@@ -396,7 +401,7 @@ def test_who_waits_for_nothing_is_not_ended_for_those_who_come_next(rig: Rig, mo
 
 
 def test_who_waits_at_the_place_that_all_have_reached_is_not_ended(rig: Rig, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(Feed.join, "__defaults__", (10_000,))
+    send_at_most(monkeypatch, 10_000)
     rig.limits = LimitSettings(max_total_backlog_bytes=64 * KIB)
     feed = rig.feed()
     waiting, reader = rig.peers(feed, ENDLESS, ENDLESS)
