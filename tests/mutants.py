@@ -33,6 +33,7 @@ TESTS: dict[str, tuple[str, ...]] = {
     "limits": ("test_limits.py",),
     "window": ("test_window.py",),
     "fanout": ("test_fanout.py",),
+    "hub": ("test_hub.py",),
 }
 MEMORY_BYTES = 4 << 30  # a mutant that never stops appending ends here and not with the machine
 
@@ -64,6 +65,25 @@ EQUAL: dict[str, dict[str, tuple[str, ...]]] = {
             "if self._due == 1 or now - self._told_at >= TELL_SECONDS:",
         ),
         "whoever is dropped settles its feed, and with that the shedding goes on": ("return bool(None)",),
+    },
+    "hub": {
+        "an epoch has no hyphen in it": ('offset = int(last_event_id.partition("-")[2])',),
+        "a connection that is closed has a reason": (
+            'reason = connection.reason or "XXserver_errorXX"',
+            'reason = connection.reason or "SERVER_ERROR"',
+        ),
+        "whoever says goodbye has a reason already, and the first one stands": (
+            "connection.close(None)",
+            'connection.close("XXclientXX")',
+            'connection.close("CLIENT")',
+        ),
+        "`Connection.end` does nothing a second time either": (
+            "if not connection.is_open and connection.reason is not None:",
+        ),
+        "for the reader and the type checker": (
+            'self.end(cast(None, subscriber), "slow_consumer")',
+            'cast(None, subscriber).close("server_error")',
+        ),
     },
 }
 
