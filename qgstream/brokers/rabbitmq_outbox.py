@@ -18,6 +18,8 @@ from qgstream.publication import Publication
 
 # Between two looks whether RabbitMQ has stopped to take messages, while we wait for one to come back.
 BLOCKED_SECONDS = 0.5
+# For why a channel was closed. It is there already, and only has to be passed on.
+REASON_SECONDS = 1.0
 
 
 class Blocked(ConnectionError):
@@ -150,12 +152,13 @@ class Outbox:
 
 
 async def _answered_on(channel: Channel, question: Awaitable[object]) -> None:
-    """Wait for an answer. Of a channel that RabbitMQ has closed meanwhile aiormq speaks of a timeout; RabbitMQ has said
-    why."""
+    """Wait for an answer. Of a channel that RabbitMQ has just closed aiormq speaks of a timeout, until it comes to what
+    RabbitMQ has said why."""
     try:
         await answered(question)
     except ConnectionError:
         closing = channel.closing
+        await asyncio.wait((closing,), timeout=REASON_SECONDS)
         reason = closing.exception() if closing.done() and not closing.cancelled() else None
         if isinstance(reason, AMQPChannelError):
             raise reason from None

@@ -10,14 +10,17 @@ from collections.abc import AsyncGenerator, Iterator
 from contextlib import asynccontextmanager, closing
 from itertools import count
 from pathlib import Path
+from types import SimpleNamespace
 from typing import cast
 from urllib.parse import parse_qs, urlsplit
 
 import aio_pika
 import pytest
+from aiormq import Channel
+from aiormq.exceptions import ChannelInvalidStateError, ChannelNotFoundEntity
 from tornado.ioloop import IOLoop
 
-from qgstream.brokers import rabbitmq
+from qgstream.brokers import rabbitmq, rabbitmq_outbox
 from qgstream.brokers.base import open_broker
 from qgstream.brokers.rabbitmq import RabbitmqBroker
 from qgstream.brokers.rabbitmq_marks import Slip
@@ -433,6 +436,23 @@ async def test_an_exchange_that_is_deleted_is_made_again(stream: Engine, tails: 
                 await tail.broker.append(batch)
             await tail.broker.append(batch)
     assert data_of(tail) == ["1", "1", "2"]
+
+
+@pytest.mark.parametrize(
+    ("reason", "told"),
+    [(ChannelNotFoundEntity("no exchange 'a'"), ChannelNotFoundEntity), (ConnectionError("lost"), ConnectionError)],
+)
+@pytest.mark.gen_test
+async def test_why_a_channel_was_closed_may_come_a_moment_later(reason: Exception, told: type[Exception]) -> None:
+    """Nobody can make aiormq be in the middle of it: this is what it says then."""
+    closing = asyncio.get_running_loop().create_future()
+
+    async def question() -> None:
+        asyncio.get_running_loop().call_later(0.01, closing.set_exception, reason)
+        raise ChannelInvalidStateError("Channel closed by RPC timeout")
+
+    with pytest.raises(told):
+        await rabbitmq_outbox._answered_on(cast(Channel, SimpleNamespace(closing=closing)), question())
 
 
 @pytest.mark.gen_test(timeout=60)
