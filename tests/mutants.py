@@ -65,6 +65,12 @@ EQUAL: dict[str, dict[str, tuple[str, ...]]] = {
             "if self._due == 1 or now - self._told_at >= TELL_SECONDS:",
         ),
         "whoever is dropped settles its feed, and with that the shedding goes on": ("return bool(None)",),
+        "written again before they are read, because no cursor is NOWHERE": (
+            'start, end, data = NOWHERE, 1, b""',
+            'start, end, data = NOWHERE, 0, b"XXXX"',
+        ),
+        "no cursor is None either": ("start = None",),
+        "a dict for its order: the values are nothing": ('self._unsettled[feed] = ""',),
     },
     "hub": {
         "an epoch has no hyphen in it": ('offset = int(last_event_id.partition("-")[2])',),

@@ -59,7 +59,7 @@ class Peer(Subscriber):
             self.rig.fanout.has_room(self)
 
     def fail(self, error: OSError) -> None:
-        self.rig.failed.append(self)
+        self.rig.failed.append((self, error))
         self.leave()
 
 
@@ -73,7 +73,7 @@ class Rig:
         self.limits = LimitSettings.model_validate({"backlog_grace_seconds": 0, **limits})
         self.slices = ManualSlices()
         self.metrics = Metrics()
-        self.failed: list[Subscriber] = []
+        self.failed: list[tuple[Subscriber, OSError]] = []
         self.dropped: list[Subscriber] = []
         self.faulty: list[Subscriber] = []
         self.fanout = Fanout(
@@ -158,6 +158,18 @@ def test_who_joins_during_a_round_gets_what_follows(rig: Rig) -> None:
     assert late.received == b"two"
 
 
+def test_those_at_each_place_are_counted(monkeypatch: pytest.MonkeyPatch) -> None:
+    rig = Rig(monkeypatch)
+    feed = rig.feed()
+    peers = []
+    for chunk, joining in ((b"one", 2), (b"two", 1), (b"three", 3)):
+        peers += rig.peers(feed, *[ENDLESS] * joining)
+        rig.publish(feed, chunk)
+    rig.slices.run()
+    assert [peer.sends for peer in peers] == [[b"onetwothree"]] * 2 + [[b"twothree"]] + [[b"three"]] * 3
+    assert rig.sent() == (2 * 3 + 2 + 3, 2 * 11 + 8 + 3 * 5)
+
+
 def test_a_feed_that_nobody_follows_holds_nothing(rig: Rig) -> None:
     feed = rig.feed()
     rig.publish(feed, b"one")
@@ -167,11 +179,12 @@ def test_a_feed_that_nobody_follows_holds_nothing(rig: Rig) -> None:
 def test_a_peer_that_has_gone_is_left_out_and_nobody_else(rig: Rig) -> None:
     feed = rig.feed()
     first, gone, last = rig.peers(feed, ENDLESS, ENDLESS, ENDLESS)
-    gone.error = ConnectionResetError()
+    gone.error = error = ConnectionResetError()
     rig.publish(feed, b"one")
     rig.slices.run()
     assert (first.received, last.received) == (b"one", b"one")
-    assert rig.failed == [gone]
+    assert rig.failed == [(gone, error)]
+    assert rig.sent() == (2, 6)
 
 
 def test_all_may_go_during_a_round(rig: Rig) -> None:
@@ -217,7 +230,7 @@ def test_metrics_hear_at_the_end_and_every_so_often(rig: Rig) -> None:
     first, second = rig.feed("a"), rig.feed("b")
     rig.peers(first, ENDLESS)
     rig.peers(second, ENDLESS)
-    rig.clock.now += 1
+    rig.clock.now = 1.0  # wherever it began: the first news are told
     rig.publish(first, b"one")
     rig.publish(second, b"two")
     rig.slices.step()
@@ -243,6 +256,10 @@ def test_the_lag_has_the_wait_for_the_round_and_the_round_has_not(rig: Rig) -> N
     rig.slices.step()
     rig.clock.now += 0.25
     rig.slices.run()
+    assert counter(rig.metrics, "qgstream_fanout_seconds_sum") == pytest.approx(0.25)
+    assert counter(rig.metrics, "qgstream_publish_to_write_seconds_sum") == pytest.approx(0.75)
+    rig.publish(feed, b"two")
+    rig.slices.run()  # in no time: nothing is left of what was the longest before
     assert counter(rig.metrics, "qgstream_fanout_seconds_sum") == pytest.approx(0.25)
     assert counter(rig.metrics, "qgstream_publish_to_write_seconds_sum") == pytest.approx(0.75)
 
@@ -366,6 +383,50 @@ def test_nobody_is_ended_for_what_was_caught_up_meanwhile(monkeypatch: pytest.Mo
     rig.slices.run()
     assert rig.dropped == []
     assert large.held_bytes == 0
+
+
+def test_the_shedding_goes_on_with_what_has_become_heavier(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What the server itself says parks a subscriber between two settlings, when its socket takes only a part."""
+    rig = Rig(monkeypatch, max_total_backlog_bytes=64 * KIB)
+    large, small = rig.feed("large"), rig.feed("small")
+    stalled, spoken_to = rig.peers(large, 0, ENDLESS)
+    rig.peers(small, 0)
+    rig.publish(large, b"x" * 40_000)
+    rig.slices.run()
+    spoken_to.park(large.end, b"y" * 40_001)
+    rig.publish(small, b"z" * 30_000)
+    rig.slices.run()
+    assert set(rig.dropped) == {stalled, spoken_to}
+
+
+def test_what_is_for_the_next_round_weighs_nothing_more(rig: Rig, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nobody has a part of it yet."""
+    send_at_most(monkeypatch, 10_000)
+    rig.limits = LimitSettings(max_total_backlog_bytes=64 * KIB)
+    large, small = rig.feed("large"), rig.feed("small")
+    waiting, reader = rig.peers(large, ENDLESS, ENDLESS)
+    (other,) = rig.peers(small, 0)
+    rig.publish(large, *[b"x" * 10_000] * 3)
+    waiting.park(large.end, b"")
+    rig.publish(small, b"z" * (64 * KIB - 20_000))
+    rig.slices.run()
+    assert (rig.dropped, len(reader.received)) == ([], 30_000)  # exactly at the limit, after the first round
+    assert other.backlog_bytes == 64 * KIB - 20_000
+
+
+def test_nobody_is_ended_for_what_others_have_in_part_by_now(monkeypatch: pytest.MonkeyPatch) -> None:
+    rig = Rig(monkeypatch, max_total_backlog_bytes=64 * KIB)
+    large, small = rig.feed("large"), rig.feed("small")
+    (reading,) = rig.peers(large, 0)
+    rig.peers(small, 0)
+    rig.publish(large, b"x" * 30_000, b"y" * 20_000, b"z")
+    rig.slices.run()
+    reading.give_room(50_000)
+    rig.publish(small, b"z" * 46_000)  # settled before the feed of the one who has read
+    rig.slices._jobs.rotate(1)
+    rig.slices.run()
+    assert rig.dropped == []
+    assert reading.backlog_bytes == 1
 
 
 def test_a_round_under_way_frees_what_it_holds_itself(rig: Rig) -> None:
@@ -492,6 +553,23 @@ async def test_publishers_wait_while_too_much_is_not_served() -> None:
     assert not waiting[0].done()
     rig.slices.run()
     await asyncio.wait_for(waiting[0], 5)
+
+
+@pytest.mark.gen_test
+async def test_publishers_wait_for_the_last_round_of_a_burst(monkeypatch: pytest.MonkeyPatch) -> None:
+    send_at_most(monkeypatch, 30_000)
+    rig = Rig(max_total_backlog_bytes=64 * KIB)
+    feed = rig.feed()
+    (peer,) = rig.peers(feed, ENDLESS)
+    rig.publish(feed, *[b"x" * 30_000] * 3)
+    waiting = asyncio.ensure_future(rig.fanout.room())
+    for sends in (1, 2):
+        rig.slices.step()
+        await turns()
+        assert (len(peer.sends), waiting.done()) == (sends, False)
+    rig.slices.run()
+    await asyncio.wait_for(waiting, 5)
+    assert len(peer.received) == 90_000
 
 
 @pytest.mark.gen_test
