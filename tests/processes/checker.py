@@ -85,13 +85,14 @@ class Checker:
         self._tasks: set[asyncio.Task[None]] = set()
 
     async def run(self) -> Verdict:
-        """Check for `plan.seconds`, in whole rounds, or until the first violation."""
+        """Check for `plan.seconds`, in whole rounds and with each disturbance once, or until the first violation."""
         violation = None
         end = time.monotonic() + self.plan.seconds
         for subscriber in self._subscribers:
             self._spawn(subscriber.live())
         try:
-            while not self.counts["rounds"] or time.monotonic() < end:
+            rounds = max(1, len(self._disturbances))
+            while self.counts["rounds"] < rounds or time.monotonic() < end:
                 await self._round()
                 self.counts["rounds"] += 1
         except Violation as found:
