@@ -28,6 +28,7 @@ COLUMNS = {
 }
 EVENTS, PAYLOAD_BYTES = 10_000, 200
 STALLED = 200
+SLOWEST_PER_SECOND = 100_000  # deliveries; what is not there then is lost
 
 
 def fill(subject: Subject) -> None:
@@ -58,7 +59,8 @@ def replay(experiment: Experiment, subject: Subject) -> Figures:
         prober.start()
         crew.open(experiment.streams, subject.get_request("bench&last_event_id=earliest"))
         expected = experiment.streams * EVENTS
-        while crew.status().deliveries < expected and time.monotonic() < began + 60:
+        deadline = began + 60 + expected / SLOWEST_PER_SECOND
+        while crew.status().deliveries < expected and time.monotonic() < deadline:
             time.sleep(0.02)
         took, after = time.monotonic() - began, subject.usage()
         prober.stop()
