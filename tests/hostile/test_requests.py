@@ -13,6 +13,10 @@ from qgstream.sockets import MAX_HEADER_BYTES
 from tests.hostile.observing import Watch, ask, cpu_seconds, metrics, resident_bytes
 from tests.serving import KEY, RawClient, ServerProcess, wait_until
 
+# Half a second on a machine of 2026, four times that where coverage is measured. What takes a time that grows with the
+# square of the length takes minutes.
+CHEAP_CPU_SECONDS = 5
+
 MIB = 1024 * 1024
 
 
@@ -172,7 +176,7 @@ def test_secrets_in_odd_places_do_not_reach_the_log(server: ServerProcess) -> No
 def test_a_long_target_is_cheap(server: ServerProcess, target: bytes) -> None:
     used = cpu_seconds(server)
     talk(server, b"GET %b HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n" % target)
-    assert cpu_seconds(server) - used < 2
+    assert cpu_seconds(server) - used < CHEAP_CPU_SECONDS
 
 
 @pytest.mark.parametrize(
@@ -197,7 +201,7 @@ def test_long_headers_are_cheap(server: ServerProcess, headers: bytes, path: byt
     client.socket.sendall(b"GET %b HTTP/1.1\r\nHost: x\r\n%b\r\n" % (path, headers))
     assert client.until(b"\r\n\r\n").startswith((b"HTTP/1.1 200", b"HTTP/1.1 401"))
     client.close()
-    assert cpu_seconds(server) - used < 2
+    assert cpu_seconds(server) - used < CHEAP_CPU_SECONDS
 
 
 @pytest.mark.parametrize("filling", [b"x", b"\r", b"\nx", b"a:b\r\n"], ids=["x", "CR", "LF", "headers"])
