@@ -10,7 +10,7 @@ import ssl
 from collections import OrderedDict
 from collections.abc import Awaitable, Callable, Iterable
 from itertools import islice
-from typing import Any, cast
+from typing import Any, ClassVar, NamedTuple, cast
 
 from tornado.http1connection import HTTP1ServerConnection
 from tornado.httpserver import HTTPServer
@@ -117,9 +117,8 @@ class _EndOfHead:
 class _ClientsStream(IOStream):
     """A stream of whose other end nothing good can be assumed."""
 
-    ip = ""
-    lingering: Lingering | None = None  # None: it closes at once
-    is_served = False  # Tornado begins with it in the loop's next turn
+    # Of the class: an attribute of its own more, and Python keeps a dict of 1.3 KiB for every stream.
+    lingering: ClassVar[Lingering | None] = None  # None: it closes at once
 
     def read_until_regex(self, regex: bytes, max_bytes: int | None = None) -> Awaitable[bytes]:  # noqa: ARG002
         """See `IOStream`; a server uses it for the head of a request and for nothing else."""
@@ -146,8 +145,12 @@ class _ClientsStream(IOStream):
 
     def close_at_once(self) -> None:
         """Close it for its descriptor, whatever the client makes of it."""
-        self.lingering = None
+        self.end_lingering()
         self.close()
+
+    def end_lingering(self) -> None:
+        """From now on it closes at once."""
+        self.__class__ = _TlsClientsStream if isinstance(self, SSLIOStream) else _ClientsStream
 
     def _is_connreset(self, exc: BaseException) -> bool:
         """A broken TLS record or a dead route is the end, as a reset is, and no error of ours to be logged or raised.
@@ -186,6 +189,13 @@ class _Listener:
             raise BlockingIOError(errno.EWOULDBLOCK, str(error)) from error
 
 
+class _Waited(NamedTuple):
+    """Whose request is waited for; Tornado begins to serve it in the turn of the loop after that which accepted it."""
+
+    ip: str
+    is_served: bool
+
+
 class StreamServer(HTTPServer):
     """Tornado's HTTPServer with a hard cap on sockets and the timeouts that a public server needs.
 
@@ -211,8 +221,11 @@ class StreamServer(HTTPServer):
             **kwargs,
         )
         # Whose request is not there yet, the longest waited for first, and those that are at work on one.
-        self._waited_for: OrderedDict[_ClientsStream, None] = OrderedDict()
+        self._waited_for: OrderedDict[_ClientsStream, _Waited] = OrderedDict()
         self._lingering = Lingering()
+        self._plain, self._tls = (
+            type(kind.__name__, (kind,), {"lingering": self._lingering}) for kind in (_ClientsStream, _TlsClientsStream)
+        )
         self._limits = limits
         self._detached = detached
         self._refused = refused
@@ -249,26 +262,23 @@ class StreamServer(HTTPServer):
             self._refused(ip)
             return
         # TCPServer makes its streams itself; this is how they become ours.
-        stream.__class__ = _TlsClientsStream if isinstance(stream, SSLIOStream) else _ClientsStream
-        ours = cast(_ClientsStream, stream)
-        ours.ip, ours.lingering = ip, self._lingering
-        ours.set_nodelay(True)
+        stream.__class__ = self._tls if isinstance(stream, SSLIOStream) else self._plain
+        stream.set_nodelay(True)
         # Now: all that are accepted in one turn of the loop are here before Tornado begins with the first.
-        self._waited_for[ours] = None
-        super().handle_stream(ours, address)
+        self._waited_for[cast(_ClientsStream, stream)] = _Waited(ip, False)
+        super().handle_stream(stream, address)
 
     def start_request(self, server_conn: object, request_conn: HTTPConnection) -> HTTPMessageDelegate:
         """See `HTTPServer`: a client may send its next request."""
         stream = _stream_of(server_conn)
-        stream.is_served = True
-        self._waited_for[stream] = None
-        self._waited_for.move_to_end(stream)
+        known = self._waited_for.pop(stream, None)
+        self._waited_for[stream] = _Waited(known.ip if known else "", True)
         return super().start_request(server_conn, request_conn)
 
     def on_close(self, server_conn: object) -> None:
         """See `HTTPServer`: it has closed, or its handler has detached it, and then its end is not ours."""
         stream = _stream_of(server_conn)
-        stream.lingering = None
+        stream.end_lingering()
         self._waited_for.pop(stream, None)
         super().on_close(server_conn)
 
@@ -282,11 +292,11 @@ class StreamServer(HTTPServer):
         with what it calls reusable). Else somebody who opens sockets and sends nothing would keep everybody out."""
         if self._lingering.close_oldest():
             return True
-        for stream in islice(self._waited_for, _LOOKED_AT):
-            if stream.reading() or not stream.is_served:  # and not at work on an answer
+        for stream, waited in islice(self._waited_for.items(), _LOOKED_AT):
+            if stream.reading() or not waited.is_served:  # and not at work on an answer
                 del self._waited_for[stream]
                 stream.close_at_once()
-                self._refused(stream.ip)
+                self._refused(waited.ip)
                 return True
         return False
 
