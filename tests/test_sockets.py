@@ -32,7 +32,7 @@ from qgstream.limits import LimitSettings
 from qgstream.service import Service
 from qgstream.sockets import RESERVED_DESCRIPTORS, StreamServer, max_sockets, raise_descriptor_limit
 from tests.hostile.certificates import TlsClient, make_certificate
-from tests.hostile.observing import Watch, ask, cpu_seconds, metrics
+from tests.hostile.observing import Watch, ask, cpu_seconds, descriptors, metrics
 from tests.publishing import publish
 from tests.serving import RawClient, ServerProcess, wait_until
 
@@ -138,19 +138,19 @@ def sends_on_and_reads(server: ServerProcess, client: RawClient) -> None:
     for _ in range(20):
         client.socket.sendall(b"x" * 100_000)
     assert client.to_end().startswith(b"HTTP/1.1 400 ")
-    open_while_there = descriptors_of(server)
+    open_while_there = descriptors(server)
     client.close()
-    wait_until(lambda: descriptors_of(server) < open_while_there, what="a free descriptor")
+    wait_until(lambda: descriptors(server) < open_while_there, what="a free descriptor")
 
 
 def test_who_never_ends_sending_is_cut(tmp_path: Path) -> None:
     with ServerProcess(tmp_path) as server:
-        before = descriptors_of(server)
+        before = descriptors(server)
         client = RawClient(server.port)
         client.socket.sendall(NO_REQUEST)
         with pytest.raises((BrokenPipeError, ConnectionResetError)):
             send_without_end(client)
-        assert descriptors_of(server) == before
+        assert descriptors(server) == before
         client.close()
 
 
@@ -176,10 +176,6 @@ def test_those_that_were_answered_make_room_first(tmp_path: Path) -> None:
 def send_without_end(client: RawClient) -> None:
     while True:
         client.socket.sendall(b"x" * 1000)
-
-
-def descriptors_of(server: ServerProcess) -> int:
-    return len(list(Path(f"/proc/{server.process.pid}/fd").iterdir()))
 
 
 def free_port() -> int:

@@ -43,6 +43,11 @@ def resident_bytes(server: ServerProcess) -> int:
     return pages * 4096
 
 
+def descriptors(server: ServerProcess) -> int:
+    """How many files and sockets the process has open."""
+    return len(list(Path(f"/proc/{server.process.pid}/fd").iterdir()))
+
+
 def cpu_seconds(server: ServerProcess) -> float:
     """What the process has used of processors."""
     fields = Path(f"/proc/{server.process.pid}/stat").read_text().rpartition(")")[2].split()

@@ -26,7 +26,7 @@ from typing import Any
 if __name__ == "__main__":
     sys.path.insert(0, str(Path(__file__).parents[2]))
 
-from tests.hostile.observing import cpu_seconds, metrics, resident_bytes
+from tests.hostile.observing import cpu_seconds, descriptors, metrics, resident_bytes
 from tests.processes.checker import HARSH, Checker, Verdict
 from tests.processes.crowd import RULES, Plan
 from tests.processes.judge import Rules
@@ -102,7 +102,7 @@ def sample(server: ServerProcess, began: float) -> Sample:
     return Sample(
         seconds=round(time.monotonic() - began, 1),
         resident=resident_bytes(server),
-        descriptors=len(list(Path(f"/proc/{server.process.pid}/fd").iterdir())),
+        descriptors=descriptors(server),
         cpu_seconds=cpu_seconds(server),
         connections=int(now["connections"]),
         opened=int(now["connections_opened_total"]),

@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
-from tests.hostile.observing import ask, cpu_seconds, metrics
+from tests.hostile.observing import ask, cpu_seconds, descriptors, metrics
 from tests.publishing import publish
 from tests.serving import RawClient, ServerProcess, wait_until
 
@@ -18,7 +18,7 @@ def descriptors_left(server: ServerProcess, count: int) -> Iterator[None]:
     """The process may open so many more."""
     pid = server.process.pid
     limits = resource.prlimit(pid, resource.RLIMIT_NOFILE)
-    is_open = len(list(Path(f"/proc/{pid}/fd").iterdir()))
+    is_open = descriptors(server)
     resource.prlimit(pid, resource.RLIMIT_NOFILE, (is_open + count, limits[1]))
     try:
         yield

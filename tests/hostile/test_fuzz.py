@@ -17,7 +17,7 @@ import pytest
 
 from qgstream.sse import Event, Parser
 from tests.hostile.grammar import ADMIN_KEY, Talk, talk
-from tests.hostile.observing import ask, body_of, metrics, resident_bytes
+from tests.hostile.observing import ask, body_of, descriptors, metrics, resident_bytes
 from tests.serving import KEY, RawClient, ServerProcess, wait_until
 
 MIB = 1024 * 1024
@@ -90,10 +90,6 @@ def read_to_the_end(witness: RawClient) -> list[Event]:
         last = last[-100:] + part
     witness.received = b"".join(parts)
     return [event for event in Parser().feed(body_of(witness)) if not event.data.startswith('{"event": ')]
-
-
-def descriptors(server: ServerProcess) -> int:
-    return len(list(Path(f"/proc/{server.process.pid}/fd").iterdir()))
 
 
 @pytest.mark.timeout(600)

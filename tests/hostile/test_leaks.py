@@ -9,7 +9,7 @@ from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
-from tests.hostile.observing import Watch, metrics, resident_bytes
+from tests.hostile.observing import Watch, descriptors, metrics, resident_bytes
 from tests.publishing import publish
 from tests.serving import RawClient, ServerProcess, wait_until
 
@@ -119,7 +119,7 @@ def test_nothing_is_left_of_two_thousand_clients(tmp_path: Path) -> None:
         tmp_path, limits__max_connections=SLOTS, heartbeat__interval_seconds=0.1, history__max_events=100
     ) as server:
         watch = Watch(server)
-        descriptors = len(list(Path(f"/proc/{server.process.pid}/fd").iterdir()))
+        before = descriptors(server)
         done = threading.Event()
 
         def publish_all_the_time() -> None:
@@ -159,9 +159,7 @@ def test_nothing_is_left_of_two_thousand_clients(tmp_path: Path) -> None:
         assert metrics(server)["connections"] == SLOTS
         for client in clients:
             client.close()
-        wait_until(
-            lambda: len(list(Path(f"/proc/{server.process.pid}/fd").iterdir())) <= descriptors, what="free descriptors"
-        )
+        wait_until(lambda: descriptors(server) <= before, what="free descriptors")
 
 
 def test_a_reset_leaves_nothing_in_memory(tmp_path: Path) -> None:

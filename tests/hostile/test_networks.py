@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from tests.hostile.networks import Line, NotPermittedHere
-from tests.hostile.observing import Watch, data_of, metrics
+from tests.hostile.observing import Watch, data_of, descriptors, metrics
 from tests.publishing import publish
 from tests.serving import RawClient, ServerProcess, wait_until
 
@@ -74,13 +74,13 @@ def test_a_peer_that_vanishes_is_released_within_the_timeout(line: Line, tmp_pat
     try:
         watch = line.here.run(Watch, server)
         clients = [line.there.run(connect, server) for _ in range(10)]
-        descriptors = len(list(Path(f"/proc/{server.process.pid}/fd").iterdir()))
+        before = descriptors(server)
         line.is_cut = True
         began = time.monotonic()
         lines = line.here.run(lambda: watch.expect(timeout=10))
         assert time.monotonic() - began < 3 * SETTINGS["limits__tcp_user_timeout_seconds"] + 5
         assert len(lines) == 10
-        wait_until(lambda: len(list(Path(f"/proc/{server.process.pid}/fd").iterdir())) <= descriptors - 10)
+        wait_until(lambda: descriptors(server) <= before - 10)
         assert line.here.run(metrics, server)["backlog_bytes"] == 0
         for client in clients:
             client.close()
