@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import errno
-import re
 import resource
 import socket
 import ssl
 from collections import OrderedDict
-from collections.abc import Awaitable, Callable, Iterable
+from collections.abc import Callable, Iterable
 from itertools import islice
-from typing import Any, ClassVar, NamedTuple, cast
+from typing import Any, NamedTuple, cast
 
 from tornado.http1connection import HTTP1ServerConnection
 from tornado.httpserver import HTTPServer
@@ -19,6 +18,7 @@ from tornado.ioloop import IOLoop
 from tornado.iostream import IOStream, SSLIOStream
 from tornado.netutil import add_accept_handler
 
+from qgstream.clients_stream import ClientsStream, TlsClientsStream
 from qgstream.errors import ConfigError
 from qgstream.limits import LimitSettings
 from qgstream.lingering import Lingering
@@ -94,74 +94,6 @@ class TlsContext(ssl.SSLContext):
             raise ConnectionAbortedError(errno.ECONNABORTED, str(error)) from error
 
 
-class _EndOfHead:
-    """Finds the empty line behind a request's head without looking at any byte twice.
-
-    Tornado looks for it from the beginning whenever something has come, which takes 16 ms in a megabyte: somebody who
-    sends that and then single bytes kept a processor busy with sixty packets a second.
-    """
-
-    # Where Tornado's own `\r?\n\r?\n` ends, at a third of the cost: it begins with a byte that is rare.
-    pattern = re.compile(rb"\n\r?\n")
-
-    def __init__(self) -> None:
-        self._seen = 0
-
-    def search(self, buffer: bytearray) -> re.Match[bytes] | None:
-        """As of a compiled pattern. The buffer is the one of the last call with more behind it."""
-        found = self.pattern.search(buffer, max(0, self._seen - 2))
-        self._seen = len(buffer)
-        return found
-
-
-class _ClientsStream(IOStream):
-    """A stream of whose other end nothing good can be assumed."""
-
-    # Of the class: an attribute of its own more, and Python keeps a dict of 1.3 KiB for every stream.
-    lingering: ClassVar[Lingering | None] = None  # None: it closes at once
-
-    def read_until_regex(self, regex: bytes, max_bytes: int | None = None) -> Awaitable[bytes]:  # noqa: ARG002
-        """See `IOStream`; a server uses it for the head of a request and for nothing else."""
-        future = super().read_until_regex(_EndOfHead.pattern.pattern, max_bytes)
-        if self._read_future is not None:
-            # Should Tornado's next version name it differently, this does nothing, and heads are searched as ever.
-            self._read_regex = _EndOfHead()  # type: ignore[assignment]  # all that it needs is `search`
-        return future
-
-    def close(self, exc_info: Any = False) -> None:
-        """See `IOStream`. Its error would hold the frames that met it, and these the stream, until the collector comes:
-        4.4 KiB for each reset, and with the thresholds of `server.py` that is a long time."""
-        super().close(exc_info)
-        if self.error is not None:
-            self.error.__traceback__ = None
-
-    def close_fd(self) -> None:
-        """See `IOStream`."""
-        if self.lingering is None or self.error is not None:
-            super().close_fd()
-            return
-        self.lingering.take(self.socket)
-        self.socket = None  # type: ignore[assignment]  # as the base does
-
-    def close_at_once(self) -> None:
-        """Close it for its descriptor, whatever the client makes of it."""
-        self.end_lingering()
-        self.close()
-
-    def end_lingering(self) -> None:
-        """From now on it closes at once."""
-        self.__class__ = _TlsClientsStream if isinstance(self, SSLIOStream) else _ClientsStream
-
-    def _is_connreset(self, exc: BaseException) -> bool:
-        """A broken TLS record or a dead route is the end, as a reset is, and no error of ours to be logged or raised.
-        The base says: "May be overridden in subclasses"."""
-        return isinstance(exc, OSError)
-
-
-class _TlsClientsStream(_ClientsStream, SSLIOStream):
-    """The same over TLS."""
-
-
 class _Listener:
     """A listening socket for Tornado's accept loop, which would spin when descriptors run out: the socket stays
     readable, and each turn is a traceback in the log, thousands a second.
@@ -221,10 +153,10 @@ class StreamServer(HTTPServer):
             **kwargs,
         )
         # Whose request is not there yet, the longest waited for first, and those that are at work on one.
-        self._waited_for: OrderedDict[_ClientsStream, _Waited] = OrderedDict()
+        self._waited_for: OrderedDict[ClientsStream, _Waited] = OrderedDict()
         self._lingering = Lingering()
         self._plain, self._tls = (
-            type(kind.__name__, (kind,), {"lingering": self._lingering}) for kind in (_ClientsStream, _TlsClientsStream)
+            type(kind.__name__, (kind,), {"lingering": self._lingering}) for kind in (ClientsStream, TlsClientsStream)
         )
         self._limits = limits
         self._detached = detached
@@ -265,7 +197,7 @@ class StreamServer(HTTPServer):
         stream.__class__ = self._tls if isinstance(stream, SSLIOStream) else self._plain
         stream.set_nodelay(True)
         # Now: all that are accepted in one turn of the loop are here before Tornado begins with the first.
-        self._waited_for[cast(_ClientsStream, stream)] = _Waited(ip, False)
+        self._waited_for[cast(ClientsStream, stream)] = _Waited(ip, False)
         super().handle_stream(stream, address)
 
     def start_request(self, server_conn: object, request_conn: HTTPConnection) -> HTTPMessageDelegate:
@@ -301,8 +233,8 @@ class StreamServer(HTTPServer):
         return False
 
 
-def _stream_of(server_conn: object) -> _ClientsStream:
-    return cast(_ClientsStream, cast(HTTP1ServerConnection, server_conn).stream)
+def _stream_of(server_conn: object) -> ClientsStream:
+    return cast(ClientsStream, cast(HTTP1ServerConnection, server_conn).stream)
 
 
 def log_descriptors(limits: LimitSettings) -> None:

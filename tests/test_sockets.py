@@ -25,6 +25,7 @@ from tornado.tcpclient import TCPClient
 
 from qgstream import sockets
 from qgstream.app import public_app
+from qgstream.clients_stream import ClientsStream
 from qgstream.connection import Connection
 from qgstream.errors import ConfigError
 from qgstream.hub import Hub
@@ -402,7 +403,7 @@ async def test_a_head_may_come_in_any_two_pieces(port: int, head: bytes) -> None
     stream.close()
 
 
-class BrokenStream(sockets._ClientsStream):
+class BrokenStream(ClientsStream):
     """Its next read finds a broken TLS record, which from outside can be hit only now and then."""
 
     def __init__(self, sock: socket.socket, error: OSError) -> None:
