@@ -448,13 +448,19 @@ def test_a_round_under_way_frees_what_it_holds_itself(rig: Rig) -> None:
     assert (large.held_bytes, small.held_bytes) == (0, 0 if not other.rest else small.held_bytes)
 
 
-def test_who_waits_for_nothing_is_not_ended_for_those_who_come_next(rig: Rig, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A burst longer than one send keeps a feed full for some rounds: that is nobody's fault."""
+def burst(rig: Rig, monkeypatch: pytest.MonkeyPatch, events: int) -> tuple[Feed[Subscriber], Peer, Peer]:
+    """So many events of 10 000 bytes, and two for whom they are; one send takes one of them."""
     send_at_most(monkeypatch, 10_000)
     rig.limits = LimitSettings(max_total_backlog_bytes=64 * KIB)
     feed = rig.feed()
-    waiting, reader = rig.peers(feed, ENDLESS, ENDLESS)
-    rig.publish(feed, *[b"x" * 10_000] * 10)
+    first, second = rig.peers(feed, ENDLESS, ENDLESS)
+    rig.publish(feed, *[b"x" * 10_000] * events)
+    return feed, first, second
+
+
+def test_who_waits_for_nothing_is_not_ended_for_those_who_come_next(rig: Rig, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A burst longer than one send keeps a feed full for some rounds: that is nobody's fault."""
+    feed, waiting, reader = burst(rig, monkeypatch, 10)
     waiting.park(feed.end, b"rest")
     rig.slices.run()
     assert rig.dropped == []
@@ -462,11 +468,7 @@ def test_who_waits_for_nothing_is_not_ended_for_those_who_come_next(rig: Rig, mo
 
 
 def test_who_waits_at_the_place_that_all_have_reached_is_not_ended(rig: Rig, monkeypatch: pytest.MonkeyPatch) -> None:
-    send_at_most(monkeypatch, 10_000)
-    rig.limits = LimitSettings(max_total_backlog_bytes=64 * KIB)
-    feed = rig.feed()
-    waiting, reader = rig.peers(feed, ENDLESS, ENDLESS)
-    rig.publish(feed, *[b"x" * 10_000] * 20)
+    feed, waiting, reader = burst(rig, monkeypatch, 20)
     waiting.park(5, b"")
     while feed.first < 5:
         rig.slices.step()
