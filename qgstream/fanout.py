@@ -138,9 +138,11 @@ class Fanout:
         if self._due == 1 or now - self._told_at > TELL_SECONDS:
             self._tell(now)
         self._settle(feed, reached)
-        if again and feed.subscribers:
-            self._start(feed)
-            return
+        if again:
+            if feed.subscribers:
+                self._start(feed)
+                return
+            feed.forget(feed.end)  # the last subscriber left during the round
         self._rest(feed)
 
     def _rest(self, feed: Feed[Subscriber]) -> None:

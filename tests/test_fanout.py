@@ -187,11 +187,13 @@ def test_a_peer_that_has_gone_is_left_out_and_nobody_else(rig: Rig) -> None:
     assert rig.sent() == (2, 6)
 
 
-def test_all_may_go_during_a_round(rig: Rig) -> None:
+@pytest.mark.parametrize("during", [(), (b"more",)])
+def test_all_may_go_during_a_round(rig: Rig, during: tuple[bytes, ...]) -> None:
     feed = rig.feed()
     peers = rig.peers(feed, ENDLESS, ENDLESS)
     rig.publish(feed, b"one")
     rig.slices.step()
+    rig.publish(feed, *during)
     for peer in peers:
         peer.leave()
     rig.publish(feed, b"two")
