@@ -44,10 +44,17 @@ class Slices:
             self._scheduled = True
             asyncio.get_running_loop().call_soon(self._run, self.slice_seconds)
 
-    async def result(self, job: Generator[None, None, T]) -> T:
-        """Run `job` and return, or raise, what it does."""
+    def begin(self, job: Iterator[None], looks_at_once: int) -> None:
+        """Run `job` now until it has yielded `looks_at_once` times, and what is left of it in slices."""
+        for _ in range(looks_at_once):
+            if next(job, job) is job:
+                return
+        self.add(job)
+
+    async def result(self, job: Generator[None, None, T], *, looks_at_once: int = 0) -> T:
+        """Run `job` as `begin` does, and return or raise what it returns or raises."""
         future: asyncio.Future[T] = asyncio.get_running_loop().create_future()
-        self.add(_settle(job, future))
+        self.begin(_settle(job, future), looks_at_once)
         return await future
 
     def __len__(self) -> int:
@@ -66,6 +73,10 @@ class Slices:
                         return
             except Exception:
                 log.exception("slices.job_failed")
+            # Many jobs may be too short to yield: a round over a feed of one stream is.
+            if jobs and perf_counter() >= deadline:
+                self._pause(TURNS_BETWEEN, perf_counter())
+                return
         self._scheduled = False
 
     def _pause(self, turns: int, since: float) -> None:

@@ -44,6 +44,38 @@ async def test_without_a_slice_to_spare_jobs_take_turns() -> None:
 
 
 @pytest.mark.gen_test
+async def test_jobs_too_short_to_yield_take_turns_too() -> None:
+    """A round over a feed of one stream does not yield, and there may be thousands of them."""
+    slices, seen = Slices(slice_seconds=0, busy_slice_seconds=0), list[str]()
+
+    def short(name: str) -> Iterator[None]:
+        seen.append(name)
+        yield from ()
+
+    for name in "abc":
+        slices.add(short(name))
+    turns_of = []
+    while slices._scheduled:
+        before = len(seen)
+        await asyncio.sleep(0)
+        turns_of.append(len(seen) - before)
+    assert seen == ["a", "b", "c"]
+    assert max(turns_of) == 1
+
+
+@pytest.mark.gen_test
+async def test_a_short_job_is_done_where_it_is_begun() -> None:
+    slices, seen = Slices(), list[str]()
+    slices.begin(walk(3, seen, "a"), 4)
+    assert seen == ["a0", "a1", "a2"]
+    assert len(slices) == 0
+    slices.begin(walk(3, seen, "b"), 2)
+    assert seen[3:] == ["b0", "b1"]
+    await until_idle(slices)
+    assert seen[3:] == ["b0", "b1", "b2"]
+
+
+@pytest.mark.gen_test
 async def test_everything_else_gets_several_turns_between_two_slices() -> None:
     """A request takes about eight turns; each behind a slice of its own made a publish wait 40 ms."""
     slices, seen = Slices(slice_seconds=0, busy_slice_seconds=0), list[str]()
