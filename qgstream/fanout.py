@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from asyncio import Future, get_running_loop
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator, Iterator
 from time import perf_counter
 
 from qgstream.feed import Feed
@@ -15,6 +15,9 @@ from qgstream.subscriber import PARKED, Subscriber
 
 # How many sends between two looks at the clock: about a third of a millisecond.
 SENDS_PER_LOOK = 32
+# How many subscribers are dropped, or their backlogs looked at, between two looks: dropping one takes about 0.1 ms.
+DROPS_PER_LOOK = 4
+CHECKS_PER_LOOK = 256
 
 # How often metrics hear of what the rounds did, while there is no end of them.
 TELL_SECONDS = 0.1
@@ -48,6 +51,7 @@ class Fanout:
         self._lagging: dict[Feed[Subscriber], int] = {}
         self._lagging_bytes = 0
         self._unsettled: dict[Feed[Subscriber], None] = {}
+        self._is_settling = False
         self._over: dict[Subscriber, float] = {}  # who is over max_backlog_bytes, and since when
         self._due = 0
         self._delivered = self._delivered_bytes = 0
@@ -67,6 +71,11 @@ class Fanout:
         if feed.behind_since is None:
             self._due += 1
             self._start(feed)
+
+    def fail(self, feed: Feed[Subscriber]) -> None:
+        """A fault of ours may have cost the subscribers of a feed something: they come back, and replay it."""
+        for subscriber in list(feed.subscribers):
+            self._fail(subscriber)
 
     async def room(self) -> None:
         """Wait while more than `max_total_backlog_bytes` were published that the rounds under way have not got to.
@@ -90,8 +99,7 @@ class Fanout:
         except Exception:
             # A fault of ours. Who was to be served may have missed something: they come back, and replay it.
             log.exception("fanout.round_failed")
-            for subscriber in list(feed.subscribers):
-                self._fail(subscriber)
+            self.fail(feed)
             self._rest(feed)
 
     def _round(self, feed: Feed[Subscriber]) -> Iterator[None]:
@@ -137,7 +145,11 @@ class Fanout:
         self._longest_lag = max(self._longest_lag, now - (feed.behind_since or began))
         if self._due == 1 or now - self._told_at > TELL_SECONDS:
             self._tell(now)
-        self._settle(feed, reached)
+        feed.reached = reached
+        feed.forget(reached)
+        if feed.parked or feed in self._lagging:
+            self._weigh(feed)  # now: who is furthest behind is known only when all are weighed
+            self.settle(feed)
         if again:
             if feed.subscribers:
                 self._start(feed)
@@ -178,35 +190,36 @@ class Fanout:
             self._metrics.delivered(*subscriber.serve())
 
     def settle(self, feed: Feed[Subscriber]) -> None:
-        """Somebody who was behind caught up or left: free, soon, what nobody needs any more."""
+        """Somebody fell behind, caught up or left: soon, end those too far behind and free what nobody needs."""
         # Once for all of a turn: settling looks at everyone parked, and when a stalled uplink clears they all have room
-        # at once. One by one, 4 000 of them held the loop for 2.7 s.
-        if not self._unsettled:
-            self._slices.add(self._settle_all())
+        # at once. One by one, 4 000 of them held the loop for 2.7 s. And one feed after the other, in one job: two at
+        # once would each end somebody for the same bytes.
         self._unsettled[feed] = None
+        if not self._is_settling:
+            self._is_settling = True
+            self._slices.add(self._settle_all())
 
     def _settle_all(self) -> Iterator[None]:
-        while self._unsettled:
-            feed, _ = self._unsettled.popitem()
-            if feed.behind_since is None:  # else the round will
-                self._settle(feed, feed.end)
+        try:
+            while self._unsettled:
+                feed, _ = self._unsettled.popitem()
+                yield from self._settle(feed)
                 yield
+        finally:
+            self._is_settling = False
 
-    def _settle(self, feed: Feed[Subscriber], reached: int) -> None:
-        limits = self._limits()
-        self._check(feed)
-        feed.forget(reached)
+    def _settle(self, feed: Feed[Subscriber]) -> Iterator[None]:
+        yield from self._check(feed)
+        feed.forget(_reached(feed))
         self._weigh(feed)
-        while self._lagging_bytes > limits.max_total_backlog_bytes:
+        while self._lagging_bytes > self._limits().max_total_backlog_bytes:
             worst = max(self._lagging, key=self._lagging.__getitem__)
-            if worst is not feed and worst.behind_since is not None:
-                return  # its round will settle it
-            if not self._shed(worst, reached if worst is feed else worst.end):
+            if not (yield from self._shed(worst)):
                 return  # nobody waits for what is left: it is for the next round
 
-    def _shed(self, feed: Feed[Subscriber], reached: int) -> bool:
-        """Free something of what a feed holds, and say whether there was anything to free."""
-        weight = self._lagging[feed]
+    def _shed(self, feed: Feed[Subscriber]) -> Generator[None, None, bool]:
+        """Free something of what a feed holds, and return whether there was anything to free."""
+        weight, reached = self._lagging[feed], _reached(feed)
         feed.forget(reached)
         self._weigh(feed)
         if self._lagging.get(feed) != weight:
@@ -216,9 +229,12 @@ class Fanout:
         behind = [s for s in feed.parked if s.parked_at == furthest]
         if furthest >= reached:
             behind = [s for s in behind if s.rest_bytes and furthest == feed.first]
-        for subscriber in behind:
-            self._drop(subscriber)
-        feed.forget(reached)
+        for drops, subscriber in enumerate(behind, 1):
+            if subscriber in feed.parked and subscriber.parked_at == furthest:  # still, after the last turn of the loop
+                self._drop(subscriber)
+            if not drops % DROPS_PER_LOOK:
+                yield
+        feed.forget(_reached(feed))
         self._weigh(feed)
         return bool(behind)
 
@@ -231,14 +247,19 @@ class Fanout:
             self._lagging[feed] = feed.held_bytes + rest
             self._lagging_bytes += feed.held_bytes + rest
 
-    def _check(self, feed: Feed[Subscriber]) -> None:
+    def _check(self, feed: Feed[Subscriber]) -> Iterator[None]:
         # A burst larger than a socket's buffer parks everybody for a moment: only who stays behind is slow.
         limits, now = self._limits(), perf_counter()
-        for subscriber in list(feed.parked):
+        for checks, subscriber in enumerate(list(feed.parked), 1):
+            if not checks % CHECKS_PER_LOOK:
+                yield
+            if subscriber not in feed.parked:
+                continue  # it caught up or left in the last turn of the loop
             if subscriber.backlog_bytes <= limits.max_backlog_bytes:
                 self._over.pop(subscriber, None)
             elif now - self._over.setdefault(subscriber, now) >= limits.backlog_grace_seconds:
                 self._drop(subscriber)
+                yield
 
     def check_slow(self) -> None:
         """End those who have been too far behind for too long. Also called by a timer: who stalls makes no event."""
@@ -254,3 +275,8 @@ class Fanout:
         """Those whose socket is full."""
         for feed in self._lagging:
             yield from feed.parked
+
+
+def _reached(feed: Feed[Subscriber]) -> int:
+    """Up to where every subscriber has got everything but the parked ones."""
+    return feed.end if feed.behind_since is None else feed.reached

@@ -32,7 +32,7 @@ class Feed(Generic[F]):
     """
 
     __slots__ = (
-        "subscription", "first", "end", "end_bytes", "subscribers", "parked", "replaying", "behind_since",
+        "subscription", "first", "end", "end_bytes", "subscribers", "parked", "replaying", "behind_since", "reached",
         "_chunks", "_starts",
     )  # fmt: skip
 
@@ -44,7 +44,10 @@ class Feed(Generic[F]):
         self.subscribers: dict[F, None] = {}
         self.parked: set[F] = set()
         self.replaying: set[F] = set()
-        self.behind_since: float | None = None  # set while a round is due, by whoever runs the rounds
+        # Kept by the fan-out: since when a round is due or under way, and up to where the last one came, which every
+        # subscriber has got but the parked ones.
+        self.behind_since: float | None = None
+        self.reached = 0
         self._chunks: list[bytes] = []
         self._starts: list[int] = []  # where each chunk starts, in bytes since the beginning
 
@@ -95,6 +98,7 @@ class Feed(Generic[F]):
         """Drop the chunks before `reached`, which every subscriber has got but the parked ones."""
         needed = min((subscriber.parked_at for subscriber in self.parked), default=reached)
         needed = min(needed, reached)
-        del self._chunks[: needed - self.first]
-        del self._starts[: needed - self.first]
-        self.first = needed
+        if needed > self.first:
+            del self._chunks[: needed - self.first]
+            del self._starts[: needed - self.first]
+            self.first = needed

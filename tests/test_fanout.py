@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import qgstream.fanout
-from qgstream.fanout import TELL_SECONDS, Fanout
+from qgstream.fanout import DROPS_PER_LOOK, TELL_SECONDS, Fanout
 from qgstream.feed import Feed
 from qgstream.limits import LimitSettings
 from qgstream.metrics import Metrics
@@ -369,6 +369,49 @@ def test_shedding_many_takes_no_depth(monkeypatch: pytest.MonkeyPatch) -> None:
     rig.slices.run()
     assert set(rig.dropped) == set(stalled)
     assert other.is_live
+
+
+def test_many_slow_readers_are_dropped_a_few_at_a_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    rig = Rig(monkeypatch, max_backlog_bytes=4 * KIB)
+    feed = rig.feed()
+    stalled = rig.peers(feed, *[0] * 100)
+    rig.publish(feed, b"x", b"x" * 5000)
+    at_once = []
+    while rig.slices:
+        before = len(rig.dropped)
+        rig.slices.step()
+        at_once.append(len(rig.dropped) - before)
+    assert len(rig.dropped) == len(set(rig.dropped)) == len(stalled)
+    assert max(at_once) == 1
+
+
+def test_those_who_weigh_most_are_dropped_a_few_at_a_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    rig = Rig(monkeypatch, max_total_backlog_bytes=64 * KIB)
+    feed = rig.feed()
+    stalled = rig.peers(feed, *[0] * 100)
+    rig.publish(feed, b"x", b"x" * 70_000)
+    at_once = []
+    while rig.slices:
+        before = len(rig.dropped)
+        rig.slices.step()
+        at_once.append(len(rig.dropped) - before)
+    assert len(rig.dropped) == len(set(rig.dropped)) == len(stalled)
+    assert max(at_once) == DROPS_PER_LOOK
+
+
+def test_slow_readers_are_ended_also_while_rounds_never_end(rig: Rig) -> None:
+    """A feed that is published to all the time is in a round all the time."""
+    rig.limits = LimitSettings(max_backlog_bytes=4 * KIB, backlog_grace_seconds=0)
+    feed = rig.feed()
+    slow, fast = rig.peers(feed, 0, ENDLESS)
+    for _ in range(100):
+        rig.publish(feed, b"x" * 1000)
+        rig.slices.step()
+        assert feed.behind_since is not None
+        if rig.dropped:
+            break
+    assert rig.dropped == [slow]
+    assert fast.is_live
 
 
 def test_nobody_is_ended_for_what_was_caught_up_meanwhile(monkeypatch: pytest.MonkeyPatch) -> None:
