@@ -142,11 +142,11 @@ class Wheel:
                 yield
 
     def _beat(self, connections: list[Connection]) -> Iterator[None]:
-        sent, position, frames = 0, self._hub.window.position, self._frames()
+        sent, position, frames = 0, self._hub.live_position, self._frames()
         for visit, connection in enumerate(connections, 1):
-            if position != self._hub.window.position:
+            if position != self._hub.live_position:
                 # Made anew after every yield in which something was published: an older id would move a client back.
-                position, frames = self._hub.window.position, self._frames()
+                position, frames = self._hub.live_position, self._frames()
             cursor = connection.cursor
             if cursor != PARKED:  # a full socket shows that the stream lives, or TCP_USER_TIMEOUT that it does not
                 feed = connection.feed
@@ -156,14 +156,16 @@ class Wheel:
         self._hub.metrics.heartbeats(sent)
 
     def _frames(self) -> _Frames:
-        return _Frames(time.time(), str(self._hub.window.position), comment=self._settings.format == "comment")
+        position = self._hub.live_position
+        id = None if position is None else str(position)
+        return _Frames(time.time(), id, comment=self._settings.format == "comment")
 
 
 class _Frames(dict[tuple[Framing, bool], bytes]):
     """Heartbeats by framing, and whether the client has caught up: only then with the position, or it would jump over
     what it waits for. Each is made when the first stream wants it: most slots of the wheel hold one kind."""
 
-    def __init__(self, now: float, id: str, *, comment: bool) -> None:
+    def __init__(self, now: float, id: str | None, *, comment: bool) -> None:
         super().__init__()
         self._now = now
         self._id = id

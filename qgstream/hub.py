@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections import OrderedDict
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from random import Random
 from typing import cast
@@ -14,6 +15,7 @@ from qgstream import messages
 from qgstream.brokers.base import Broker, Sink
 from qgstream.brokers.memory import MemoryBroker
 from qgstream.connection import Connection, Host, tune_socket
+from qgstream.dispatch import Dispatch
 from qgstream.draft import draft
 from qgstream.fanout import Fanout
 from qgstream.framing import Framing
@@ -77,13 +79,18 @@ class Hub(Host, Sink):
         self.rates = TopicRates(time.monotonic())
         self.random = Random()
         self.draining = False
-        self._goodbyes: dict[Connection, float] = {}  # saying goodbye, until this time
+        # Saying goodbye, until this time, the longest waiting first.
+        self._goodbyes: OrderedDict[Connection, float] = OrderedDict()
+        self._is_sweeping = False
         self.on_open: list[Callable[[Connection], None]] = []
         self.on_close: list[Callable[[Connection], None]] = []
         self._history = history or HistorySettings()
         self._window: Window | None = None
-        self._replays = Replays(self.broker, self.slices, self.metrics, fell_behind=self._drop_slow)
         self._fanout = Fanout(self.slices, self.metrics, lambda: self.limits, self._drop_slow, self._drop_failed)
+        self._dispatch = Dispatch(self.router, self._fanout, self.slices)
+        self._replays = Replays(
+            self.broker, self.slices, self.metrics, in_turn=self._dispatch.call, fell_behind=self._drop_slow
+        )
         self.metrics.watch(self.live)
 
     # Life.
@@ -122,6 +129,11 @@ class Hub(Host, Sink):
             raise RuntimeError(_NOT_STARTED)
         return self._window
 
+    @property
+    def live_position(self) -> Position | None:
+        """Where a subscriber is that has everything of its feed; None while the feeds are behind the log."""
+        return self.window.position if self._dispatch.is_idle else None
+
     # Publishing.
 
     async def publish(
@@ -150,18 +162,23 @@ class Hub(Host, Sink):
         where the broker can promise that (memory can)."""
         if self._window is None:
             raise RuntimeError(_NOT_STARTED)  # its broker is not open either, and would say that it is away
-        await self._fanout.room()
+        await self.room()
         offsets = await self.broker.append(publications)
         # What an idempotency key had published before keeps its offset, and goes to nobody again.
         fresh = [p for p, offset in zip(publications, offsets, strict=True) if p.offset == offset]
         self.metrics.published(len(fresh))
         epoch = self.window.epoch
-        return Receipt(tuple([f"{epoch}-{offset}" for offset in offsets]), self.audience(fresh))
+        subscribers = await self._dispatch.audience(fresh)
+        return Receipt(tuple([f"{epoch}-{offset}" for offset in offsets]), subscribers)
 
-    def audience(self, publications: Iterable[Publication]) -> int:
-        """How many streams of this process want any of the publications."""
-        feeds = {feed for publication in publications for feed in self.router.find(publication)}
-        return sum(map(len, feeds))
+    async def room(self) -> None:
+        """Wait while more than `max_total_backlog_bytes` were appended that this process has not got to.
+
+        Publishers slow down to what this process can send; subscribers that keep up do not pay for them.
+        """
+        await self._fanout.room()
+        while self._dispatch.queued_bytes > self.limits.max_total_backlog_bytes:
+            await self._dispatch.done()
 
     # What the broker tells its sink.
 
@@ -171,16 +188,14 @@ class Hub(Host, Sink):
         for publication in publications:
             window.append(publication)
             self.rates.count(publication.topics, now)
-            for feed in self.router.find(publication):
-                self._fanout.append(feed, feed.subscription.frame(publication, window.epoch))
+        self._dispatch.deliver(publications, window.epoch)
 
     def lost(self, position: Position, reason: ResetReason) -> None:
         """A part of the log is gone before it came here: every stream is told, and a new window begins."""
         log.warning("broker.lost", extra={"reason": reason, "id": str(position)})
         self._begin(position)
         message = messages.reset(time.time(), id=str(position), reason=reason)
-        for feed in self.router:
-            self._fanout.append(feed, feed.subscription.framing.frame(message))
+        self._dispatch.tell(message)
         for connection in self.registry:
             if connection.replay is not None:
                 self._replays.restart(connection, connection.feed.subscription.framing.frame(message))
@@ -247,12 +262,14 @@ class Hub(Host, Sink):
                 "replay": opening.result, "user_agent": user_agent, "transport": connection.transport,
             },
         )  # fmt: skip
-        if opening.replay_from is None:
+        if opening.replay_from is not None:
+            self._replays.start(connection, opening, opening.replay_from)
+        elif not self._dispatch.is_idle:
+            self._replays.start(connection, opening, self.window.newest)  # nothing to replay: it waits for its turn
+        else:
             connection.join()
             if stream.writing():
                 connection.park(connection.cursor, b"")
-        else:
-            self._replays.start(connection, opening, opening.replay_from)
         for opened in self.on_open:
             opened(connection)
         return connection
@@ -316,9 +333,22 @@ class Hub(Host, Sink):
 
     def sweep(self) -> None:
         """Close those that do not take their goodbye; called every so often."""
-        now = time.monotonic()
-        for connection in [c for c, deadline in self._goodbyes.items() if deadline <= now]:
-            connection.close("client")  # the reason of the goodbye stands
+        # All have waited equally long, so the first is the first whose time is up.
+        if self._goodbyes and next(iter(self._goodbyes.values())) <= time.monotonic() and not self._is_sweeping:
+            self._is_sweeping = True
+            self.slices.add(self._sweep())
+
+    def _sweep(self) -> Iterator[None]:
+        try:
+            now = time.monotonic()
+            for connection, deadline in list(self._goodbyes.items()):
+                if deadline > now:
+                    break
+                if connection in self._goodbyes:
+                    connection.close("client")  # the reason of the goodbye stands
+                    yield
+        finally:
+            self._is_sweeping = False
 
     def _drop_slow(self, subscriber: Subscriber) -> None:
         self.end(cast(Connection, subscriber), "slow_consumer")

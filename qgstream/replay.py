@@ -21,7 +21,7 @@ class Replay:
 
     __slots__ = (
         "subscriber", "window", "pages", "offset", "events", "_message", "_first", "_generation", "_shelves",
-        "_fetch", "_joined",
+        "_fetch", "_join",
     )  # fmt: skip
 
     def __init__(
@@ -34,7 +34,7 @@ class Replay:
         first: Sequence[Publication] = (),
         everything: bool = False,
         fetch: Callable[[Subscriber], None],
-        joined: Callable[[Subscriber, int], None],
+        join: Callable[[Subscriber], None],
     ) -> None:
         self.subscriber = subscriber
         self.window = window
@@ -45,7 +45,7 @@ class Replay:
         self._first = deque(first)
         self._watch(everything=everything)
         self._fetch = fetch
-        self._joined = joined
+        self._join = join
         subscriber.feed.replaying.add(subscriber)
 
     def _watch(self, *, everything: bool = False) -> None:
@@ -84,8 +84,7 @@ class Replay:
                 self._fetch(subscriber)
                 return
             elif self.offset == self.window.newest:
-                subscriber.join()
-                self._joined(subscriber, self.events)
+                self._join(subscriber)
                 return
             else:
                 page = self.pages.after(subscriber.feed.subscription, self.offset)

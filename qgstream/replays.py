@@ -23,14 +23,25 @@ from qgstream.window import Window
 
 
 class Replays:
-    """Runs each replay until its connection is live. `fell_behind(subscriber)` ends one that the log ran away from."""
+    """Runs each replay until its connection is live.
+
+    `in_turn(callback)` calls back when the feeds have everything that the log has now (`Dispatch.call`).
+    `fell_behind(subscriber)` ends one that the log ran away from.
+    """
 
     def __init__(
-        self, broker: Broker, slices: Slices, metrics: Metrics, *, fell_behind: Callable[[Subscriber], None]
+        self,
+        broker: Broker,
+        slices: Slices,
+        metrics: Metrics,
+        *,
+        in_turn: Callable[[Callable[[], None]], None],
+        fell_behind: Callable[[Subscriber], None],
     ) -> None:
         self._archive = Archive(broker)
         self._slices = slices
         self._metrics = metrics
+        self._in_turn = in_turn
         self._fell_behind = fell_behind
         self._fetching: set[asyncio.Task[None]] = set()
 
@@ -69,7 +80,7 @@ class Replays:
         """Replay to a new connection what its opening promised, from the offset `replay_from` on."""
         connection.replay = Replay(
             connection, self._window, self._pages, replay_from, first=opening.latest, everything=opening.everything,
-            fetch=self._fetch, joined=self._joined,
+            fetch=self._fetch, join=self._join,
         )  # fmt: skip
         self.go_on(connection)
 
@@ -84,10 +95,21 @@ class Replays:
         """The log that a replay reads is gone: say so instead, and go on in the new window."""
         connection.replay.restart(self._window, self._pages, message)
 
-    def _joined(self, subscriber: Subscriber, events: int) -> None:
+    def _join(self, subscriber: Subscriber) -> None:
+        connection = cast(Connection, subscriber)
+        replay = connection.replay
+
+        def join() -> None:
+            if connection.replay is replay:  # and has not ended meanwhile
+                connection.join()
+                self._joined(connection, replay.events)
+
+        self._in_turn(join)
+
+    def _joined(self, connection: Connection, events: int) -> None:
+        connection.replay = None
         self._metrics.replayed(events)
-        self._metrics.delivered(subscriber.events_sent, subscriber.bytes_sent)
-        cast(Connection, subscriber).replay = None
+        self._metrics.delivered(connection.events_sent, connection.bytes_sent)
 
     def _fetch(self, subscriber: Subscriber) -> None:
         task = asyncio.get_running_loop().create_task(self._fetch_older(cast(Connection, subscriber)))

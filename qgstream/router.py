@@ -58,8 +58,8 @@ class Router:
             else:
                 _discard(self._exact, pattern, feed)
 
-    def find(self, publication: Publication) -> Iterable[Feed[Subscriber]]:
-        """Each feed that wants the publication, once."""
+    def find(self, publication: Publication) -> Iterator[Feed[Subscriber]]:
+        """Each feed that wants the publication, once. Feeds may come and go between two of them."""
         found: Feeds = {}
         for topic in publication.topics:
             candidates = [self._exact.get(topic, _NONE)]
@@ -67,10 +67,10 @@ class Router:
                 if length <= len(topic):
                     candidates.append(prefixes.get(topic[:length], _NONE))
             for feeds in candidates:
-                for feed in feeds:
+                for feed in list(feeds):
                     if feed not in found and feed.subscription.accepts(publication, topic):
                         found[feed] = None
-        return found
+                        yield feed
 
     def meeting(self, topic: str) -> Iterable[Feed[Subscriber]]:
         """Each feed that asked for the topic, whatever else it asks of the events."""

@@ -52,6 +52,7 @@ FLOORS: dict[float, tuple[str, ...]] = {
     3.0: ("feed",),
     3.1: ("subscriber",),
     3.2: ("fanout", "replay", "router"),
+    3.3: ("dispatch",),
     4.0: ("connection",),
     4.05: ("websocket",),
     4.1: ("registry",),

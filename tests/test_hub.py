@@ -310,7 +310,8 @@ async def test_a_receipt_counts_each_stream_once() -> None:
     assert receipt.ids == ("log-2", "log-3", "log-4", "log-5")
     assert (receipt.id, receipt.subscribers) == ("log-5", 5)
     assert counter(hub.metrics, "qgstream_events_published_total") == 5
-    assert [hub.audience(drafts[:1]), hub.audience(drafts[3:]), hub.audience(iter(drafts[:2]))] == [3, 0, 4]
+    audience = hub._dispatch.audience
+    assert [await audience(drafts[:1]), await audience(drafts[3:]), await audience(iter(drafts[:2]))] == [3, 0, 4]
 
 
 @pytest.mark.gen_test
@@ -758,6 +759,7 @@ async def test_a_websocket_ends_with_the_code_of_its_reason(lines: Lines, clock:
     assert stream.socket.received.endswith(b"\x88\x08\x03\xf0kicked")  # 1008
     clock.now += LINGER_SECONDS
     hub.sweep()  # its client does not answer
+    run(hub)
     (line,) = lines("events.disconnected")
     assert (line["reason"], line["close_code"]) == ("kicked", 1008)
     assert type(line["close_code"]) is int
@@ -787,6 +789,7 @@ async def test_a_goodbye_that_is_not_taken_has_its_time(clock: Clock, lines: Lin
     for seconds, still_open in open_at.items():
         clock.now = began + seconds
         hub.sweep()
+        run(hub)
         assert len(hub.registry) == still_open
     assert [line["reason"] for line in lines("events.disconnected")] == ["kicked", "drain"]
     assert not hub._goodbyes
@@ -875,3 +878,23 @@ async def test_a_scrape_sees_what_holds_now() -> None:
     hub.draining = True
     assert hub.metrics.live == hub.live() != live
     assert counter(hub.metrics, "qgstream_draining") == 1
+
+
+@pytest.mark.gen_test
+async def test_many_stalled_goodbyes_are_closed_one_by_one(clock: Clock) -> None:
+    hub = await started()
+    assert isinstance(hub.slices, ManualSlices)
+    for _ in range(5):
+        connection, stream = connect(hub)
+        stream.socket.room = 0
+        hub.end(connection, "drain")
+    run(hub)
+    clock.now += LINGER_SECONDS
+    left = []
+    hub.sweep()
+    hub.sweep()  # the next tick comes before the walk has ended
+    assert len(hub.slices) == 1
+    while hub.slices:
+        hub.slices.step()
+        left.append(len(hub.registry))
+    assert sorted(set(left), reverse=True) == [4, 3, 2, 1, 0]

@@ -20,6 +20,7 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
 import qgstream.brokers.memory
+import qgstream.dispatch
 import qgstream.fanout
 import qgstream.heartbeat
 import qgstream.hub
@@ -171,9 +172,9 @@ class WatchedHub(Hub):
         """Tell the machine who has gone live."""
         joined = self._replays._joined
 
-        def joined_and_told(subscriber: Subscriber, events: int) -> None:
-            joined(subscriber, events)
-            self.machine.on_live(subscriber, events)
+        def joined_and_told(connection: Connection, events: int) -> None:
+            joined(connection, events)
+            self.machine.on_live(connection, events)
 
         self._replays._joined = joined_and_told  # type: ignore[method-assign]
 
@@ -240,11 +241,15 @@ class Machine(RuleBasedStateMachine):
 
     @initialize(
         limits=LIMITS, history=st.sampled_from(HISTORIES), comments=st.booleans(),
-        published=st.lists(EVENTS, max_size=15), rooms=st.lists(ROOMS, max_size=4),
+        published=st.lists(EVENTS, max_size=15), rooms=st.lists(ROOMS, max_size=4), queues=st.booleans(),
     )  # fmt: skip
     def start(
-        self, limits: LimitSettings, history: HistorySettings, comments: bool, published: list[Any], rooms: list[int]
-    ) -> None:
+        self, limits: LimitSettings, history: HistorySettings, comments: bool, published: list[Any], rooms: list[int],
+        queues: bool,
+    ) -> None:  # fmt: skip
+        if queues:  # nothing is dispatched in the turn that appends it
+            self.patch.setattr(qgstream.dispatch, "LOOKS_AT_ONCE", 0)
+            self.patch.setattr(qgstream.dispatch, "VISITS_PER_LOOK", 1)
         self.bounds = Bounds(history)
         self.hub = WatchedHub(limits=limits, history=history, slices=self.slices)
         self.hub.watch_joins()

@@ -194,9 +194,11 @@ def test_who_closes_and_takes_no_answer_is_not_waited_for(clock: Clock) -> None:
             s.stream.socket.room = 0
             await s.hear(said(8, b"\x03\xe8"))
             s.hub.sweep()
+            s.slices.run()
             assert s.is_open()
             clock.now += LINGER_SECONDS
             s.hub.sweep()
+            s.slices.run()
             assert not s.is_open()
             assert len(s.hub.registry) == 0
 
@@ -227,6 +229,7 @@ def test_who_does_not_answer_a_goodbye_is_not_waited_for(clock: Clock) -> None:
             await turns()
             clock.now += LINGER_SECONDS
             s.hub.sweep()
+            s.slices.run()
             assert not s.is_open()
             assert s.connection.reason == "drain"
 

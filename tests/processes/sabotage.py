@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import sys
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +23,7 @@ from qgstream.heartbeat import Wheel
 from qgstream.pages import Page, Pages
 from qgstream.publication import Position, Publication
 from qgstream.router import Router
+from qgstream.subscriber import Subscriber
 from qgstream.subscription import Subscription
 from qgstream.window import Window
 from tests.serving import ServerProcess
@@ -109,12 +110,12 @@ def prefixes_missed() -> None:
     """An event of several topics is looked up by its first alone."""
     find = Router.find
 
-    def first_only(self: Router, publication: Publication) -> Iterable[Any]:
+    def first_only(self: Router, publication: Publication) -> Iterator[Feed[Subscriber]]:
         topics = publication.topics
         publication.topics = topics[:1]
-        found = find(self, publication)
+        found = list(find(self, publication))
         publication.topics = topics
-        return found
+        return iter(found)
 
     Router.find = first_only  # type: ignore[method-assign]
 
