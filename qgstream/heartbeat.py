@@ -5,6 +5,7 @@ from __future__ import annotations
 import heapq
 import time
 from collections.abc import Callable, Iterator
+from functools import partial
 from typing import Literal
 
 from pydantic import Field
@@ -147,13 +148,18 @@ class Wheel:
             if position != self._hub.live_position:
                 # Made anew after every yield in which something was published: an older id would move a client back.
                 position, frames = self._hub.live_position, self._frames()
-            cursor = connection.cursor
+            cursor, feed = connection.cursor, connection.feed
             if cursor != PARKED:  # a full socket shows that the stream lives, or TCP_USER_TIMEOUT that it does not
-                feed = connection.feed
                 sent += connection.say(frames[feed.subscription.framing, cursor == feed.end])
+            elif connection.replay is not None and not connection.stream.writing():
+                connection.replay.beat(partial(self._frame, feed.subscription.framing))
+                sent += 1
             if not visit % SENDS_PER_LOOK:
                 yield
         self._hub.metrics.heartbeats(sent)
+
+    def _frame(self, framing: Framing, id: str | None) -> bytes:
+        return _frame(framing, time.time(), id, comment=self._settings.format == "comment")
 
     def _frames(self) -> _Frames:
         position = self._hub.live_position
@@ -173,11 +179,12 @@ class _Frames(dict[tuple[Framing, bool], bytes]):
 
     def __missing__(self, key: tuple[Framing, bool]) -> bytes:
         framing, caught_up = key
-        id = self._id if caught_up else None
-        # A WebSocket has no comments, and one onmessage for everything.
-        if self._comment and framing is not Framing.WEBSOCKET:
-            frame = framing.wrap(sse.comment("heartbeat", id=id))
-        else:
-            frame = framing.frame(messages.heartbeat(self._now, id=id))
-        self[key] = frame
+        frame = self[key] = _frame(framing, self._now, self._id if caught_up else None, comment=self._comment)
         return frame
+
+
+def _frame(framing: Framing, now: float, id: str | None, *, comment: bool) -> bytes:
+    # A WebSocket has no comments, and one onmessage for everything.
+    if comment and framing is not Framing.WEBSOCKET:
+        return framing.wrap(sse.comment("heartbeat", id=id))
+    return framing.frame(messages.heartbeat(now, id=id))

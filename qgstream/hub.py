@@ -279,8 +279,7 @@ class Hub(Host, Sink):
     def has_room(self, connection: Connection) -> None:
         """The socket takes bytes again: go on with the replay, or with the feed."""
         if connection.replay is not None:
-            connection.rest_bytes = 0
-            self._replays.go_on(connection)
+            self._replays.has_room(connection)
         else:
             self._fanout.has_room(connection)
 

@@ -4,11 +4,15 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
+from typing import Literal
 
 from qgstream.pages import Page, Pages
 from qgstream.publication import Publication
 from qgstream.subscriber import Subscriber
 from qgstream.window import Shelf, Window
+
+# Makes a heartbeat's bytes, with an id or without.
+MakeHeartbeat = Callable[[str | None], bytes]
 
 
 class Replay:
@@ -20,8 +24,8 @@ class Replay:
     """
 
     __slots__ = (
-        "subscriber", "window", "pages", "offset", "events", "_message", "_first", "_generation", "_shelves",
-        "_fetch", "_join",
+        "subscriber", "window", "pages", "offset", "events", "waits_for", "is_stalled", "_message", "_heartbeat",
+        "_first", "_generation", "_shelves", "_fetch", "_join",
     )  # fmt: skip
 
     def __init__(
@@ -41,7 +45,11 @@ class Replay:
         self.pages = pages
         self.offset = offset
         self.events = 0
+        # For `take`, or for its turn to join: until then nothing runs it.
+        self.waits_for: Literal["", "log", "turn"] = ""
+        self.is_stalled = False  # its socket calls when it has room
         self._message: bytes | None = None
+        self._heartbeat: MakeHeartbeat | None = None
         self._first = deque(first)
         self._watch(everything=everything)
         self._fetch = fetch
@@ -72,18 +80,42 @@ class Replay:
         self._message = message
         self._watch()
 
+    def beat(self, heartbeat: MakeHeartbeat) -> None:
+        """Send a heartbeat at the next opportunity. Call this only while the socket has nothing to write.
+
+        A replay may look through a long log for a long time and find nothing for its client, or wait for the broker:
+        the client would take the silence for the end.
+        """
+        if self.waits_for == "log":
+            self._offer(heartbeat(self._id))
+        elif not self.waits_for:  # its turn comes soon
+            self._heartbeat = heartbeat
+
+    @property
+    def _id(self) -> str | None:
+        """The id up to which the client was told everything; None where there is no such place."""
+        # The state that `first` may begin with lies before the offset, and is not sent yet.
+        is_told = self._message is None and (not self._first or self._first[0].offset > self.offset)
+        return f"{self.window.epoch}-{self.offset}" if is_told else None
+
     def run(self) -> Iterator[None]:
         """Go on until the socket is full or the present is reached. A job for `Slices`."""
         subscriber = self.subscriber
         while subscriber in subscriber.feed.replaying:
+            if self._heartbeat is not None:
+                heartbeat, self._heartbeat = self._heartbeat, None
+                if not self._offer(heartbeat(self._id)):
+                    return
             if self._message is not None:
                 page, self._message = Page(self._message, 1, self.offset), None
             elif self._first:
                 page = self._page_of_first()
             elif self._has_lost_something():
+                self.waits_for = "log"
                 self._fetch(subscriber)
                 return
             elif self.offset == self.window.newest:
+                self.waits_for = "turn"
                 self._join(subscriber)
                 return
             else:
@@ -106,9 +138,13 @@ class Replay:
         return page
 
     def _send(self, page: Page) -> bool:
-        subscriber, data = self.subscriber, page.data
         self.events += page.events
-        subscriber.sent(page.events, len(data))
+        self.subscriber.sent(page.events, len(page.data))
+        return self._offer(page.data)
+
+    def _offer(self, data: bytes) -> bool:
+        """Give bytes to the socket. False when it did not take them all: it calls for the rest, or is gone."""
+        subscriber = self.subscriber
         try:
             taken = subscriber.send(data)
         except BlockingIOError:
@@ -118,6 +154,7 @@ class Replay:
             return False
         if taken < len(data):
             subscriber.rest_bytes = len(data) - taken
+            self.is_stalled = True
             subscriber.write_rest(memoryview(data)[taken:])
             return False
         return True

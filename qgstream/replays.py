@@ -85,11 +85,21 @@ class Replays:
         self.go_on(connection)
 
     def go_on(self, connection: Connection) -> None:
-        """The socket takes bytes again, or what was fetched is there."""
-        if connection.stream.writing():
+        """Run a replay on, which nothing runs now, as soon as its socket takes bytes."""
+        replay = connection.replay
+        if not connection.stream.writing():
+            self._slices.add(replay.run())
+        elif not replay.is_stalled:
+            replay.is_stalled = True
             connection.write_rest(b"")  # it has room when what is pending is out
-        else:
-            self._slices.add(connection.replay.run())
+
+    def has_room(self, connection: Connection) -> None:
+        """The socket of a replay takes bytes again."""
+        connection.rest_bytes = 0
+        replay = connection.replay
+        replay.is_stalled = False
+        if not replay.waits_for:  # else it was a heartbeat that the socket had not taken whole
+            self.go_on(connection)
 
     def restart(self, connection: Connection, message: bytes) -> None:
         """The log that a replay reads is gone: say so instead, and go on in the new window."""
@@ -136,4 +146,5 @@ class Replays:
                 replay.take(stretch.publications, newest if stretch.end is None else stretch.end)
             break
         if connection.replay is replay and connection.is_open:
+            replay.waits_for = ""
             self.go_on(connection)
