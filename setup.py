@@ -28,6 +28,7 @@ LINT = [
     "mypy>=1.11,<3",
     "ruff>=0.8,<1",
     "types-PyYAML>=6,<7",
+    "types-cachetools>=5.3",
 ]
 MUTANTS = ["mutmut>=3.8,<4"]
 TEST = [
@@ -68,6 +69,7 @@ setup(
     python_requires=">=3.11",
     # The lower bounds are the oldest with which every test passes.
     install_requires=[
+        "cachetools>=5.3,<9",
         "httpx>=0.27,<1",
         "msgspec>=0.18.6,<1",
         "prometheus-client>=0.20,<1",

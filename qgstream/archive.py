@@ -3,17 +3,20 @@
 from __future__ import annotations
 
 import asyncio
-from collections import OrderedDict
 from collections.abc import Iterable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
+
+from cachetools import TTLCache
 
 from qgstream.brokers.base import Broker, Forgotten
 from qgstream.pages import PAGE_PUBLICATIONS
 from qgstream.publication import Publication
 from qgstream.window import Window
 
-# Kept for others, because after an outage everybody asks for the same ones: 16 pages are at most about 16 MB.
-CACHED_PAGES = 16
+# Kept for others, because after an outage everybody asks for the same ones: so much memory, and so many pages.
+CACHED_BYTES = 16 * 1024 * 1024
+CACHED_PAGES = 64
 # For so long: a log is trimmed at its old end, and who begins in what is gone would be cut off at the next page.
 CACHE_SECONDS = 10.0
 # Reads under way at once: a storm of clients must not become a storm at the broker.
@@ -31,14 +34,22 @@ class Stretch:
     publications: Sequence[Publication]
     end: int | None
 
+    @property
+    def size_bytes(self) -> int:
+        """About the memory that the publications take."""
+        return sum([publication.size_bytes for publication in self.publications])
+
 
 class Archive:
     """Reads stretches, each once for all who ask for it at about the same time."""
 
     def __init__(self, broker: Broker) -> None:
         self._broker = broker
-        self._reads: OrderedDict[_Key, tuple[asyncio.Task[Stretch], float]] = OrderedDict()
+        self._pages: TTLCache[_Key, Stretch] = TTLCache(CACHED_BYTES, CACHE_SECONDS, getsizeof=_size_in_cache)
+        self._reads: dict[_Key, asyncio.Task[Stretch]] = {}
+        self._at_broker: set[_Key] = set()  # those of the reads that have a slot
         self._slots = asyncio.Semaphore(MAX_READS)
+        self._expiry: asyncio.TimerHandle | None = None
 
     async def after(self, offset: int, patterns: Iterable[str], window: Window) -> Stretch:
         """The log after an offset, for a subscription to these patterns. Raises what `Broker.read` raises."""
@@ -58,9 +69,11 @@ class Archive:
         return await self._page(offset, patterns, window)
 
     def _nearest(self, offset: int, patterns: Iterable[str], window: Window) -> int | None:
-        """Where the last page that starts before an offset starts, of those that are here or under way."""
+        """Where the last page that starts before an offset starts, of those that are here or being read."""
+        # Not of the reads that wait for a slot: a storm has thousands of these, and each client would look at all.
         epoch, _, shelves = self._key(0, patterns, window)
-        starts = [key[1] for key in self._reads if key[0] == epoch and key[2] == shelves and key[1] <= offset]
+        known = (*self._pages, *self._at_broker)
+        starts = [key[1] for key in known if key[0] == epoch and key[2] == shelves and key[1] <= offset]
         return max(starts, default=None)
 
     def _key(self, start: int, patterns: Iterable[str], window: Window) -> _Key:
@@ -77,38 +90,54 @@ class Archive:
 
     async def _shared(self, start: int, patterns: Iterable[str], window: Window) -> Stretch:
         key = self._key(start, patterns, window)
-        loop = asyncio.get_running_loop()
-        task, read_at = self._reads.pop(key, (None, 0.0))
-        if task is None or loop.time() - read_at > CACHE_SECONDS:
-            task, read_at = loop.create_task(self._read(start, tuple(patterns), window)), loop.time()
+        page = self._pages.get(key)
+        if page is not None:
+            return page
+        task = self._reads.get(key)
+        if task is None:
+            task = self._reads[key] = asyncio.get_running_loop().create_task(
+                self._read(key, start, tuple(patterns), window)
+            )
             task.add_done_callback(lambda task: self._done(key, task))
-            if len(self._reads) >= CACHED_PAGES:
-                self._drop_oldest()
-        self._reads[key] = task, read_at
         return await asyncio.shield(task)
 
-    async def _read(self, start: int, patterns: Sequence[str], window: Window) -> Stretch:
+    async def _read(self, key: _Key, start: int, patterns: Sequence[str], window: Window) -> Stretch:
         async with self._slots:
-            found = await self._broker.read(start, PAGE_PUBLICATIONS, patterns)
+            self._at_broker.add(key)
+            try:
+                found = await self._broker.read(start, PAGE_PUBLICATIONS, patterns)
+            finally:
+                self._at_broker.discard(key)
         if not found:
             return Stretch((), None)
         return Stretch([publication for publication in found if window.stores(publication)], found[-1].offset)
 
     def _done(self, key: _Key, task: asyncio.Task[Stretch]) -> None:
+        del self._reads[key]
         # A failure is for those who waited for it, and the end of the log is no end for long.
-        is_page = not task.cancelled() and task.exception() is None and task.result().end is not None
-        if not is_page and key in self._reads and self._reads[key][0] is task:
-            del self._reads[key]
+        if task.cancelled() or task.exception() is not None or task.result().end is None:
+            return
+        with suppress(ValueError):  # larger than the whole cache
+            self._pages[key] = task.result()
+        if self._expiry is None:
+            self._expire()
 
-    def _drop_oldest(self) -> None:
-        for key, (task, _) in self._reads.items():
-            if task.done():
-                del self._reads[key]
-                return
+    def _expire(self) -> None:
+        """Free what is too old, also while nobody asks for anything."""
+        self._pages.expire()
+        self._expiry = None
+        if self._pages:
+            self._expiry = asyncio.get_running_loop().call_later(CACHE_SECONDS, self._expire)
 
     async def close(self) -> None:
         """Give up what is under way."""
-        tasks = [task for task, _ in self._reads.values()]
+        if self._expiry is not None:
+            self._expiry.cancel()
+        tasks = list(self._reads.values())
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
+
+
+def _size_in_cache(page: Stretch) -> int:
+    return max(page.size_bytes, CACHED_BYTES // CACHED_PAGES)

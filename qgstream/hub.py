@@ -296,7 +296,7 @@ class Hub(Host, Sink):
         self.router.release(connection.feed)
         if connection.replay is not None:
             self.metrics.delivered(connection.events_sent, connection.bytes_sent)  # as far as it came
-            connection.replay = None
+            self._replays.ended(connection)
         age = max(0.0, time.time() - connection.opened_at)
         reason = connection.reason or "server_error"
         self.metrics.closed(reason, age)

@@ -25,7 +25,7 @@ class Replay:
 
     __slots__ = (
         "subscriber", "window", "pages", "offset", "events", "waits_for", "is_stalled", "_message", "_heartbeat",
-        "_first", "_generation", "_shelves", "_fetch", "_join",
+        "_first", "_is_fetched", "_generation", "_shelves", "_fetch", "_join",
     )  # fmt: skip
 
     def __init__(
@@ -51,6 +51,7 @@ class Replay:
         self._message: bytes | None = None
         self._heartbeat: MakeHeartbeat | None = None
         self._first = deque(first)
+        self._is_fetched = False  # what `_first` holds: it can be had again
         self._watch(everything=everything)
         self._fetch = fetch
         self._join = join
@@ -67,8 +68,14 @@ class Replay:
     def take(self, publications: Sequence[Publication], end: int) -> None:
         """What was fetched: all that there is to send up to the offset `end`."""
         self._first.extend(publications)
+        self._is_fetched = True
         if not publications:
             self.offset = end
+
+    def let_go(self) -> None:
+        """Free what was fetched and is not sent yet. It is fetched again when its socket takes it."""
+        if self._is_fetched:
+            self._first.clear()
 
     def restart(self, window: Window, pages: Pages, message: bytes) -> None:
         """The log it reads is gone: say `message` instead of the rest, and go on at the beginning of a new window.

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections import OrderedDict
 from collections.abc import Callable
 from typing import cast
 
@@ -20,6 +21,11 @@ from qgstream.slices import Slices
 from qgstream.subscriber import Subscriber
 from qgstream.subscription import Subscription
 from qgstream.window import Window
+
+# What all replays together may have fetched from the broker and not sent yet. A stalled reader holds a page of 1 MiB:
+# a thousand of them would hold a gigabyte. Beyond this bound the page that waits longest is freed, and fetched again
+# when its reader goes on.
+MAX_HELD_BYTES = 64 * 1024 * 1024
 
 
 class Replays:
@@ -44,6 +50,9 @@ class Replays:
         self._in_turn = in_turn
         self._fell_behind = fell_behind
         self._fetching: set[asyncio.Task[None]] = set()
+        # The bytes that each replay fetched last. The first has held them longest, or has sent them long ago.
+        self._holders: OrderedDict[Replay, int] = OrderedDict()
+        self._held_bytes = 0
 
     def read(self, window: Window) -> None:
         """From now on this is the window that replays read."""
@@ -116,8 +125,13 @@ class Replays:
 
         self._in_turn(join)
 
-    def _joined(self, connection: Connection, events: int) -> None:
+    def ended(self, connection: Connection) -> None:
+        """A connection has no replay any more: it is live, or gone."""
+        self._held_bytes -= self._holders.pop(connection.replay, 0)
         connection.replay = None
+
+    def _joined(self, connection: Connection, events: int) -> None:
+        self.ended(connection)
         self._metrics.replayed(events)
         self._metrics.delivered(connection.events_sent, connection.bytes_sent)
 
@@ -144,7 +158,16 @@ class Replays:
                 continue
             if connection.replay is replay and replay.window is window:
                 replay.take(stretch.publications, newest if stretch.end is None else stretch.end)
+                self._hold(replay, stretch.size_bytes)
             break
         if connection.replay is replay and connection.is_open:
             replay.waits_for = ""
             self.go_on(connection)
+
+    def _hold(self, replay: Replay, size_bytes: int) -> None:
+        self._held_bytes += size_bytes - self._holders.pop(replay, 0)
+        self._holders[replay] = size_bytes
+        while self._held_bytes > MAX_HELD_BYTES and len(self._holders) > 1:
+            oldest, held_bytes = self._holders.popitem(last=False)
+            self._held_bytes -= held_bytes
+            oldest.let_go()
