@@ -12,7 +12,7 @@ from qgstream.handlers.admin_connections import ConnectionHandler, ConnectionsHa
 from qgstream.handlers.admin_events import AdminEventsHandler
 from qgstream.handlers.admin_limits import LimitsHandler
 from qgstream.handlers.admin_server import ConfigHandler, DrainHandler, OpenApiHandler, OverviewHandler, TopicsHandler
-from qgstream.handlers.base import NotFoundHandler
+from qgstream.handlers.base import BaseHandler, NotFoundHandler
 from qgstream.handlers.client import ClientHandler, ClientTypesHandler
 from qgstream.handlers.dashboard import DashboardHandler
 from qgstream.handlers.demo import DemoHandler
@@ -106,7 +106,7 @@ def _log_request(handler: RequestHandler) -> None:
             "method": request.method,
             "path": scrub(request.uri or ""),
             "status": handler.get_status(),
-            "remote_ip": request.remote_ip,
+            "remote_ip": handler.remote_ip if isinstance(handler, BaseHandler) else request.remote_ip,
             "milliseconds": round(1000 * request.request_time(), 1),
         },
     )

@@ -10,11 +10,10 @@ import time
 from collections.abc import Generator, Sequence
 from dataclasses import dataclass
 from heapq import nsmallest
-from ipaddress import ip_address
 from itertools import islice
 from typing import Literal, cast, get_args
 
-from qgstream.addresses import Network
+from qgstream.addresses import Network, is_in
 from qgstream.connection import Connection
 from qgstream.errors import InvalidField
 from qgstream.hub import Hub
@@ -56,19 +55,12 @@ class Filter:
             now - connection.opened_at >= self.min_age_seconds
             and (not self.min_backlog_bytes or connection.backlog_bytes >= self.min_backlog_bytes)
             and (self.topic is None or self._matches_topic(self.topic, connection))
-            and (self.network is None or _is_from(connection.ip, self.network))
+            and (self.network is None or is_in(connection.ip, (self.network,)))
         )
 
     def _matches_topic(self, topic: str, connection: Connection) -> bool:
         patterns = connection.feed.subscription.patterns or ("*",)
         return topic in patterns if self.exact else any(overlap(topic, pattern) for pattern in patterns)
-
-
-def _is_from(ip: str, network: Network) -> bool:
-    try:
-        return ip_address(ip.partition("%")[0]) in network
-    except ValueError:
-        return False
 
 
 @dataclass(frozen=True, slots=True)

@@ -9,12 +9,12 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from ipaddress import ip_network
 from pathlib import Path
 from typing import Annotated, Any, Self
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, field_validator, model_validator
 
+from qgstream.addresses import parse_network
 from qgstream.auth import AuthSettings
 from qgstream.brokers.base import DEFAULT_TIMEOUT_SECONDS
 from qgstream.cors import CorsSettings
@@ -47,7 +47,7 @@ FLAGS = {"server.host": "--host", "server.port": "--port"}
 
 def _network(text: str) -> str:
     try:
-        ip_network(text)
+        parse_network(text, strict=True)
     except ValueError as error:
         # 10.0.0.1/8 is a typing error that would trust sixteen million addresses: say so instead of guessing.
         raise ValueError(f"got {text!r}, expected an address or a network such as 10.0.0.0/8 ({error})") from None

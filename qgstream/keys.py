@@ -9,7 +9,6 @@ import json
 import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from ipaddress import ip_address
 from pathlib import Path
 from typing import Annotated, Any, ClassVar, Literal
 from urllib.parse import urlsplit
@@ -23,6 +22,7 @@ from cryptography.hazmat.primitives.asymmetric.rsa import RSAPublicKey
 from cryptography.hazmat.primitives.serialization import load_pem_public_key
 from pydantic import AfterValidator, Discriminator, Field, SecretStr, Tag, model_validator
 
+from qgstream.addresses import is_loopback
 from qgstream.errors import ConfigError
 from qgstream.settings import Section
 
@@ -91,10 +91,7 @@ def _check_jwks_url(url: str) -> str:
 
 
 def _is_loopback(host: str) -> bool:
-    try:
-        return ip_address(host).is_loopback
-    except ValueError:
-        return host == "localhost"
+    return host == "localhost" or is_loopback(host)
 
 
 JwksUrl = Annotated[str, Field(pattern=r"^https?://[^/\s]\S*$"), AfterValidator(_check_jwks_url)]

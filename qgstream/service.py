@@ -8,7 +8,7 @@ import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Self
 
-from qgstream.addresses import Network, parse_networks
+from qgstream.addresses import Network, client_key, parse_networks
 from qgstream.auth import Authenticator, AuthSettings, Principal
 from qgstream.cors import CorsSettings
 from qgstream.drain import drain
@@ -142,24 +142,24 @@ class Service:
         self.tuned.update(changed)
         return changed
 
-    def admit(self, client_key: str) -> Rejection | None:
-        """Whether one more stream of this client may open now; a refusal is counted."""
-        hub = self.hub
+    def admit(self, address: str) -> Rejection | None:
+        """Whether one more stream of this address may open now; a refusal is counted."""
+        hub, key = self.hub, client_key(address)
         if hub.draining:
             rejection: Rejection | None = Rejection("draining", "the server is leaving, another one will answer", False)
         else:
             rejection = self._admission.admit(
-                hub.limits, client_key, now=time.monotonic(), connections=len(hub.registry),
-                connections_of_client=hub.registry.of_client(client_key),
+                hub.limits, key, now=time.monotonic(), connections=len(hub.registry),
+                connections_of_client=hub.registry.of_client(key),
             )  # fmt: skip
         if rejection is not None:
-            self.rejected(rejection.reason, client_key)
+            self.rejected(rejection.reason, address)
         return rejection
 
-    def rejected(self, reason: RejectReason, client_key: str) -> None:
+    def rejected(self, reason: RejectReason, address: str) -> None:
         """Count and log a refused stream. At debug: a storm of them must not become a storm of lines."""
         self.hub.metrics.rejected(reason)
-        log.debug("events.rejected", extra={"reason": reason, "remote_ip": client_key})
+        log.debug("events.rejected", extra={"reason": reason, "remote_ip": address})
 
     def retry_after_seconds(self, at_least: float = 0.0) -> float:
         """When a refused client should come back: jittered, because they all were refused at once."""

@@ -18,6 +18,7 @@ from tornado.ioloop import IOLoop
 from tornado.iostream import IOStream, SSLIOStream
 from tornado.netutil import add_accept_handler
 
+from qgstream.addresses import canonical
 from qgstream.clients_stream import ClientsStream, TlsClientsStream
 from qgstream.errors import ConfigError
 from qgstream.limits import LimitSettings
@@ -185,7 +186,7 @@ class StreamServer(HTTPServer):
 
     def handle_stream(self, stream: IOStream, address: tuple[Any, ...]) -> None:
         """A socket was accepted."""
-        ip = str(address[0]) if address else ""
+        ip = canonical(str(address[0])) if address else ""
         streams = self._detached()
         sockets = len(self._connections) + len(self._lingering) + streams
         if sockets >= max_sockets(self._limits(), streams=streams) and not self._make_room():
@@ -198,7 +199,8 @@ class StreamServer(HTTPServer):
         stream.set_nodelay(True)
         # Now: all that are accepted in one turn of the loop are here before Tornado begins with the first.
         self._waited_for[cast(ClientsStream, stream)] = _Waited(ip, False)
-        super().handle_stream(stream, address)
+        # Tornado takes `request.remote_ip` from it.
+        super().handle_stream(stream, (ip, *address[1:]) if address else address)
 
     def start_request(self, server_conn: object, request_conn: HTTPConnection) -> HTTPMessageDelegate:
         """See `HTTPServer`: a client may send its next request."""

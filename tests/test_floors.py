@@ -19,9 +19,9 @@ PACKAGE = ROOT / "qgstream"
 # with a star is for the files that somebody will add to a folder: they know what is below them and not each other.
 FLOORS: dict[float, tuple[str, ...]] = {
     0.0: ("errors", "settings", "version", "reasons", "bench", "brokers", "handlers", "sources"),
-    1.0: ("sse", "topics", "publication", "limits", "cors", "addresses", "keys", "logs", "metrics", "rates", "reading"),
-    1.05: ("host", "lingering", "notify", "timer", "ws"),
-    1.06: ("clients_stream", "framing"),
+    1.0: ("sse", "topics", "publication", "limits", "addresses", "logs", "metrics", "rates", "reading"),
+    1.05: ("host", "keys", "lingering", "notify", "timer", "ws"),
+    1.06: ("clients_stream", "cors", "framing"),
     1.1: ("claims", "draft", "slices", "sockets", "subscription", "window", "sources.options"),
     1.2: ("tokens", "messages", "openapi", "pages", "tuning", "sources.base"),
     1.25: ("sources.lines",),

@@ -11,11 +11,11 @@ import time
 import urllib.request
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from ipaddress import ip_address
 from types import TracebackType
 from typing import Any, Self
 from urllib.parse import urlsplit
 
+from qgstream.addresses import is_loopback
 from qgstream.bench.errors import BenchError
 from qgstream.bench.processes import Cores, Program, Usage, usage
 
@@ -127,11 +127,6 @@ class Subject:
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, tb: TracebackType | None) -> None:
         self.stop()
-
-
-def is_loopback(address: str) -> bool:
-    """Whether an address is this machine's own."""
-    return ip_address(address).is_loopback
 
 
 def start_module(dialect: Dialect, module: str, cores: Cores, *arguments: str) -> Subject:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 
 from qgstream import census
-from qgstream.addresses import Network, parse_networks
+from qgstream.addresses import Network, parse_network
 from qgstream.census import SORTS, Filter
 from qgstream.connection import Connection
 from qgstream.errors import BadRequest, InvalidField, NotFound
@@ -70,7 +70,7 @@ class ConnectionsHandler(AdminHandler):
         if text is None:
             return None
         try:
-            return parse_networks([text])[0]
+            return parse_network(text)
         except ValueError:
             got = f"got {text[:100]!r}, expected an address or a network such as 10.0.0.0/8"
             raise InvalidField("ip", got) from None

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import time
+from functools import cached_property
 from http.client import responses
 from typing import Any, cast
 
@@ -12,7 +13,7 @@ from tornado.httputil import HTTPServerRequest
 from tornado.web import Application, HTTPError, RequestHandler, stream_request_body
 
 from qgstream import cors
-from qgstream.addresses import client_address
+from qgstream.addresses import Client, find_client
 from qgstream.auth import Credentials, Principal
 from qgstream.errors import Forbidden, InvalidField, MethodNotAllowed, NotFound, QgstreamError
 from qgstream.logs import log
@@ -78,11 +79,13 @@ class BaseHandler(RequestHandler):
     @property
     def remote_ip(self) -> str:
         """The client's address; behind trusted proxies what they say it is."""
-        peer = self.request.remote_ip or ""
-        service = self.service
-        if not service.trusted_proxies:
-            return peer
-        return client_address(peer, self.request.headers.get_list("X-Forwarded-For"), service.trusted_proxies)
+        return self._client.address
+
+    @cached_property
+    def _client(self) -> Client:
+        # Once for each request: the header may be a megabyte.
+        forwarded_for = self.request.headers.get_list("X-Forwarded-For") if self.service.trusted_proxies else ()
+        return find_client(self.request.remote_ip or "", forwarded_for, self.service.trusted_proxies)
 
     @property
     def takes_cookie(self) -> bool:
@@ -161,7 +164,7 @@ class BaseHandler(RequestHandler):
         log.error(
             "request.failed",
             exc_info=exc_info,
-            extra={"method": self.request.method, "path": self.request.path, "remote_ip": self.request.remote_ip},
+            extra={"method": self.request.method, "path": self.request.path, "remote_ip": self.remote_ip},
         )
 
 

@@ -7,7 +7,6 @@ import time
 from collections.abc import Awaitable
 
 from qgstream import messages, sse
-from qgstream.addresses import client_key
 from qgstream.framing import Framing
 from qgstream.handlers.streams import StreamHandler, Wanted
 from qgstream.limits import Rejection
@@ -45,7 +44,7 @@ class EventsHandler(StreamHandler):
             self._begin(wanted, older)
 
     def _begin(self, wanted: Wanted, older: Position | None = None) -> None:
-        rejection = self.service.admit(client_key(self.remote_ip))
+        rejection = self.service.admit(self.remote_ip)
         if rejection is not None:
             self._reject(rejection)
             return

@@ -45,7 +45,7 @@ class StreamHandler(BaseHandler):
             principal = self.authenticate()
         except Unauthorized:
             # A real 401: a client that was told anything else would come back with the same token for ever.
-            self.service.rejected("unauthorized", client_key(self.remote_ip))
+            self.service.rejected("unauthorized", self.remote_ip)
             raise
         subscription = self.subscription(principal, framing)
         return Wanted(principal, subscription, self._last_event_id(), self._wants_latest())
@@ -113,7 +113,7 @@ class StreamHandler(BaseHandler):
             return await self.service.hub.look_up(wanted.subscription, wanted.last_event_id or "")
         except Unavailable as error:
             # It cannot be known now what this client has missed. Later it can: it keeps its id and comes back.
-            self.service.rejected("broker_down", client_key(self.remote_ip))
+            self.service.rejected("broker_down", self.remote_ip)
             return Rejection("broker_down", str(error), False)
 
     def refusal(self, rejection: Rejection) -> TooManyRequests | Unavailable:

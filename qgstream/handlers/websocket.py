@@ -8,7 +8,6 @@ from typing import Any
 from tornado.websocket import WebSocketHandler
 
 from qgstream import cors
-from qgstream.addresses import client_key
 from qgstream.errors import Forbidden, InvalidField, UpgradeRequired
 from qgstream.framing import Framing
 from qgstream.handlers.streams import StreamHandler, Wanted
@@ -39,7 +38,7 @@ class WebSocketEventsHandler(WebSocketHandler, StreamHandler):
             if isinstance(looked_up, Rejection):
                 raise self.refusal(looked_up)
             older = looked_up
-        rejection = self.service.admit(client_key(self.remote_ip))
+        rejection = self.service.admit(self.remote_ip)
         if rejection is not None:
             # No answer makes a browser's WebSocket stop for good, so here it is the one that says what is wrong.
             raise self.refusal(rejection)
