@@ -68,7 +68,7 @@ class ServerSettings(Section):
         None, description="Private key of the certificate, in PEM.", examples=["/etc/qgstream/tls.key"]
     )
     trusted_proxies: tuple[Annotated[str, AfterValidator(_network)], ...] = Field(
-        (), description="Networks or addresses of the proxies whose X-Forwarded-For is believed."
+        (), description="Networks or addresses of the proxies whose X-Forwarded-For and X-Forwarded-Proto are believed."
     )
     reuse_port: bool = Field(False, description="Share the port with other processes (SO_REUSEPORT).")
 

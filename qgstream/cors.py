@@ -6,20 +6,12 @@ read the answer. Source: the Fetch standard, "CORS protocol".
 
 from __future__ import annotations
 
-import re
 from typing import Annotated, Self
 
 from pydantic import AfterValidator, Field, field_validator, model_validator
 
+from qgstream import origins
 from qgstream.settings import Section
-
-_ORIGIN = re.compile(
-    r"(?P<scheme>[a-z][a-z0-9+.-]*)://"
-    r"(?P<host>(?:\*\.)?[a-z0-9_-]+(?:\.[a-z0-9_-]+)*|\[[0-9a-f:.]+\])"
-    r"(?::(?P<port>[0-9]{1,5}))?"
-)
-_SUBDOMAIN = re.compile(r"[a-z0-9_-]+(?:\.[a-z0-9_-]+)*")
-_DEFAULT_PORTS = {"http": "80", "https": "443"}
 
 
 def parse_origin(text: str) -> str:
@@ -29,16 +21,15 @@ def parse_origin(text: str) -> str:
     """
     if text == "*":
         return text
-    found = _ORIGIN.fullmatch(text.lower())
-    if found is None:
+    scheme, _, authority = text.partition("://")
+    subdomains = "*." if authority.startswith("*.") else ""
+    origin = origins.serialize(scheme, authority.removeprefix(subdomains))
+    if origin is None or (subdomains and authority.startswith("*.[")):
         raise ValueError(
             f"got {text!r}, expected scheme://host or scheme://host:port without a path or a trailing slash, "
             'a pattern such as https://*.example.com, or "*" alone'
         )
-    origin = f"{found['scheme']}://{found['host']}"
-    if found["port"] is None or found["port"] == _DEFAULT_PORTS.get(found["scheme"]):
-        return origin
-    return f"{origin}:{found['port']}"
+    return origin.replace("://", f"://{subdomains}", 1)
 
 
 class CorsSettings(Section):
@@ -76,17 +67,18 @@ _EXPOSE_HEADERS = "Retry-After"
 
 def is_allowed(settings: CorsSettings, origin: str) -> bool:
     """Whether pages of this origin (as a browser sends it) may read the answers."""
-    origin = origin.lower()
-    for allowed in settings.allow_origins:
-        if allowed in ("*", origin):
-            return True
-        scheme, wildcard, domain = allowed.partition("*")
-        # `https://*.example.com` covers every depth of subdomain, and not example.com itself.
-        if wildcard and origin.startswith(scheme) and origin.endswith(domain):
-            subdomain = origin[len(scheme) : len(origin) - len(domain)]
-            if _SUBDOMAIN.fullmatch(subdomain):
-                return True
-    return False
+    if settings.allow_origins == ("*",):
+        return True
+    parsed = origins.parse(origin)
+    return parsed is not None and any(_covers(allowed, parsed) for allowed in settings.allow_origins)
+
+
+def _covers(allowed: str, origin: str) -> bool:
+    scheme, wildcard, domain = allowed.partition("*")
+    if not wildcard:
+        return allowed == origin
+    # `https://*.example.com` covers every depth of subdomain, and not example.com itself.
+    return origin.startswith(scheme) and origin.endswith(domain) and len(origin) > len(scheme) + len(domain)
 
 
 def headers(settings: CorsSettings, origin: str | None, *, preflight: bool = False) -> list[tuple[str, str]]:

@@ -12,7 +12,7 @@ from tornado.http1connection import HTTP1Connection
 from tornado.httputil import HTTPServerRequest
 from tornado.web import Application, HTTPError, RequestHandler, stream_request_body
 
-from qgstream import cors
+from qgstream import cors, origins
 from qgstream.addresses import Client, find_client
 from qgstream.auth import Credentials, Principal
 from qgstream.errors import Forbidden, InvalidField, MethodNotAllowed, NotFound, QgstreamError
@@ -87,6 +87,27 @@ class BaseHandler(RequestHandler):
         forwarded_for = self.request.headers.get_list("X-Forwarded-For") if self.service.trusted_proxies else ()
         return find_client(self.request.remote_ip or "", forwarded_for, self.service.trusted_proxies)
 
+    def is_own_origin(self, origin: str) -> bool:
+        """Whether a page of this origin (as a browser sends it) is a page of this server."""
+        return self._own_origin is not None and origins.parse(origin) == self._own_origin
+
+    @cached_property
+    def _own_origin(self) -> str | None:
+        proxies = self._client.proxies
+        forwarded = origins.forwarded_scheme(self.request.headers.get_list("X-Forwarded-Proto"), proxies)
+        return origins.serialize(forwarded or self.request.protocol, self.request.host)
+
+    def foreign_origin(self, origin: str) -> Forbidden:
+        """The refusal of a page of another origin."""
+        own = self._own_origin
+        message = f"Origin: got {origin[:200]!r}, expected {own!r} (this server's own) or one of cors.allow_origins"
+        if own is not None and origin.lower().partition("://")[2] == own.partition("://")[2]:
+            message += (
+                "; behind a proxy that ends TLS, the proxy must send X-Forwarded-Proto, "
+                "and server.trusted_proxies must name the proxy"
+            )
+        return Forbidden(message)
+
     @property
     def takes_cookie(self) -> bool:
         """Whether a cookie says who this is. A page of another origin sends it too, and cannot read the answer."""
@@ -108,10 +129,10 @@ class BaseHandler(RequestHandler):
     def _check_origin(self) -> None:
         # A cookie comes along with whatever page makes the browser send it, so that page must be one of ours.
         origin = self.request.headers.get("Origin", "")
-        if origin != f"{self.request.protocol}://{self.request.host}" and (
+        if not self.is_own_origin(origin) and (
             "*" in self.service.cors.allow_origins or not cors.is_allowed(self.service.cors, origin)
         ):
-            raise Forbidden(f"Origin: got {origin[:200]!r}, expected this host's or one of cors.allow_origins")
+            raise self.foreign_origin(origin)
 
     # Answers.
 

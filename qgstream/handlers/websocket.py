@@ -8,7 +8,7 @@ from typing import Any
 from tornado.websocket import WebSocketHandler
 
 from qgstream import cors
-from qgstream.errors import Forbidden, InvalidField, UpgradeRequired
+from qgstream.errors import InvalidField, UpgradeRequired
 from qgstream.framing import Framing
 from qgstream.handlers.streams import StreamHandler, Wanted
 from qgstream.limits import Rejection
@@ -100,21 +100,17 @@ class WebSocketEventsHandler(WebSocketHandler, StreamHandler):
                 return  # no browser
             origin = ""
         if not self.check_origin(origin):
-            raise Forbidden(f"Origin: got {origin[:200]!r}, expected this host's or one of cors.allow_origins")
+            raise self.foreign_origin(origin)
 
     def check_origin(self, origin: str) -> bool:
         """Whether this origin's pages may open one."""
-        return self._is_own(origin) or cors.is_allowed(self.service.cors, origin)
-
-    def _is_own(self, origin: str) -> bool:
-        # Without the scheme, as Tornado does it: behind a proxy that ends TLS this side of it is another one.
-        return origin.lower().partition("://")[2] == self.request.host.lower()
+        return self.is_own_origin(origin) or cors.is_allowed(self.service.cors, origin)
 
     @property
     def takes_cookie(self) -> bool:
         """A page of another origin has its visitor's cookie here only where CORS would let it use it."""
         origin = self.request.headers.get("Origin")
-        return origin is None or self._is_own(origin) or self.service.cors.allow_credentials
+        return origin is None or self.is_own_origin(origin) or self.service.cors.allow_credentials
 
     def write_error(self, status_code: int, **kwargs: Any) -> None:
         """See `BaseHandler`."""

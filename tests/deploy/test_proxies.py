@@ -14,6 +14,7 @@ from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
+import jwt
 import pytest
 from websockets.sync.client import connect
 from websockets.typing import Origin
@@ -23,6 +24,7 @@ from tests.deploy.programs import free_port
 from tests.hostile.certificates import make_certificate
 from tests.publishing import publish
 from tests.serving import KEY, ServerProcess, wait_until
+from tests.signing import SECRET
 
 QUIET = 3600  # no heartbeat pushes anything through while a test runs
 
@@ -143,6 +145,32 @@ def test_a_websocket_passes_past_the_timeout_of_the_proxy_and_leaves_with_its_cl
         assert (line["reason"], line["close_code"]) == ("client", 1000)
         wait_until(lambda: "/ws" in edge.access_log.read_text(), what="a line about /ws")
         assert KEY not in edge.access_log.read_text() + edge.log
+
+
+def test_a_page_of_this_host_publishes_with_a_cookie(make_edge: MakeEdge, tmp_path: Path) -> None:
+    """The browser says https, and the proxy speaks plain HTTP to the server."""
+    settings = {
+        "auth__jwt__algorithms": ["HS256"], "auth__jwt__secret": SECRET, "auth__jwt__cookie": "session",
+    }  # fmt: skip
+    with serve(tmp_path, cors__allow_origins=[], **settings) as server:
+        edge = make_edge(server)
+        token = jwt.encode({"sub": "ann", "exp": time.time() + 600, "qgstream": {"publish": ["*"]}}, SECRET)
+
+        def status(origin: str, *headers: str) -> bytes:
+            more = [word for header in (*headers, f"Origin: {origin}") for word in ("--header", header)]
+            with edge.open(
+                "/events", "--header", f"Cookie: session={token}", "--header", "Content-Type: application/json",
+                "--data", '{"topic": "orders", "data": 1}', *more, accept="*/*",
+            ) as answer:  # fmt: skip
+                return answer.to_end().partition(b"\r\n")[0].split()[1]
+
+        own = f"https://localhost:{edge.port}"
+        assert status(own) == b"200"
+        for foreign in (f"http://localhost:{edge.port}", "https://localhost", f"https://evil.example:{edge.port}"):
+            assert status(foreign) == b"403", foreign
+        # What a client writes there is replaced.
+        assert status(own, "X-Forwarded-Proto: http") == b"200"
+        assert status(f"http://localhost:{edge.port}", "X-Forwarded-Proto: http") == b"403"
 
 
 def test_limits_see_the_client_and_not_the_proxy(make_edge: MakeEdge, tmp_path: Path) -> None:

@@ -331,7 +331,7 @@ async def test_a_page_must_be_of_an_origin_that_may(
     client: Client, settings: dict[str, Any], origin: str | None, listed: bool | None
 ) -> None:
     if origin == "own":
-        origin = f"https://127.0.0.1:{urlsplit(client.base_url).port}"
+        origin = f"http://127.0.0.1:{urlsplit(client.base_url).port}"
     origins = settings["cors"].get("allow_origins", ())
     may = listed or "*" in origins or (listed is False and bool(origins))
     if may:

@@ -12,6 +12,7 @@ from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
 
+import jwt
 import pytest
 from websockets.exceptions import ConnectionClosed
 from websockets.sync.client import connect
@@ -19,6 +20,7 @@ from websockets.sync.client import connect
 from tests.hostile.certificates import TlsClient, make_certificate
 from tests.hostile.observing import Watch, ask, data_of, metrics
 from tests.serving import KEY, RawClient, ServerProcess, wait_until
+from tests.signing import SECRET
 
 HEADERS = {"Authorization": f"Bearer {KEY}", "Content-Type": "application/json"}
 
@@ -67,6 +69,24 @@ def test_a_stream_and_its_events(server: ServerProcess, tls: ssl.SSLContext) -> 
     client.close()
     (line,) = watch.expect(client=1)
     assert line["events"] == 1
+
+
+def test_a_page_of_this_host_publishes_with_a_cookie(
+    tmp_path: Path, certificate: tuple[Path, Path], tls: ssl.SSLContext
+) -> None:
+    """Over TLS the server's own origin is https."""
+    with ServerProcess(
+        tmp_path, scheme="https", server__certfile=str(certificate[0]), server__keyfile=str(certificate[1]),
+        cors__allow_origins=[], auth__jwt__algorithms=["HS256"], auth__jwt__secret=SECRET, auth__jwt__cookie="session",
+    ) as server:  # fmt: skip
+        token = jwt.encode({"sub": "ann", "exp": time.time() + 600, "qgstream": {"publish": ["*"]}}, SECRET)
+        for scheme, status in (("https", 200), ("http", 403)):
+            headers = {
+                "Cookie": f"session={token}", "Content-Type": "application/json", "Host": f"localhost:{server.port}",
+                "Origin": f"{scheme}://localhost:{server.port}",
+            }  # fmt: skip
+            body = json.dumps({"topic": "a", "data": 1}).encode()
+            assert ask(server, "POST", "/events", body=body, headers=headers, tls=tls)[0].status == status
 
 
 def test_a_websocket(server: ServerProcess, tls: ssl.SSLContext) -> None:
