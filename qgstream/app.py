@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 from tornado.httputil import HTTPServerRequest
-from tornado.routing import PathMatches, Rule
+from tornado.routing import Matcher, PathMatches, Rule
 from tornado.web import Application, RequestHandler
 
+from qgstream.allowed_hosts import is_allowed
 from qgstream.handlers.admin_connections import ConnectionHandler, ConnectionsHandler
 from qgstream.handlers.admin_events import AdminEventsHandler
 from qgstream.handlers.admin_limits import LimitsHandler
@@ -19,6 +21,7 @@ from qgstream.handlers.demo import DemoHandler
 from qgstream.handlers.events import EventsHandler
 from qgstream.handlers.health import HealthHandler, ReadyHandler
 from qgstream.handlers.metrics import MetricsHandler
+from qgstream.handlers.misdirected import MisdirectedHandler
 from qgstream.handlers.publish import PublishHandler
 from qgstream.handlers.websocket import WebSocketEventsHandler
 from qgstream.logs import access_log, scrub
@@ -37,8 +40,41 @@ class MethodMatches(PathMatches):
         return super().match(request) if request.method == self.method else None
 
 
+class UnknownHost(Matcher):
+    """Requests whose `Host` the service does not answer to; with `rules` only those that one of the rules would match.
+
+    It is asked first, so that no path or method is answered, those that do not exist included.
+    """
+
+    def __init__(self, service: Service, *, on_loopback: bool = False, rules: Sequence[Rule] | None = None) -> None:
+        self._service = service
+        self._on_loopback = on_loopback
+        self._rules = rules
+
+    def match(self, request: HTTPServerRequest) -> dict[str, Any] | None:
+        """The match of everything, unless the host is a name of this server."""
+        if is_allowed(request.host, self._service.allowed_hosts, on_loopback=self._on_loopback):
+            return None
+        is_ours = self._rules is None or any(rule.matcher.match(request) is not None for rule in self._rules)
+        return {} if is_ours else None
+
+
 def routes(service: Service, *, prefix: str = "") -> list[Rule]:
     """The streams and publishing, to be put into any Tornado application, below `prefix`."""
+    return _checked(service, _routes(service, prefix))
+
+
+def operator_routes(service: Service) -> list[Rule]:
+    """What the operator asks: on `admin.port` when that is set."""
+    return _checked(service, _operator_routes(service))
+
+
+def _checked(service: Service, rules: list[Rule]) -> list[Rule]:
+    # The other paths of the application that has them are not ours to refuse.
+    return [Rule(UnknownHost(service, rules=rules), MisdirectedHandler, {"service": service}), *rules]
+
+
+def _routes(service: Service, prefix: str = "") -> list[Rule]:
     shared = {"service": service}
     return [
         Rule(MethodMatches("POST", f"{prefix}/events"), PublishHandler, shared),
@@ -47,8 +83,7 @@ def routes(service: Service, *, prefix: str = "") -> list[Rule]:
     ]
 
 
-def operator_routes(service: Service) -> list[Rule]:
-    """What the operator asks: on `admin.port` when that is set."""
+def _operator_routes(service: Service) -> list[Rule]:
     shared = {"service": service}
     return [
         Rule(PathMatches("/health"), HealthHandler, shared),
@@ -67,12 +102,12 @@ def operator_routes(service: Service) -> list[Rule]:
     ]
 
 
-def public_app(service: Service, *, with_operator_routes: bool = True) -> Application:
-    """What the public port serves."""
+def public_app(service: Service, *, with_operator_routes: bool = True, on_loopback: bool = False) -> Application:
+    """What the public port serves. `on_loopback` says that all of its sockets are on the loopback."""
     shared = {"service": service}
-    table = routes(service)
+    table = _routes(service)
     if with_operator_routes:
-        table += operator_routes(service)
+        table += _operator_routes(service)
     else:
         table += [Rule(PathMatches("/health"), HealthHandler, shared)]
     table += [
@@ -80,17 +115,18 @@ def public_app(service: Service, *, with_operator_routes: bool = True) -> Applic
         Rule(PathMatches(r"/client\.js"), ClientHandler, shared),
         Rule(PathMatches(r"/client\.d\.ts"), ClientTypesHandler, shared),
     ]
-    return _application(service, table)
+    return _application(service, table, on_loopback)
 
 
-def admin_app(service: Service) -> Application:
+def admin_app(service: Service, *, on_loopback: bool = False) -> Application:
     """What `admin.port` serves."""
-    return _application(service, operator_routes(service))
+    return _application(service, _operator_routes(service), on_loopback)
 
 
-def _application(service: Service, table: list[Rule]) -> Application:
+def _application(service: Service, table: list[Rule], on_loopback: bool) -> Application:
+    unknown_host = Rule(UnknownHost(service, on_loopback=on_loopback), MisdirectedHandler, {"service": service})
     return Application(
-        table,
+        [unknown_host, *table],
         default_handler_class=NotFoundHandler,
         default_handler_args={"service": service},
         log_function=_log_request,

@@ -14,7 +14,8 @@ from typing import Annotated, Any, Self
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, field_validator, model_validator
 
-from qgstream.addresses import parse_network
+from qgstream.addresses import is_loopback, parse_network
+from qgstream.allowed_hosts import parse_allowed_host
 from qgstream.auth import AuthSettings
 from qgstream.brokers.base import DEFAULT_TIMEOUT_SECONDS
 from qgstream.cors import CorsSettings
@@ -69,6 +70,12 @@ class ServerSettings(Section):
     )
     trusted_proxies: tuple[Annotated[str, AfterValidator(_network)], ...] = Field(
         (), description="Networks or addresses of the proxies whose X-Forwarded-For and X-Forwarded-Proto are believed."
+    )
+    allowed_hosts: tuple[Annotated[str, AfterValidator(parse_allowed_host)], ...] = Field(
+        (),
+        description='Names by which clients reach this server: exact ones, `*.example.com` patterns, or "*" for every '
+        "name. Requests with another Host are refused. Without any, a server on the loopback answers to localhost and "
+        "loopback addresses, and every other server to every name.",
     )
     reuse_port: bool = Field(False, description="Share the port with other processes (SO_REUSEPORT).")
 
@@ -189,6 +196,13 @@ def load(
         reading.warnings.append(
             f"server.reuse_port: got true with broker.url = {config.broker.url!r}, expected a broker that processes "
             "share: an event published to one process will not reach the streams of another"
+        )
+    server = config.server
+    is_local = server.host == "localhost" or is_loopback(server.host)
+    if is_local and server.trusted_proxies and not server.allowed_hosts:
+        reading.warnings.append(
+            f"server.allowed_hosts: got none with server.host = {server.host!r} and server.trusted_proxies, expected "
+            "the names by which clients reach the proxy: requests with another Host than localhost are refused"
         )
     found = reading.found
     came_from = {name: found[name].source if name in found else "default" for name in _CATALOGUE.keys}

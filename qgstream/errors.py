@@ -107,6 +107,13 @@ class MethodNotAllowed(QgstreamError):
     code = "method_not_allowed"
 
 
+class UnknownHost(QgstreamError):
+    """The request names a host that this server does not answer to."""
+
+    status = 421
+    code = "unknown_host"
+
+
 class UpgradeRequired(QgstreamError):
     """The resource is spoken to in another protocol, which the request did not ask for."""
 

@@ -9,13 +9,13 @@ import socket
 import ssl
 import time
 from collections import defaultdict
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 
 from tornado.netutil import bind_sockets
 from tornado.web import Application
 
-from qgstream.addresses import parse_networks
+from qgstream.addresses import is_loopback, parse_networks
 from qgstream.app import admin_app, public_app
 from qgstream.brokers.base import open_broker
 from qgstream.config import Config, Loaded, ServerSettings
@@ -84,7 +84,7 @@ class Server:
         self._intakes = Intakes(hub, sources)
         self.service = Service(
             hub, cors=config.cors, auth=config.auth, heartbeat=config.heartbeat,
-            trusted_proxies=parse_networks(config.server.trusted_proxies),
+            trusted_proxies=parse_networks(config.server.trusted_proxies), allowed_hosts=config.server.allowed_hosts,
         )  # fmt: skip
         self.service.effective = self.effective
         self.service.leave = self.leave_within
@@ -94,13 +94,15 @@ class Server:
         sockets = _bind(config.server.host, config.server.port, reuse_port=config.server.reuse_port)
         admin_sockets = _bind(config.admin.host, config.admin.port) if has_admin else []
         await self.service.start()
-        public = public_app(self.service, with_operator_routes=not has_admin)
+        public = public_app(self.service, with_operator_routes=not has_admin, on_loopback=_on_loopback(sockets))
         self._servers = [self._listen(public, sockets, tls)]
         self.ports = [s.getsockname()[1] for s in sockets]
         if has_admin:
             # Its sockets are counted apart, or streams could lock the operator out.
             admin = StreamServer(
-                admin_app(self.service), limits=lambda: _ADMIN_LIMITS, detached=lambda: len(self.service.viewers)
+                admin_app(self.service, on_loopback=_on_loopback(admin_sockets)),
+                limits=lambda: _ADMIN_LIMITS,
+                detached=lambda: len(self.service.viewers),
             )
             admin.add_sockets(admin_sockets)
             self._servers.append(admin)
@@ -197,6 +199,7 @@ class Server:
         self.service.cors = config.cors
         self.service.wheel.settings = config.heartbeat
         self.service.trusted_proxies = parse_networks(config.server.trusted_proxies)
+        self.service.allowed_hosts = config.server.allowed_hosts
         self.service.hub.reload(limits=config.limits, history=config.history)
         if config.log != self.config.log:
             configure(config.log)
@@ -213,7 +216,7 @@ class Server:
     def effective(self) -> Iterator[tuple[str, object, str]]:
         """Every key of the configuration in effect, its value without secrets, and where it came from."""
         sections = {name: getattr(self._started_with, name) for name in ("server", "admin", "broker", "sources")}
-        reloadable = {"trusted_proxies": self.config.server.trusted_proxies}
+        reloadable = {name: getattr(self.config.server, name) for name in ("trusted_proxies", "allowed_hosts")}
         sections["server"] = self._started_with.server.model_copy(update=reloadable)
         in_effect = self.config.model_copy(update=sections | {"limits": self.service.limits})
         for key, value, _ in Loaded(in_effect, (), defaultdict(str)).effective():
@@ -226,6 +229,10 @@ class Server:
 
 def _bind(host: str, port: int, *, reuse_port: bool = False) -> list[socket.socket]:
     return bind_sockets(port, host, backlog=BACKLOG, reuse_port=reuse_port)
+
+
+def _on_loopback(sockets: Sequence[socket.socket]) -> bool:
+    return all(is_loopback(listener.getsockname()[0]) for listener in sockets)
 
 
 def tls_context(settings: ServerSettings) -> ssl.SSLContext | None:

@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Self
 
 from qgstream.addresses import Network, client_key, parse_networks
+from qgstream.allowed_hosts import parse_allowed_host
 from qgstream.auth import Authenticator, AuthSettings, Principal
 from qgstream.cors import CorsSettings
 from qgstream.drain import drain
@@ -30,7 +31,8 @@ class Service:
     """One process's hub with its policies. Everything here may be replaced while it runs.
 
     `async with` starts it and, at the end, closes what is left; before that `drain` says goodbye slowly.
-    `trusted_proxies` are networks or addresses, also as text.
+    `trusted_proxies` are networks or addresses, also as text. `allowed_hosts` are names and `*.example.com` patterns by
+    which clients reach it; without any, every `Host` is answered (see `app.public_app` for sockets of the loopback).
     """
 
     def __init__(
@@ -41,6 +43,7 @@ class Service:
         auth: AuthSettings | None = None,
         heartbeat: HeartbeatSettings | None = None,
         trusted_proxies: Sequence[Network | str] = (),
+        allowed_hosts: Sequence[str] = (),
     ) -> None:
         self.hub = hub
         self.cors = cors or CorsSettings()
@@ -48,6 +51,7 @@ class Service:
         self._key_set = self._key_set_for(self.auth)
         self.private_patterns = frozenset((auth or AuthSettings()).private_topics)
         self.trusted_proxies = parse_networks([str(network) for network in trusted_proxies])
+        self.allowed_hosts = tuple(parse_allowed_host(host) for host in allowed_hosts)
         self.publishing = 0  # publishes under way, which a server that leaves still answers
         self.takes_events = True  # until the last moment of a drain
         self.wheel = Wheel(hub, heartbeat or HeartbeatSettings())

@@ -35,6 +35,8 @@ class ServerProcess:
             "QGSTREAM_AUTH__PUBLISH_KEYS": json.dumps([KEY]),
             "QGSTREAM_CORS__ALLOW_ORIGINS": '["*"]',
             "QGSTREAM_DRAIN__SECONDS": "0",
+            # Beside localhost and the loopback: what raw requests of the tests have as `Host`.
+            "QGSTREAM_SERVER__ALLOWED_HOSTS": '["x", "tests"]',
         }
         for key, value in settings.items():
             text = value if isinstance(value, str) else json.dumps(value)

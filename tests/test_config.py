@@ -151,6 +151,25 @@ def test_trusted_proxies_are_addresses_and_networks(network: str) -> None:
     assert load(None, {"QGSTREAM_SERVER__TRUSTED_PROXIES": network}).config.server.trusted_proxies == (network,)
 
 
+@pytest.mark.parametrize("host", ["127.0.0.1", "127.0.0.2", "::1", "localhost"])
+def test_a_proxy_in_front_of_the_loopback_needs_its_names(host: str) -> None:
+    flags: dict[str, object] = {"server.host": host, "server.trusted_proxies": "127.0.0.1"}
+    (warning,) = load(None, {}, flags).warnings
+    assert warning == (
+        f"server.allowed_hosts: got none with server.host = {host!r} and server.trusted_proxies, expected the names by "
+        "which clients reach the proxy: requests with another Host than localhost are refused"
+    )
+    for quiet in ({"server.allowed_hosts": "events.example.com"}, {"server.host": "0.0.0.0"}):
+        assert load(None, {}, flags | quiet).warnings == ()
+    assert load(None, {}, {"server.host": host}).warnings == ()
+
+
+@pytest.mark.parametrize("name", ["http://a.example", "a.example/", "10.0.0.0/8", "", "*.*"])
+def test_an_allowed_host_is_a_name(name: str) -> None:
+    (problem,) = problems(None, {}, {"server.allowed_hosts": [name]})
+    assert f"server.allowed_hosts[0]: got {name!r}, expected a host name" in problem
+
+
 def test_keys_come_from_file_and_environment(tmp_path: Path) -> None:
     path = written(tmp_path, f'[auth]\npublish_keys = ["{SECRET}"]\nadmin_keys = {{ ops = {{ file = "/x" }} }}\n')
     environ = {"QGSTREAM_AUTH__JWT__ALGORITHMS": "HS256", "QGSTREAM_AUTH__JWT__SECRET": SECRET}

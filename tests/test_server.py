@@ -243,11 +243,27 @@ def test_the_log_gets_louder_and_quieter(reloadable: Reloadable) -> None:
 
 
 def test_trusted_proxies_change(reloadable: Reloadable) -> None:
-    line = reloadable.reload(server={"trusted_proxies": ["127.0.0.1"]})
+    line = reloadable.reload(server={"trusted_proxies": ["127.0.0.1"], "allowed_hosts": ["events.example.com"]})
     assert line["needs_restart"] == []
     client = opened(reloadable.server, "X-Forwarded-For: 192.0.2.7")
     assert reloadable.server.wait_for_log("events.connected")["remote_ip"] == "192.0.2.7"
     client.close()
+
+
+def test_allowed_hosts_change(reloadable: Reloadable) -> None:
+    def status(host: str) -> int:
+        return ask(reloadable.server, "GET", "/health", headers={"Host": host})[0].status
+
+    assert (status("events.example.com"), status("localhost")) == (421, 200)
+    line = reloadable.reload(
+        server={"allowed_hosts": ["Events.example.com:443"]}, auth={"admin_keys": {"boss": "boss"}}
+    )
+    assert line["needs_restart"] == []
+    assert (status("events.example.com"), status("www.example.com"), status("localhost")) == (200, 421, 200)
+    _, shown = ask(reloadable.server, "GET", "/admin/config", headers={"Authorization": "Bearer boss"})
+    assert json.loads(shown)["config"]["server.allowed_hosts"]["value"] == ["events.example.com"]
+    reloadable.reload()
+    assert status("events.example.com") == 421
 
 
 def test_what_needs_a_restart_is_said(reloadable: Reloadable) -> None:
