@@ -6,9 +6,10 @@ read the answer. Source: the Fetch standard, "CORS protocol".
 
 from __future__ import annotations
 
+import re
 from typing import Annotated, Self
 
-from pydantic import AfterValidator, Field, field_validator, model_validator
+from pydantic import AfterValidator, Field, ValidationInfo, field_validator, model_validator
 
 from qgstream import origins
 from qgstream.settings import Section
@@ -32,25 +33,50 @@ def parse_origin(text: str) -> str:
     return origin.replace("://", f"://{subdomains}", 1)
 
 
+_TOKEN = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+")  # RFC 9110, 5.6.2
+
+
+def _check_header_name(name: str) -> str:
+    if not _TOKEN.fullmatch(name):
+        raise ValueError(f'got {name!r}, expected the name of a header, such as X-Request-Id, or "*" alone')
+    return name
+
+
 class CorsSettings(Section):
     """`[cors]`: the origins whose pages may open streams and read answers."""
 
     allow_origins: tuple[Annotated[str, AfterValidator(parse_origin)], ...] = Field(
         (), description='Exact origins, `https://*.example.com` patterns, or "*" alone for every origin.'
     )
+    allow_headers: tuple[Annotated[str, AfterValidator(_check_header_name)], ...] = Field(
+        # What the server reads, and what tracing in browsers adds by itself to each request of `fetch`: W3C Trace
+        # Context, Baggage and Sentry. A preflight that asks for one name that is missing here fails as a whole.
+        (
+            "Authorization", "Content-Type", "Last-Event-ID", "Cache-Control",
+            "traceparent", "tracestate", "baggage", "sentry-trace",
+        ),
+        description='Headers that pages may send, or "*" alone for every one.',
+    )  # fmt: skip
     allow_credentials: bool = Field(False, description='Let pages send cookies; refused together with "*".')
     max_age_seconds: int = Field(600, ge=0, description="How long a browser remembers a preflight's answer.")
 
-    @field_validator("allow_origins")
+    @field_validator("allow_origins", "allow_headers")
     @classmethod
-    def _everybody_alone(cls, origins: tuple[str, ...]) -> tuple[str, ...]:
-        others = ", ".join(origin for origin in origins if origin != "*")
-        if "*" in origins and others:
-            raise ValueError(f'got "*" beside {others}, expected "*" alone: it allows every origin already')
-        return ("*",) if "*" in origins else origins
+    def _everybody_alone(cls, values: tuple[str, ...], info: ValidationInfo) -> tuple[str, ...]:
+        others = ", ".join(value for value in values if value != "*")
+        if "*" in values and others:
+            what = "origin" if info.field_name == "allow_origins" else "header"
+            raise ValueError(f'got "*" beside {others}, expected "*" alone: it allows every {what} already')
+        return ("*",) if "*" in values else values
 
     @model_validator(mode="after")
     def _no_credentials_for_everybody(self) -> Self:
+        # Fetch standard, "CORS-preflight fetch": with credentials `*` is the name of a header.
+        if self.allow_credentials and "*" in self.allow_headers:
+            raise ValueError(
+                'got allow_credentials = true with allow_headers = ["*"], expected the names of the headers: '
+                "browsers refuse the two together"
+            )
         # Fetch standard, "CORS check": a browser refuses `*` for a request with credentials.
         if self.allow_credentials and "*" in self.allow_origins:
             raise ValueError(
@@ -60,7 +86,6 @@ class CorsSettings(Section):
         return self
 
 
-_ALLOW_HEADERS = "Authorization, Content-Type, Last-Event-ID, Cache-Control"
 _ALLOW_METHODS = "GET, HEAD, POST, PATCH, DELETE, OPTIONS"
 _EXPOSE_HEADERS = "Retry-After"
 
@@ -96,11 +121,12 @@ def headers(settings: CorsSettings, origin: str | None, *, preflight: bool = Fal
         if settings.allow_credentials:
             answer.append(("Access-Control-Allow-Credentials", "true"))
     if preflight:
-        answer += [
-            ("Access-Control-Allow-Methods", _ALLOW_METHODS),
-            ("Access-Control-Allow-Headers", _ALLOW_HEADERS),
-            ("Access-Control-Max-Age", str(settings.max_age_seconds)),
-        ]
+        # Fetch standard, "CORS non-wildcard request-header name": `*` does not stand for Authorization.
+        names = ("*", "Authorization") if settings.allow_headers == ("*",) else settings.allow_headers
+        answer.append(("Access-Control-Allow-Methods", _ALLOW_METHODS))
+        if names:
+            answer.append(("Access-Control-Allow-Headers", ", ".join(names)))
+        answer.append(("Access-Control-Max-Age", str(settings.max_age_seconds)))
     else:
         answer.append(("Access-Control-Expose-Headers", _EXPOSE_HEADERS))
     return answer

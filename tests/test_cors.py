@@ -82,6 +82,51 @@ def test_a_preflight_says_methods_headers_and_for_how_long() -> None:
     assert answer["Access-Control-Max-Age"] == "7"
 
 
+def asked(settings: CorsSettings) -> str | None:
+    """The value of the header that names headers."""
+    return dict(headers(settings, "https://app.example.com", preflight=True)).get("Access-Control-Allow-Headers")
+
+
+def test_a_page_with_tracing_passes_its_preflight() -> None:
+    allowed = str(asked(PRODUCTION)).lower().split(", ")
+    # What the tracing of OpenTelemetry and of Sentry adds to a request of a page, beside what the server reads.
+    for name in ("traceparent", "tracestate", "baggage", "sentry-trace", "authorization", "content-type"):
+        assert name in allowed
+
+
+@pytest.mark.parametrize(
+    ("names", "header"),
+    [
+        (("X-Request-Id", "traceparent"), "X-Request-Id, traceparent"),
+        (("Authorization",), "Authorization"),
+        (("*",), "*, Authorization"),  # a star does not stand for Authorization
+        (("*", "*"), "*, Authorization"),
+        ((), None),
+    ],
+)
+def test_a_preflight_has_the_headers_of_the_setting(names: tuple[str, ...], header: str | None) -> None:
+    assert (
+        asked(PRODUCTION.model_copy(update={"allow_headers": CorsSettings(allow_headers=names).allow_headers}))
+        == header
+    )
+
+
+@pytest.mark.parametrize("name", ["", "X Request", "X-Request:", "a\r\nb", "a, b", "\u00e9", "a\n"])
+def test_what_is_no_name_of_a_header_is_refused(name: str) -> None:
+    with pytest.raises(ValidationError, match="expected the name of a header"):
+        CorsSettings(allow_headers=(name,))
+
+
+def test_a_star_among_headers_is_alone_and_without_credentials() -> None:
+    with pytest.raises(
+        ValidationError, match=r'got "\*" beside traceparent, expected "\*" alone: it allows every header'
+    ):
+        CorsSettings(allow_headers=("*", "traceparent"))
+    with pytest.raises(ValidationError, match="expected the names of the headers: browsers refuse the two together"):
+        CorsSettings(allow_origins=("https://a.example",), allow_headers=("*",), allow_credentials=True)
+    CorsSettings(allow_origins=("https://a.example",), allow_headers=("traceparent",), allow_credentials=True)
+
+
 def test_no_origins_is_no_cors() -> None:
     assert headers(CorsSettings(), "https://a.example") == []
 

@@ -168,6 +168,8 @@ def shown(value: object) -> set[str]:
         return {str(value).lower()}
     if value in (None, (), {}):
         return {"none", ""}
+    if isinstance(value, tuple):
+        return {", ".join(f"`{item}`" for item in value)}
     if isinstance(value, int | float):
         sizes = {f"{value / 1024**n:g} {unit}" for n, unit in ((1, "KiB"), (2, "MiB")) if value >= 1024**n}
         return {f"{value:g}", f"{value:.0f}", f"{value:g} (off)"} | sizes

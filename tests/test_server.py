@@ -193,11 +193,16 @@ def test_keys_are_rotated_and_origins_change(reloadable: Reloadable) -> None:
         headers = {"Origin": "https://app.example.com"}
         return ask(server, "GET", "/health", headers=headers)[0].getheader("Access-Control-Allow-Origin")
 
+    def allowed_headers() -> str | None:
+        headers = {"Origin": "https://app.example.com"}
+        return ask(server, "OPTIONS", "/events", headers=headers)[0].getheader("Access-Control-Allow-Headers")
+
     assert (published(KEY), published("new-key"), origin()) == (200, 401, "*")
     reloadable.reload(
         auth={"publish_keys": {"new": "new-key"}, "private_topics": ["secret*"]},
-        cors={"allow_origins": ["https://*.example.com"]},
+        cors={"allow_origins": ["https://*.example.com"], "allow_headers": ["X-Request-Id"]},
     )
+    assert allowed_headers() == "X-Request-Id"
     assert (published(KEY), published("new-key"), origin()) == (401, 200, "https://app.example.com")
     assert ask(server, "GET", "/events?topic=secret")[0].status == 401
     client.until(b"data: 1\n")  # the stream that the old key opened stays

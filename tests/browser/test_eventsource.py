@@ -129,6 +129,36 @@ def test_with_a_list_of_origins_a_foreign_page_is_refused_and_ours_is_not(
     assert seen(refused.page) == []
 
 
+# What the tracing of a page adds to each request of `fetch`.
+TRACED_POST = POST.replace(
+    '"Content-Type":',
+    '"traceparent": "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01", "tracestate": "x=1", "baggage": "a=b", '
+    '"sentry-trace": "0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-1", "Content-Type":',
+)
+
+
+@pytest.mark.parametrize(
+    ("cors", "answer"),
+    [
+        ({}, 200),
+        ({"cors__allow_credentials": True}, 200),
+        ({"cors__allow_headers": ["*"]}, 200),
+        ({"cors__allow_headers": ["Authorization", "Content-Type"]}, "TypeError: Failed to fetch"),
+    ],
+    ids=["by default", "with credentials", "everything", "too little"],
+)
+def test_a_page_with_tracing_publishes(
+    start_server: StartServer, open_tab: OpenTab, page_port: int, cors: dict[str, object], answer: object
+) -> None:
+    server = start_server(cors__allow_origins=[f"http://localhost:{page_port}"], **cors)
+    refused = () if answer == 200 else ("blocked by CORS policy", "ERR_FAILED")
+    page = open_tab(frontend(page_port, server.port), expected=refused).page
+    wait_for(page, "connected")
+    assert page.evaluate(TRACED_POST, [server.port, KEY]) == answer
+    if answer == 200:
+        wait_for_published(page, "posted")
+
+
 def test_a_reconnect_is_not_preflighted_and_gets_what_was_missed(
     start_server: StartServer, start_relay: StartRelay, open_tab: OpenTab, page_port: int
 ) -> None:

@@ -104,6 +104,7 @@ async def test_a_preflight_needs_no_credentials_on_any_path(client: Client, path
     allowed = cors(answer)
     assert allowed.pop("Allow-Headers").lower().split(", ") == [
         "authorization", "content-type", "last-event-id", "cache-control",
+        "traceparent", "tracestate", "baggage", "sentry-trace",
     ]  # fmt: skip
     assert {"GET", "HEAD", "POST", "OPTIONS"} <= set(allowed.pop("Allow-Methods").split(", "))
     assert allowed == {"Allow-Origin": "*", "Max-Age": "600"}
