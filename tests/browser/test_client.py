@@ -335,6 +335,29 @@ def test_nobody_can_publish_a_message_of_the_servers_own(server: ServerProcess, 
     assert page.evaluate("states.map((s) => s.state)") == ["connecting", "open"]
 
 
+@pytest.mark.parametrize("shared", WAYS)
+def test_a_published_type_is_never_taken_for_the_streams_own_event(
+    server: ServerProcess, frontend: Frontend, shared: bool
+) -> None:
+    own = ["error", "open", "state", "message", "connected", "heartbeat", "reset", "closing", "rejected"]
+    others = ["close", "abort", "toString", "constructor", "__proto__", "then"]
+    page = frontend(server.port, shared=shared, types=["error", "open", *others], topics=["t"])
+    wait_for_state(page, "open")
+    before = page.evaluate("states.length")
+    for name in [*own, *others]:
+        publish(server, "t", name, event=name)
+    page.wait_for_function("seen.some((x) => x.data === 'then')")
+    events = [x for x in seen(page, "message", "error", "open", *others) if x["data"] in own + others]
+    assert [(x["type"], x["event"], x["data"]) for x in events] == [
+        *(("message", name, name) for name in own),
+        *((name, name, name) for name in others),
+    ]
+    # The connection is the same, and nothing was said about it.
+    assert page.evaluate("states.length") == before
+    assert page.evaluate("stream.state") == "open"
+    assert len(seen(page, "connected")) == 1
+
+
 def test_a_type_can_be_listened_to_later(server: ServerProcess, frontend: Frontend) -> None:
     page = frontend(server.port, types=[])
     wait_for_own(page, "connected")

@@ -159,6 +159,32 @@ def test_a_page_with_tracing_publishes(
         wait_for_published(page, "posted")
 
 
+# Event types that an EventSource has a meaning of its own for.
+LISTEN = """(names) => {
+    window.heard = [];
+    for (const name of names) eventSource.addEventListener(name, (event) => {
+        heard.push([name, event instanceof MessageEvent, event.data ?? null, eventSource.readyState]);
+    });
+}"""
+
+
+def test_the_types_error_and_open_call_the_handlers_of_the_connection(
+    start_server: StartServer, open_tab: OpenTab, page_port: int
+) -> None:
+    """What docs/publishing.md warns of; a MessageEvent tells the two apart."""
+    server = start_server()
+    page = open_tab(frontend(page_port, server.port)).page
+    wait_for(page, "connected")
+    page.evaluate(LISTEN, ["error", "open", "message"])
+    for name in ("error", "open", "message"):
+        publish(server, "orders", {"value": name}, event=name)
+    wait_for_published(page, "message")  # `onmessage` hears it, as an event without a type
+    heard = [x for x in page.evaluate("heard") if '"heartbeat"' not in x[2]]
+    assert heard == [[name, True, f'{{"value": "{name}"}}', 1] for name in ("error", "open", "message")]
+    # The handler of the page has taken the first for a lost connection, and the second for a new one.
+    expect(page.locator("#state")).to_have_text("open")
+
+
 def test_a_reconnect_is_not_preflighted_and_gets_what_was_missed(
     start_server: StartServer, start_relay: StartRelay, open_tab: OpenTab, page_port: int
 ) -> None:
