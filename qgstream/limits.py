@@ -5,6 +5,7 @@ What is refused, and what an operator tunes while the server runs, is decided he
 
 from __future__ import annotations
 
+from collections import OrderedDict
 from dataclasses import dataclass
 from random import Random
 from typing import Literal
@@ -117,10 +118,11 @@ class TokenBucket:
 class RateLimiter:
     """A token bucket for each key. Full buckets are forgotten, so memory is bounded by the keys of the last moments."""
 
-    MAX_KEYS = 100_000  # about 20 MB; beyond it the longest unused go, and start anew with a full bucket
+    MAX_KEYS = 100_000  # about 30 MB; beyond it the longest unused go, and start anew with a full bucket
 
     def __init__(self) -> None:
-        self._buckets: dict[str, TokenBucket] = {}
+        # In the order of use. Not a plain dict: to find its first entry, Python walks all that were deleted.
+        self._buckets: OrderedDict[str, TokenBucket] = OrderedDict()
 
     def __len__(self) -> int:
         return len(self._buckets)
@@ -132,9 +134,9 @@ class RateLimiter:
         bucket = self._buckets.pop(key, None)
         if bucket is None:
             if len(self._buckets) >= self.MAX_KEYS:
-                del self._buckets[next(iter(self._buckets))]
+                self._buckets.popitem(last=False)
             bucket = TokenBucket(burst, now)
-        self._buckets[key] = bucket  # at the end again: the dict's order is the order of use
+        self._buckets[key] = bucket  # at the end again
         return bucket.take(amount, rate=rate, burst=burst, now=now)
 
     def sweep(self, *, rate: float, burst: float, now: float) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import socket
+from collections import OrderedDict
 
 from tornado.ioloop import IOLoop
 
@@ -19,7 +20,8 @@ class Lingering:
     """
 
     def __init__(self) -> None:
-        self._open: dict[socket.socket, object] = {}
+        # In the order of their coming. Not a plain dict: to find its first entry, Python walks all that were deleted.
+        self._open: OrderedDict[socket.socket, object] = OrderedDict()
 
     def __len__(self) -> int:
         return len(self._open)
@@ -40,10 +42,10 @@ class Lingering:
 
     def close_oldest(self) -> bool:
         """Make room. Returns whether there was one."""
-        for sock in self._open:
-            self._close(sock)
-            return True
-        return False
+        if not self._open:
+            return False
+        self._close(next(iter(self._open)))
+        return True
 
     def close_all(self) -> None:
         """For the end of a server."""

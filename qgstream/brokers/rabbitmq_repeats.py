@@ -8,6 +8,7 @@ that it knows); of all others the last `REACH` messages count, if both say when 
 
 from __future__ import annotations
 
+from collections import OrderedDict
 from collections.abc import Iterable
 from dataclasses import dataclass
 
@@ -40,7 +41,8 @@ class Repeats:
     def __init__(self, since: int) -> None:
         self.since = since
         self.up_to = since
-        self._copies: dict[str, _Copy] = {}  # in the order of their positions
+        # In the order of their positions. Not a plain dict: to find its first entry, Python walks all deleted ones.
+        self._copies: OrderedDict[str, _Copy] = OrderedDict()
         self._repeated: set[int] = set()
 
     def take(self, entry: Entry) -> int | None:
@@ -54,7 +56,7 @@ class Repeats:
         first = copy.first if copy is not None and is_repeated else entry.position
         copies[entry.key] = _Copy(entry.position, entry.at, first)
         while next(iter(copies.values())).position < entry.position - REACH:
-            del copies[next(iter(copies))]
+            copies.popitem(last=False)
         if not is_repeated:
             return None
         if len(self._repeated) == MAX_REPEATED:
