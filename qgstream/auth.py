@@ -10,13 +10,15 @@ import hashlib
 import hmac
 import re
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass, field
-from typing import Any, ClassVar, Literal
+from dataclasses import dataclass, field, replace
+from typing import Annotated, Any, ClassVar, Literal
 
-from pydantic import Field, SecretStr, field_validator
+from pydantic import Discriminator, Field, SecretStr, Tag, field_validator
 
+from qgstream.claims import Claims
 from qgstream.errors import ConfigError, Forbidden, InvalidField, Unauthorized
 from qgstream.keys import ReadFile, Secret, SecretFile, SecretSection, load_secret, read_file
+from qgstream.namespaces import namespace
 from qgstream.tokens import MAX_TOKEN_CHARACTERS, Check, JwtSettings, TokenVerifier, looks_like_jwt
 from qgstream.topics import check_pattern, covers, matches_any
 
@@ -28,6 +30,9 @@ EVERY_TOPIC = "*"
 # A key's name goes to logs and answers in the key's place.
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,63}")
 
+# The name that a key of a list gets: from its place, which changes when a key is put before it.
+_NAME_BY_PLACE = re.compile(r"key-[0-9]+")
+
 # A key is sent in a header: what HTTP would strip or refuse there can never match.
 _NOT_IN_A_HEADER = re.compile(r"[\s\x00-\x1f\x7f]")
 
@@ -35,17 +40,28 @@ _NOT_IN_A_HEADER = re.compile(r"[\s\x00-\x1f\x7f]")
 _SCHEMES_OF_PROXIES = frozenset({"basic", "digest", "negotiate", "ntlm"})
 
 
+def _form_of(value: object) -> str:
+    return "(list)" if isinstance(value, list | tuple) else "(key)"
+
+
+# While a key is rotated, the old one and the new one are valid under one name.
+Secrets = Annotated[
+    Annotated[Secret, Tag("(key)")] | Annotated[tuple[Secret, ...], Field(min_length=1), Tag("(list)")],
+    Discriminator(_form_of),
+]
+
+
 class AuthSettings(SecretSection):
     """`[auth]`: who may publish and administer, and which topics are not for everybody."""
 
     secret_fields: ClassVar[frozenset[str]] = frozenset({"publish_keys", "admin_keys"})
 
-    publish_keys: dict[str, Secret] = Field(
+    publish_keys: dict[str, Secrets] = Field(
         {},
-        description='Keys that may publish and subscribe to everything: name = "key" or name = {file = "path"}. '
-        "A list is named key-1, key-2 and so on.",
+        description='Keys that may publish and subscribe to everything: name = "key" or name = {file = "path"}, or a '
+        "list of these while a key is rotated. A list without names is named key-1, key-2 and so on.",
     )
-    admin_keys: dict[str, Secret] = Field(
+    admin_keys: dict[str, Secrets] = Field(
         {}, description="Keys for /admin, written as publish_keys are. They neither publish nor see private topics."
     )
     private_topics: tuple[str, ...] = Field(
@@ -64,7 +80,7 @@ class AuthSettings(SecretSection):
 
     @field_validator("publish_keys", "admin_keys")
     @classmethod
-    def _check_names(cls, keys: dict[str, Secret]) -> dict[str, Secret]:
+    def _check_names(cls, keys: dict[str, Secrets]) -> dict[str, Secrets]:
         # The name is not shown: who writes the pair the wrong way round has put the key there.
         for number, name in enumerate(keys, 1):
             if not _NAME.fullmatch(name):
@@ -126,7 +142,7 @@ class Principal:
     """Who asks. `name` is a key's name or a token's subject and may be logged; `publish` and `subscribe` are patterns.
 
     `expires_at` (unix seconds) is the moment from which the credentials are refused, so a stream ends there; None is
-    never.
+    never. `identity` tells who asks from everybody else, which a name does not: two issuers may give one subject.
     """
 
     name: str
@@ -134,6 +150,12 @@ class Principal:
     publish: tuple[str, ...] = ()
     subscribe: tuple[str, ...] = ()
     expires_at: float | None = None
+    identity: tuple[str, ...] = field(default=(), compare=False, repr=False)
+
+    @property
+    def namespace(self) -> bytes:
+        """What is counted and remembered for this publisher alone is kept under it: idempotency keys and rates."""
+        return namespace(*(self.identity or (self.kind, self.name)))
 
     def may_publish(self, topic: str) -> bool:
         """Whether this name of a topic is among the grants."""
@@ -205,6 +227,8 @@ class Authenticator:
             if digest in places:
                 problems.append(f"{where}: the same key as {places[digest]}, expected a key of its own")
             places.setdefault(digest, where)
+            if _NAME_BY_PLACE.fullmatch(principal.name):
+                principal = replace(principal, identity=(principal.kind, "", digest.hex()))
             self._keys[digest] = principal
         if settings.jwt is not None:
             try:
@@ -237,7 +261,10 @@ class Authenticator:
             if error.code == "unknown_key_id":
                 self.on_unknown_key_id()
             raise
-        return Principal(claims.subject or "token", "token", claims.publish, claims.subscribe, claims.expires_at)
+        return Principal(
+            claims.subject or "token", "token", claims.publish, claims.subscribe, claims.expires_at,
+            _identity(token, claims),
+        )  # fmt: skip
 
     def explain(self, token: str, now: float) -> list[Check]:
         """Every check that `authenticate` makes of a key or token, with its outcome, for whoever holds it."""
@@ -269,11 +296,30 @@ class Authenticator:
 
 
 def _principals(settings: AuthSettings) -> Iterable[tuple[str, SecretStr | SecretFile, Principal]]:
-    for name, secret in settings.publish_keys.items():
-        everything = (EVERY_TOPIC,)
-        yield f"auth.publish_keys.{name}", secret, Principal(name, "publish_key", everything, everything)
-    for name, secret in settings.admin_keys.items():
-        yield f"auth.admin_keys.{name}", secret, Principal(name, "admin_key")
+    everything = (EVERY_TOPIC,)
+    for name, keys in settings.publish_keys.items():
+        for where, secret in _each(f"auth.publish_keys.{name}", keys):
+            yield where, secret, Principal(name, "publish_key", everything, everything)
+    for name, keys in settings.admin_keys.items():
+        for where, secret in _each(f"auth.admin_keys.{name}", keys):
+            yield where, secret, Principal(name, "admin_key")
+
+
+def _each(where: str, keys: Secrets) -> Iterable[tuple[str, SecretStr | SecretFile]]:
+    if isinstance(keys, tuple):
+        return [(f"{where}[{index}]", secret) for index, secret in enumerate(keys)]
+    return [(where, keys)]
+
+
+def _identity(token: str, claims: Claims) -> tuple[str, ...]:
+    issuer = claims.values.get("iss")
+    issuer = issuer if isinstance(issuer, str) else ""
+    if claims.subject is not None:
+        return "token", issuer, claims.subject
+    # It says of nobody that it is theirs. What is signed stands for its holder: the signature can be written in several
+    # ways.
+    signed = token.rpartition(".")[0]
+    return "token", issuer, "", hashlib.sha256(signed.encode()).hexdigest()
 
 
 def _load_digest(secret: SecretStr | SecretFile, *, where: str, read_file: ReadFile) -> bytes:

@@ -12,6 +12,7 @@ from collections.abc import Iterable
 import msgspec
 
 from qgstream.errors import BadRequest, InvalidField, TooLarge
+from qgstream.namespaces import APPLICATION, scoped
 from qgstream.publication import Publication
 from qgstream.topics import check_name, check_text
 
@@ -53,16 +54,16 @@ def draft(
     retry_ms: object = None,
     private: bool = False,
     idempotency_key: object = None,
+    namespace: bytes = APPLICATION,
     max_event_bytes: int,
 ) -> Publication:
-    """A publication of Python values: a string is sent as it is, anything else as JSON."""
-    if isinstance(data, str):
-        return _checked(topic, _utf8("data", data), False, event, retry_ms, private, idempotency_key, max_event_bytes)
-    try:
-        encoded = _encode_json(data)
-    except (TypeError, ValueError, msgspec.MsgspecError, RecursionError) as error:
-        raise InvalidField("data", f"got {type(data).__name__}, expected what JSON can hold: {error}") from error
-    return _checked(topic, encoded, True, event, retry_ms, private, idempotency_key, max_event_bytes)
+    """A publication of Python values: a string is sent as it is, anything else as JSON. `namespace` is that of the
+    publisher (see `namespaces`)."""
+    encoded = _utf8("data", data) if isinstance(data, str) else _json(data)
+    return _checked(
+        topic, encoded, not isinstance(data, str), event, retry_ms, private, idempotency_key, max_event_bytes,
+        namespace=namespace,
+    )  # fmt: skip
 
 
 def received(
@@ -94,17 +95,19 @@ def received(
     return publication
 
 
-def parse_json(body: bytes, max_event_bytes: int) -> Publication:
-    """One event as a JSON object; raises `BadRequest` or `TooLarge` that name the field."""
+def parse_json(body: bytes, max_event_bytes: int, *, namespace: bytes) -> Publication:
+    """One event as a JSON object, from the publisher of this namespace; raises `BadRequest` or `TooLarge` that name the
+    field."""
     _check_utf8(body)
     try:
-        return _publication(_decoder.decode(body), max_event_bytes)
+        return _publication(_decoder.decode(body), max_event_bytes, namespace)
     except (msgspec.DecodeError, RecursionError) as error:
         raise _bad_json(error, body) from error
 
 
-def parse_ndjson(body: bytes, max_event_bytes: int) -> list[Publication]:
-    """A batch, one JSON object a line; blank lines are skipped. Errors name the line (from 1) and the field."""
+def parse_ndjson(body: bytes, max_event_bytes: int, *, namespace: bytes) -> list[Publication]:
+    """A batch from the publisher of this namespace, one JSON object a line; blank lines are skipped. Errors name the
+    line (from 1) and the field."""
     _check_utf8(body)
     try:
         parsed = _decoder.decode_lines(body)
@@ -118,7 +121,7 @@ def parse_ndjson(body: bytes, max_event_bytes: int) -> list[Publication]:
     publications = []
     for number, event in enumerate(parsed, 1):
         try:
-            publications.append(_publication(event, max_event_bytes))
+            publications.append(_publication(event, max_event_bytes, namespace))
         except (BadRequest, TooLarge) as error:
             error.args = (f"event {number}: {error}",)
             raise
@@ -131,13 +134,13 @@ def _find_bad_line(body: bytes, max_event_bytes: int) -> None:
     for number, line in enumerate(body.split(b"\n"), 1):
         if line.strip():
             try:
-                parse_json(line, max_event_bytes)
+                parse_json(line, max_event_bytes, namespace=b"")
             except (BadRequest, TooLarge) as error:
                 error.args = (f"line {number}: {error}",)
                 raise
 
 
-def _publication(body: Body, max_event_bytes: int) -> Publication:
+def _publication(body: Body, max_event_bytes: int, namespace: bytes) -> Publication:
     raw = bytes(body.data)
     is_json = not raw.startswith(b'"')
     if is_json:
@@ -157,12 +160,21 @@ def _publication(body: Body, max_event_bytes: int) -> Publication:
         private=body.private,
         key=body.idempotency_key,
         limit=max_event_bytes,
+        namespace=namespace,
     )
 
 
+def _json(data: object) -> bytes:
+    try:
+        return _encode_json(data)
+    except (TypeError, ValueError, msgspec.MsgspecError, RecursionError) as error:
+        raise InvalidField("data", f"got {type(data).__name__}, expected what JSON can hold: {error}") from error
+
+
 def _checked(
-    topic: object, data: bytes, is_json: bool, event: object, retry_ms: object, private: bool, key: object, limit: int
-) -> Publication:
+    topic: object, data: bytes, is_json: bool, event: object, retry_ms: object, private: bool, key: object, limit: int,
+    *, namespace: bytes = b"",
+) -> Publication:  # fmt: skip
     if isinstance(topic, str):
         topics: tuple[str, ...] = (check_name(topic),)
     elif isinstance(topic, Iterable):
@@ -182,7 +194,7 @@ def _checked(
         event=None if event is None else check_text("event", event),
         retry_ms=retry_ms,
         private=private,
-        idempotency_key=None if key is None else check_text("idempotency_key", key),
+        idempotency_key=None if key is None else scoped(namespace, check_text("idempotency_key", key)),
     )
 
 

@@ -13,6 +13,7 @@ from qgstream.brokers.backoff import Backoff
 from qgstream.errors import BadRequest, TooLarge, Unavailable
 from qgstream.hub import Hub
 from qgstream.logs import log
+from qgstream.namespaces import namespace
 from qgstream.publication import Publication
 from qgstream.sources.base import Events, Function, Restart, Source, SourceFailed, as_draft, check_function
 
@@ -48,6 +49,7 @@ class Intake:
         self.name = source.name
         self._hub = hub
         self._source = source
+        self._namespace = namespace("source", self.name)  # of its name: in several processes it is one publisher
         self._backoff = backoff or Backoff(first_seconds=RESTART_FIRST_SECONDS, limit_seconds=RESTART_LIMIT_SECONDS)
         self._leaving = self._publishing = False
         self._task: asyncio.Task[None] | None = None
@@ -150,7 +152,8 @@ class Intake:
         publications = []
         for item in items:
             try:
-                publications.append(as_draft(item).publication(self._hub.limits.max_event_bytes))
+                one = as_draft(item)
+                publications.append(one.publication(self._hub.limits.max_event_bytes, namespace=self._namespace))
             except (BadRequest, TooLarge) as error:
                 if tell:
                     self._refuse(str(error))

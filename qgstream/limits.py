@@ -6,6 +6,7 @@ What is refused, and what an operator tunes while the server runs, is decided he
 from __future__ import annotations
 
 from collections import OrderedDict
+from collections.abc import Hashable
 from dataclasses import dataclass
 from random import Random
 from typing import Literal
@@ -122,12 +123,12 @@ class RateLimiter:
 
     def __init__(self) -> None:
         # In the order of use. Not a plain dict: to find its first entry, Python walks all that were deleted.
-        self._buckets: OrderedDict[str, TokenBucket] = OrderedDict()
+        self._buckets: OrderedDict[Hashable, TokenBucket] = OrderedDict()
 
     def __len__(self) -> int:
         return len(self._buckets)
 
-    def take(self, key: str, amount: float, *, rate: float, burst: float, now: float) -> float:
+    def take(self, key: Hashable, amount: float, *, rate: float, burst: float, now: float) -> float:
         """Like `TokenBucket.take`, for `key`; a rate of 0 is no limit."""
         if rate <= 0:
             return 0.0

@@ -35,6 +35,9 @@ class Position(NamedTuple):
 class Publication:
     """What was published, once. A broker gives it its `offset` when it appends it.
 
+    `idempotency_key` is the key within its publisher's namespace (`namespaces.scoped`), and not the text that the
+    publisher sent.
+
     `data` is UTF-8: JSON text when `is_json`, else a plain string. `frames` caches its encodings, one for each kind of
     feed, so that it is encoded once for all subscribers and for every replay.
     """

@@ -172,9 +172,10 @@ class Service:
     def charge(self, principal: Principal, events: int) -> None:
         """Take `events` from the publishing rate of a key; raises `TooManyRequests` when it is used up."""
         limits = self.limits
+        if not limits.publish_rate_per_key:
+            return
         wait = self._publish_rates.take(
-            # The kind goes along: a token's subject may be any name, also a key's.
-            f"{principal.kind} {principal.name}", events,
+            principal.namespace, events,
             rate=limits.publish_rate_per_key, burst=limits.publish_burst_per_key, now=time.monotonic(),
         )  # fmt: skip
         if wait:

@@ -80,7 +80,11 @@ def test_a_key_name_that_cannot_be_logged_is_refused_unseen(name: str) -> None:
     assert not name or name not in error["msg"].replace("A-Z a-z 0-9 _ . -", "").split("is not")[0]
 
 
-@pytest.mark.parametrize("keys", [7, None, {"a": 7}, {"a": None}, [7], {"a": {"file": ""}}, {"a": {"path": "x"}}])
+@pytest.mark.parametrize(
+    "keys",
+    [7, None, {"a": 7}, {"a": None}, [7], {"a": {"file": ""}}, {"a": {"path": "x"}}, {"a": []}, {"a": [7]},
+     {"a": [["k"]]}],
+)  # fmt: skip
 def test_keys_of_a_wrong_type_are_refused(keys: object) -> None:
     with pytest.raises(ValidationError):
         settings(publish_keys=keys)
@@ -124,6 +128,8 @@ def test_no_secret_is_shown_by_what_holds_it(values: dict[str, Any]) -> None:
         {"publish_key": "hunter2"},
         {"publish_keys": {"a b": "hunter2"}},
         {"publish_keys": ["hunter2", 7]},
+        {"publish_keys": {"a": ["hunter2", 7]}},
+        {"publish_keys": {"a": [["hunter2"]]}},
         {"admin_keys": {"a": {"fiel": "hunter2"}}},
         {"jwt": {"secret": "hunter2"}},
         {"jwt": {"algorithms": ["HS256"], "secrett": "hunter2"}},
@@ -274,6 +280,62 @@ def test_keys_are_rotated_by_building_another() -> None:
     assert both.authenticate(bearer("k1"), NOW).name == "old"
     assert refused(after, bearer("k1"))[0] == "unknown_key"
     assert after.authenticate(bearer("k2"), NOW).name == "new"
+
+
+def test_while_a_key_is_rotated_two_are_valid_under_one_name() -> None:
+    files = Files({"old": b"k1\n"})
+    whom = Authenticator(settings(publish_keys={"shop": ["k2", {"file": "old"}], "other": "k3"}), read_file=files)
+    principals = [whom.authenticate(bearer(key), NOW) for key in ("k1", "k2", "k3")]
+    assert [principal.name for principal in principals] == ["shop", "shop", "other"]
+    old, new, other = [principal.namespace for principal in principals]
+    assert old == new != other
+    assert problems(lambda: authenticator(publish_keys={"shop": ["k1", "k1"], "a": ["", "x y"]})) == [
+        "auth.publish_keys.shop[1]: the same key as auth.publish_keys.shop[0], expected a key of its own",
+        f"auth.publish_keys.a[0]: got 0 characters, expected 1 to {MAX_TOKEN_CHARACTERS}",
+        "auth.publish_keys.a[1]: got white space or a control character, which no header can carry",
+    ]
+
+
+# Who is who: what one publisher is told and counted under, nobody else is.
+
+
+def namespace_of(whom: Authenticator, credentials: Credentials) -> bytes:
+    return whom.authenticate(credentials, NOW).namespace
+
+
+def test_a_key_is_known_by_its_name_and_not_by_its_text() -> None:
+    before, after = authenticator(publish_keys={"shop": "k1"}), authenticator(publish_keys={"shop": "k2", "new": "k1"})
+    assert namespace_of(before, bearer("k1")) == namespace_of(after, bearer("k2")) != namespace_of(after, bearer("k1"))
+
+
+def test_a_key_without_a_name_is_known_by_its_text_as_its_place_may_change() -> None:
+    before, after = authenticator(publish_keys=["k1", "k2"]), authenticator(publish_keys=["k0", "k1", "k2"])
+    for key in ("k1", "k2"):
+        assert namespace_of(before, bearer(key)) == namespace_of(after, bearer(key))
+    assert len({namespace_of(after, bearer(key)) for key in ("k0", "k1", "k2")}) == 3
+
+
+def test_a_token_is_known_by_its_issuer_and_subject() -> None:
+    whom = authenticator(publish_keys={"ann": "k", "token": "t"}, jwt=JWT)
+
+    def of(**claims: Any) -> bytes:
+        return namespace_of(whom, bearer(sign(payload(**claims))))
+
+    ann = of(iss="https://a", sub="ann")
+    assert ann == of(iss="https://a", sub="ann", exp=NOW + 9, jti="2"), "a new token of the same one"
+    others = [
+        of(iss="https://b", sub="ann"), of(iss=None, sub="ann"), of(iss="https://a", sub="bob"),
+        of(iss="https://a", sub=None), namespace_of(whom, bearer("k")), namespace_of(whom, bearer("t")),
+    ]  # fmt: skip
+    assert len({ann, *others}) == len(others) + 1
+
+
+def test_a_token_without_a_subject_is_known_by_what_is_signed() -> None:
+    whom = authenticator(jwt=JWT)
+    token = sign(payload(sub=None, jti="1"))
+    assert namespace_of(whom, bearer(token)) != namespace_of(whom, bearer(sign(payload(sub=None, jti="2"))))
+    padded = f"{token}="  # the same signature, written otherwise
+    assert namespace_of(whom, bearer(token)) == namespace_of(whom, bearer(padded))
 
 
 # Tokens

@@ -3,23 +3,21 @@
 from __future__ import annotations
 
 import json
+from functools import partial
 from typing import Any
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from qgstream.draft import (
-    MAX_EVENTS_PER_BATCH,
-    MAX_RETRY_MS,
-    MAX_TOPICS_PER_EVENT,
-    draft,
-    parse_json,
-    parse_ndjson,
-    received,
-)
+from qgstream import draft as drafts
+from qgstream.draft import MAX_EVENTS_PER_BATCH, MAX_RETRY_MS, MAX_TOPICS_PER_EVENT, draft, received
 from qgstream.errors import BadRequest, InvalidField, TooLarge
+from qgstream.namespaces import namespace, scoped
 
+ME = namespace("publish_key", "tests")
+parse_json = partial(drafts.parse_json, namespace=ME)
+parse_ndjson = partial(drafts.parse_ndjson, namespace=ME)
 LIMIT = 1000
 TEXT = st.text(st.characters(exclude_categories=["Cs"]), max_size=50)
 JSON: st.SearchStrategy[Any] = st.recursive(
@@ -55,7 +53,7 @@ def test_every_field_arrives() -> None:
     )
     assert publication.topics == ("a", "b")
     assert (publication.event, publication.retry_ms) == ("created", 5)
-    assert (publication.private, publication.idempotency_key) == (True, "k")
+    assert (publication.private, publication.idempotency_key) == (True, scoped(ME, "k"))
 
 
 @given(st.binary(max_size=300))

@@ -26,6 +26,7 @@ from qgstream.hub import LINGER_SECONDS, Hub
 from qgstream.limits import LimitSettings
 from qgstream.logs import Formatter
 from qgstream.metrics import Live, Metrics
+from qgstream.namespaces import APPLICATION, scoped
 from qgstream.opening import Opening
 from qgstream.publication import Position, Publication
 from qgstream.reasons import CloseReason
@@ -289,7 +290,7 @@ async def test_what_is_published_is_in_the_log_as_it_was_said(clock: Clock) -> N
     receipt = await hub.publish(["a", "b"], "text", event="note", retry_ms=70, private=True, idempotency_key="k")
     (one,) = hub.window.newest_first()
     assert (one.topics, one.data, one.is_json, one.event) == (("a", "b"), b"text", False, "note")
-    assert (one.retry_ms, one.private, one.idempotency_key) == (70, True, "k")
+    assert (one.retry_ms, one.private, one.idempotency_key) == (70, True, scoped(APPLICATION, "k"))
     assert (receipt.id, receipt.ids, receipt.subscribers) == ("log-1", ("log-1",), 0)
     await hub.publish("a", {"n": 1})
     two = next(hub.window.newest_first())

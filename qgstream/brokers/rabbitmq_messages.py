@@ -17,6 +17,7 @@ from pamqp.commands import Basic
 from qgstream.brokers.rabbitmq_marks import Slip
 from qgstream.draft import received
 from qgstream.errors import InvalidField, TooLarge
+from qgstream.namespaces import namespace, scoped
 from qgstream.publication import Publication
 
 JSON = "application/json"
@@ -108,6 +109,10 @@ def parse(message: DeliveredMessage, *, max_event_bytes: int, now: float) -> Ent
             published_at=now if at is None else at,
         )
         key = _key(headers)
+        if key is not None and slip is None:
+            # Publishers of AMQP are told apart by the user, as far as they say it: RabbitMQ refuses a message with the
+            # name of another user than that of its connection.
+            key = scoped(namespace("amqp", properties.user_id or ""), key)
     except (InvalidField, TooLarge) as error:
         return Entry(offset + 1, problem=str(error), slip=slip)
     return Entry(offset + 1, publication, slip=slip, key=key, at=at)

@@ -155,7 +155,7 @@ def _whole_event(text: str) -> dict[str, Any]:
     from qgstream.draft import Body, parse_json
 
     raw = text.encode()
-    parse_json(raw, max_event_bytes=_lines.MAX_LINE_BYTES)  # says what is wrong in the server's words
+    parse_json(raw, max_event_bytes=_lines.MAX_LINE_BYTES, namespace=b"")  # says what is wrong in the server's words
     body = msgspec.json.decode(raw, type=Body)
     return {
         "topic": body.topic, "data": body.data, "event": body.event, "retry_ms": body.retry, "private": body.private,

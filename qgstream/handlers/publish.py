@@ -90,10 +90,11 @@ class PublishHandler(BaseHandler):
         body, max_event_bytes = bytes(self.body), self.service.limits.max_event_bytes
         if not body.strip():
             raise BadRequest("got an empty body, expected a JSON object", code="empty_body")
+        namespace = self.principal.namespace
         if self.media_type == JSON:
-            publications = [draft.parse_json(body, max_event_bytes)]
+            publications = [draft.parse_json(body, max_event_bytes, namespace=namespace)]
         else:
-            publications = draft.parse_ndjson(body, max_event_bytes)
+            publications = draft.parse_ndjson(body, max_event_bytes, namespace=namespace)
         self._check_grants(publications)
         self.service.charge(self.principal, len(publications))
         receipt = await self._publish(publications)

@@ -48,13 +48,13 @@ class Draft:
     private: bool = False
     idempotency_key: str | None = None
 
-    def publication(self, max_event_bytes: int) -> Publication:
-        """Checked; raises `InvalidField` or `TooLarge`."""
+    def publication(self, max_event_bytes: int, *, namespace: bytes) -> Publication:
+        """Checked, and published by the source of this namespace; raises `InvalidField` or `TooLarge`."""
         if not isinstance(self.private, bool):
             raise InvalidField("private", f"got {type(self.private).__name__}, expected true or false")
         return draft(
             self.topic, self.data, event=self.event, retry_ms=self.retry_ms, private=self.private,
-            idempotency_key=self.idempotency_key, max_event_bytes=max_event_bytes,
+            idempotency_key=self.idempotency_key, namespace=namespace, max_event_bytes=max_event_bytes,
         )  # fmt: skip
 
 

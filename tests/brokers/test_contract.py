@@ -11,7 +11,9 @@ from itertools import pairwise
 import pytest
 
 from qgstream.brokers.base import MAX_READ_BYTES, Broker, Forgotten, open_broker
+from qgstream.draft import parse_json
 from qgstream.errors import Unavailable
+from qgstream.namespaces import namespace
 from qgstream.publication import Publication
 from qgstream.window import HistorySettings
 from tests.brokers.conftest import Tails
@@ -145,6 +147,49 @@ async def test_of_many_who_publish_a_key_at_once_one_does(tails: Tails) -> None:
     assert len({tuple(offsets) for offsets in told}) == 1
     await tail.broker.append([event("end")])
     assert len(tail.delivered) == 2
+
+
+PUBLISHERS = (
+    ("publish_key", "a"),
+    ("publish_key", "b"),
+    ("publish_key", "a:b"),
+    ("token", "https://issuer", "a"),
+    ("token", "", "a"),
+    ("source", "a"),
+    ("application",),
+)
+KEYS = ("order-7", "a:order-7", '"a"]order-7', "Schlüssel/" + "日" * 246, "k" * 256)
+
+
+def keyed(publisher: tuple[str, ...], key: str) -> Publication:
+    body = json.dumps({"topic": "a", "data": [publisher, key], "idempotency_key": key})
+    return parse_json(body.encode(), 10_000, namespace=namespace(*publisher))
+
+
+@pytest.mark.gen_test(timeout=60)
+async def test_a_key_belongs_to_the_publisher_that_sent_it(tails: Tails, engine: Engine) -> None:
+    first_tail = await tails.open()
+    tail = await tails.open() if engine.machine is not None else first_tail  # another process
+    pairs = [(publisher, key) for key in KEYS for publisher in PUBLISHERS]
+    offsets = list(await first_tail.broker.append([keyed(*pair) for pair in pairs]))
+    assert is_rising(offsets)
+    assert len(offsets) == len(pairs)
+    assert list(await tail.broker.append([keyed(*pair) for pair in pairs])) == offsets
+    (end,) = await tail.broker.append([event("end")])
+    await tail.until(lambda: tail.offsets[-1] == end)
+    assert tail.offsets == [*offsets, end]
+
+
+@pytest.mark.gen_test(timeout=60)
+async def test_a_key_still_belongs_to_its_publisher_after_a_restart(tails: Tails, durable: Engine) -> None:
+    tail = await tails.open()
+    offsets = await tail.broker.append([keyed(publisher, "order-7") for publisher in PUBLISHERS])
+    await tails.close()
+    tail = await tails.open()
+    assert list(await tail.broker.append([keyed(publisher, "order-7") for publisher in PUBLISHERS])) == list(offsets)
+    (other,) = await tail.broker.append([keyed(("publish_key", "c"), "order-7")])
+    assert other not in offsets
+    assert tail.offsets == [other]
 
 
 # Reading.

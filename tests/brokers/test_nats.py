@@ -17,6 +17,7 @@ from tornado.ioloop import IOLoop
 
 from qgstream.brokers.base import Forgotten, open_broker
 from qgstream.errors import ConfigError, TooLarge, Unavailable
+from qgstream.namespaces import namespace, scoped
 from qgstream.publication import Publication
 from qgstream.window import HistorySettings
 from tests.brokers.conftest import Tail, Tails
@@ -121,7 +122,20 @@ async def test_what_is_published_here_is_a_message_for_others(place: Engine, nat
         assert message.headers is not None
         expected = {"Content-Type": "application/json", "Event": "created", "Topics": '["orders.eu 1", "all"]'}
         assert message.headers.items() >= expected.items()
-        assert message.headers["Nats-Msg-Id"] == "k"
+        assert message.headers["Nats-Msg-Id"] == scoped(namespace("publish_key", "tests"), "k")
+
+
+@pytest.mark.gen_test(timeout=30)
+async def test_the_ids_of_others_take_no_key_of_ours(place: Engine, nats_machine: Machine, name: str) -> None:
+    async with Served(place.broker()) as client, plain(nats_machine) as other:
+        stream, *_ = await open_stream(client, "a")
+        for data in ("theirs", "swallowed"):
+            await other.jetstream().publish(f"{name}.a", data.encode(), headers={"Nats-Msg-Id": "order-7"})
+        first = await client.publish("a", "ours", idempotency_key="order-7")
+        assert (await client.publish("a", "again", idempotency_key="order-7"))["id"] == first["id"]
+        await other.jetstream().publish(f"{name}.a", b"swallowed", headers={"Nats-Msg-Id": "order-7"})
+        await client.publish("a", "end")
+        assert [event.data for event in await take(stream, 3)] == ["theirs", "ours", "end"]
 
 
 @pytest.mark.gen_test(timeout=30)

@@ -24,7 +24,9 @@ from qgstream.brokers import rabbitmq, rabbitmq_outbox
 from qgstream.brokers.base import open_broker
 from qgstream.brokers.rabbitmq import RabbitmqBroker
 from qgstream.brokers.rabbitmq_marks import Slip
+from qgstream.draft import parse_json
 from qgstream.errors import ConfigError, Unavailable
+from qgstream.namespaces import namespace
 from qgstream.publication import Publication
 from tests.brokers import engines, raw_amqp
 from tests.brokers.conftest import Tail, Tails
@@ -227,6 +229,36 @@ async def test_other_publishers_may_repeat_themselves_too(stream: Engine, tails:
     later = await tails.open()
     assert [p.offset for p in await later.broker.read(offsets[0], 100)] == offsets[1:]
     assert [p.offset for p in await later.broker.read(offsets[1], 100)] == offsets[2:]
+
+
+@pytest.mark.gen_test(timeout=60)
+async def test_keys_of_other_publishers_are_their_own(stream: Engine, tails: Tails) -> None:
+    one, two = await tails.open(), await tails.open()
+    brokers = (one.broker, two.broker)
+    ours = parse_json(
+        b'{"topic": "a", "data": "ours", "idempotency_key": "k"}', 100, namespace=namespace("application")
+    )
+    now = int(time.time())
+
+    def keyed(data: str, key: str | None = "k", user: str | None = None) -> tuple[str, aio_pika.Message]:
+        return "a", aio_pika.Message(data.encode(), headers={"idempotency_key": key}, timestamp=now, user_id=user)
+
+    # By the text, by the scoped key that anybody can read in the stream, and by one that says who it is.
+    scoped_key = ours.idempotency_key
+    await publish(stream, keyed("theirs"), keyed("copied", scoped_key), keyed("guest's", user="guest"))
+    await publish(stream, keyed("no"), keyed("no", scoped_key), keyed("no", user="guest"))
+    for tail in (one, two):
+        await tail.until(lambda tail=tail: len(tail.delivered) == 3)  # type: ignore[misc]
+    (first,) = await brokers[0].append([ours])
+    await two.until(lambda: data_of(two)[-1:] == ["ours"])
+    ours.offset = 0
+    assert list(await brokers[1].append([ours])) == [first]
+    await publish(stream, keyed("no"), keyed("no", scoped_key), keyed("no", user="guest"), keyed("end", "end"))
+    for tail in (one, two):
+        await tail.until(lambda tail=tail: data_of(tail)[-1:] == ["end"])  # type: ignore[misc]
+        assert data_of(tail) == ["theirs", "copied", "guest's", "ours", "end"]
+    later = await tails.open()
+    assert [p.data for p in later.opened.recent] == [p.data for p in one.delivered]
 
 
 # What becomes of RabbitMQ.

@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import json
+import time
+from collections.abc import AsyncIterator
 from typing import Any
 
 import pytest
 from tornado.httpclient import HTTPResponse
 
+from qgstream import Draft, run_source
 from tests.handlers.asking import BEARER, KEY, Client, document, error_of, until
+from tests.signing import SECRET, payload, sign
 
 NDJSON = "application/x-ndjson"
 
@@ -129,6 +133,63 @@ async def test_the_same_idempotency_key_publishes_once(client: Client) -> None:
     assert receipt["ids"][0] == other["id"]
     assert receipt["ids"][1] == receipt["ids"][2]
     assert await stream.data() == "x"
+    await client.publish("a", "end")
+    assert await stream.data() == "end"
+    stream.close()
+
+
+JWT = {"algorithms": ["HS256"], "secret": SECRET}
+
+
+def bearer(credentials: str) -> dict[str, str]:
+    return {"Authorization": f"Bearer {credentials}"}
+
+
+def token(subject: str | None = "a", issuer: str = "https://one", **claims: object) -> dict[str, str]:
+    grants = {"publish": ["*"], "subscribe": []}
+    return bearer(sign(payload(exp=time.time() + 600, sub=subject, iss=issuer, qgstream=grants, **claims)))
+
+
+@pytest.mark.gen_test
+@pytest.mark.parametrize("settings", [{"auth": {"publish_keys": {"a": KEY, "b": "key-b"}, "jwt": JWT}}])
+@pytest.mark.parametrize("media_type", ["application/json", NDJSON])
+async def test_an_idempotency_key_is_that_of_its_publisher_alone(client: Client, media_type: str) -> None:
+    """Else whoever guesses a key silences the event of another, and is told the id of what it may not see."""
+    publishers = [
+        bearer(KEY), bearer("key-b"), token(), token(issuer="https://two"), token("b"), token(None, jti="1"),
+        token(None, jti="2"),
+    ]  # fmt: skip
+    stream = await client.stream("a")
+    ids: list[str] = []
+    for number, publisher in enumerate(publishers):
+        for attempt in ("first", "again"):
+            event = {"topic": "a" if number else "secret", "data": f"{number} {attempt}", "idempotency_key": "order-7"}
+            answer = await client.post(event | {"private": not number}, headers=publisher, media_type=media_type)
+            said = document(answer)
+            ids += said["ids"] if media_type == NDJSON else [said["id"]]
+    assert ids[::2] == ids[1::2], "each repeats its own"
+    assert len(set(ids)) == len(publishers)
+    program = [await client.hub.publish("a", data, idempotency_key="order-7") for data in ("program", "again")]
+    assert program[0].id == program[1].id
+    assert program[0].id not in ids
+
+    async def source() -> AsyncIterator[Draft]:
+        yield Draft("a", "source", idempotency_key="order-7")
+        yield Draft("a", "again", idempotency_key="order-7")
+
+    for name in ("one", "two", "one"):
+        await run_source(client.hub, source, name=name)
+    await client.hub.publish("a", "end")
+    expected = [*(f"{number} first" for number in range(1, len(publishers))), "program", "source", "source", "end"]
+    assert [await stream.data() for _ in expected] == expected
+    stream.close()
+
+
+@pytest.mark.gen_test
+async def test_the_first_event_of_a_key_counts_whatever_the_next_one_says(client: Client) -> None:
+    first = await client.publish("a", "one", idempotency_key="k")
+    stream = await client.stream()
+    assert await client.publish("b", {"n": 2}, event="other", idempotency_key="k") == first
     await client.publish("a", "end")
     assert await stream.data() == "end"
     stream.close()
@@ -432,6 +493,24 @@ async def test_keys_do_not_pay_for_each_other_and_mistakes_are_free(client: Clie
     assert (await client.post(event)).code == 200
     assert (await client.post(event)).code == 429
     assert (await client.post(event, headers={"Authorization": "Bearer second-key"})).code == 200
+
+
+@pytest.mark.gen_test
+@pytest.mark.parametrize(
+    "settings",
+    [{
+        "limits": {"publish_rate_per_key": 0.001, "publish_burst_per_key": 1},
+        "auth": {"publish_keys": {"a": KEY, "token": "second"}, "jwt": JWT},
+    }],
+)  # fmt: skip
+async def test_no_publisher_uses_up_the_rate_of_another(client: Client) -> None:
+    publishers = [
+        bearer(KEY), bearer("second"), token(), token(issuer="https://two"), token(None, jti="1"), token(None, jti="2"),
+    ]  # fmt: skip
+    for code in (200, 429):
+        answers = [await client.post({"topic": "a", "data": 1}, headers=publisher) for publisher in publishers]
+        assert [answer.code for answer in answers] == [code] * len(publishers)
+    assert (await client.post({"topic": "a", "data": 1}, headers=token(jti="new"))).code == 429, "the same publisher"
 
 
 @pytest.mark.gen_test

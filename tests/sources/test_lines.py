@@ -33,7 +33,7 @@ def test_a_line_that_is_too_long_is_passed_over_once(size: int) -> None:
 
 
 def data(line: bytes | None, parse: Parse, **fields: str | None) -> tuple[object, ...]:
-    publication = as_draft(event_of(line, "t", fields.get("event"), parse)).publication(LIMIT)
+    publication = as_draft(event_of(line, "t", fields.get("event"), parse)).publication(LIMIT, namespace=b"")
     return publication.topics, publication.data, publication.is_json, publication.event
 
 
