@@ -39,6 +39,7 @@ FLOORS: dict[float, tuple[str, ...]] = {
         "brokers.options",
         "brokers.redis_scripts",
         "brokers.sqlite_file",
+        "brokers.sqlite_names",
     ),
     2.06: ("brokers.remote", "brokers.sqlite_log"),
     2.07: ("brokers.nats_stream", "brokers.rabbitmq_link", "brokers.rabbitmq_marks", "brokers.rabbitmq_options"),

@@ -8,6 +8,7 @@ import threading
 import time
 from collections.abc import Collection, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
 from queue import Empty, SimpleQueue
@@ -20,6 +21,7 @@ from qgstream.brokers.backoff import Backoff
 from qgstream.brokers.base import DEFAULT_TIMEOUT_SECONDS, Broker, Opened, Sink
 from qgstream.brokers.idempotency import Keys
 from qgstream.brokers.sqlite_log import Log, Reader
+from qgstream.brokers.sqlite_names import Displaced
 from qgstream.errors import ConfigError, Unavailable
 from qgstream.logs import log
 from qgstream.publication import Publication
@@ -31,6 +33,8 @@ MAX_QUEUE_BYTES = 64 * 1024 * 1024
 MAX_GROUP_BYTES = 8 * 1024 * 1024
 # Between two looks at what is to be deleted.
 TRIM_SECONDS = 1.0
+# Between two looks whether the files are still there, while nobody publishes.
+LOOK_SECONDS = 0.25
 _RETENTION = ("max_events", "max_bytes", "max_age_seconds")
 
 
@@ -70,7 +74,9 @@ class SqliteBroker(Broker):
         self._queue: SimpleQueue[_Job | None] = SimpleQueue()
         self._queue_bytes = 0
         self._failed = False
+        self._displaced: str | None = None  # what became of the files: for ever, until it is opened anew
         self._writing_since: float | None = None
+        self._looked_at = 0.0
 
     @classmethod
     def from_url(cls, url: str, *, timeout_seconds: float) -> Self:
@@ -93,20 +99,21 @@ class SqliteBroker(Broker):
 
     @property
     def is_up(self) -> bool:
-        """False while the disk is full, broken, or has been silent for longer than the timeout."""
+        """False while the disk is full, broken, or has been silent for longer than the timeout, and from the moment
+        that the files are not there any more, or are others."""
         since = self._writing_since
         stuck = since is not None and time.monotonic() - since > self._timeout_seconds
-        return self._file is not None and not self._failed and not stuck
+        return self._file is not None and self._displaced is None and not self._failed and not stuck
 
     # Life.
 
     async def open(self, sink: Sink, history: HistorySettings) -> Opened:
         """Open the file, or make it. Raises `OSError` for one that cannot be used, and leaves that as it is."""
-        self._file, opened = await asyncio.to_thread(self._open, history)
+        self._file, self._reader, opened = await asyncio.to_thread(self._open, history)
+        self._displaced = None
         self._sink = sink
         self._loop = asyncio.get_running_loop()
         self._readers = ThreadPoolExecutor(1, "qgstream-sqlite-read")
-        self._reader: Reader | None = None
         # A daemon: a program that never closes its hub can still end, and what is not on disk is not acknowledged.
         self._writer = threading.Thread(
             target=self._write, args=(self._file,), name="qgstream-sqlite-write", daemon=True
@@ -114,16 +121,23 @@ class SqliteBroker(Broker):
         self._writer.start()
         return opened
 
-    def _open(self, history: HistorySettings) -> tuple[Log, Opened]:
+    def _open(self, history: HistorySettings) -> tuple[Log, Reader, Opened]:
         now = time.time()
-        file = Log(self.path, self._for_file(history))
-        try:
-            for key, at, offset in file.keys(now):
-                self._keys.remember(key, at, offset)
-            return file, file.opened(history, now)
-        except sqlite3.Error as error:
-            file.close()
-            raise OSError(f"{self.path}: cannot be read: {error}") from error
+        with ExitStack() as stack:
+            file = Log(self.path, self._for_file(history))
+            stack.callback(file.close)
+            try:
+                # Not when it is first asked: by then the name may stand for another file.
+                reader = Reader(file.path)
+                stack.callback(reader.close)
+                file.check_names()
+                for key, at, offset in file.keys(now):
+                    self._keys.remember(key, at, offset)
+                opened = file.opened(history, now)
+            except (sqlite3.Error, Displaced) as error:
+                raise OSError(f"{self.path}: cannot be read: {error}") from error
+            stack.pop_all()
+            return file, reader, opened
 
     def _for_file(self, history: HistorySettings) -> HistorySettings:
         return HistorySettings.model_validate(history.model_dump() | self._retention)
@@ -140,8 +154,7 @@ class SqliteBroker(Broker):
         self._queue.put(None)
         await asyncio.to_thread(self._writer.join)
         await asyncio.to_thread(self._readers.shutdown)
-        if self._reader is not None:
-            self._reader.close()
+        self._reader.close()
         await asyncio.to_thread(file.close)
         await asyncio.sleep(0)  # what the writer did last is delivered and answered
         self._sink = None
@@ -150,8 +163,7 @@ class SqliteBroker(Broker):
 
     async def append(self, publications: Sequence[Publication]) -> Sequence[int]:
         """See `Broker.append`."""
-        if self._file is None:
-            raise self._unavailable("is not open")
+        self._check_open()
         if self._queue_bytes > MAX_QUEUE_BYTES:
             raise self._unavailable(f"does not keep up: {self._queue_bytes} bytes wait for it")
         size_bytes = sum([len(publication.data) for publication in publications])
@@ -163,6 +175,12 @@ class SqliteBroker(Broker):
         except TimeoutError:
             job.given_up = True
             raise self._unavailable(f"was silent for {self._timeout_seconds:g} s") from None
+
+    def _check_open(self) -> None:
+        if self._file is None:
+            raise self._unavailable("is not open")
+        if self._displaced is not None:
+            raise self._unavailable(self._displaced)
 
     def _unavailable(self, what: str) -> Unavailable:
         return Unavailable(f"the log on disk {what}", retry_after_seconds=1, code="broker_down")
@@ -183,26 +201,38 @@ class SqliteBroker(Broker):
         for job in jobs:
             self._queue_bytes -= job.size_bytes
             if not job.done.done():
-                job.done.set_exception(self._unavailable(f"cannot be written: {reason}"))
+                job.done.set_exception(self._unavailable(reason))
 
     # The writer's thread.
 
     def _write(self, file: Log) -> None:
         backoff = Backoff()
-        trim_at = time.monotonic()
+        trim_at = self._looked_at = time.monotonic()
         while True:
             wait = backoff.seconds() if self._failed else max(0.0, trim_at - time.monotonic())
-            jobs, is_last = self._take(wait)
+            jobs, is_last = self._next(file, TRIM_SECONDS if self._displaced is not None else wait)
             if jobs:
                 self._commit(file, jobs)
-            elif self._failed:
+            elif self._failed and self._displaced is None:
                 self._probe(file)
-            if not self._failed:
+            if not self._failed and self._displaced is None:
                 backoff.reset()
                 if time.monotonic() >= trim_at:
                     trim_at = time.monotonic() + (0 if self._trim(file) else TRIM_SECONDS)
             if is_last:
                 return
+
+    def _next(self, file: Log, wait_seconds: float) -> tuple[list[_Job], bool]:
+        """See `_take`. While it waits, it looks after the files."""
+        until = time.monotonic() + wait_seconds
+        while True:
+            now = time.monotonic()
+            if self._displaced is None and now - self._looked_at >= LOOK_SECONDS:
+                self._look(file)
+            left = max(0.0, until - now)
+            jobs, is_last = self._take(min(left, LOOK_SECONDS))
+            if jobs or is_last or left <= LOOK_SECONDS:
+                return jobs, is_last
 
     def _take(self, wait_seconds: float) -> tuple[list[_Job], bool]:
         """The jobs that are waiting, as many as go into one transaction, and whether the end was asked for."""
@@ -222,6 +252,18 @@ class SqliteBroker(Broker):
 
     def _commit(self, file: Log, jobs: list[_Job]) -> None:
         now = time.time()
+        fresh = self._numbered(file, jobs, now)
+        refusal = self._refusal(file, fresh, now)
+        if refusal is not None:
+            self._call(self._refuse, jobs, refusal)
+            return
+        for offset, publication in fresh:
+            if publication.idempotency_key is not None:
+                self._keys.remember(publication.idempotency_key, now, offset)
+        self._call(self._settle, jobs, fresh, now)
+
+    def _numbered(self, file: Log, jobs: list[_Job], now: float) -> list[tuple[int, Publication]]:
+        """What is to be written, each with its offset; the jobs have the offsets of all that is theirs."""
         newest, new_keys = file.newest, Keys()
         fresh: list[tuple[int, Publication]] = []
         for job in jobs:
@@ -239,27 +281,49 @@ class SqliteBroker(Broker):
                 newest += 1
                 job.offsets.append(newest)
                 fresh.append((newest, publication))
+        return fresh
+
+    def _refusal(self, file: Log, fresh: Sequence[tuple[int, Publication]], now: float) -> str | None:
+        """Write, and say why that failed; None when it is on disk, under the log's name."""
+        if self._displaced is not None:
+            return self._displaced
         self._writing_since = time.monotonic()
         try:
+            file.check_names()
             if fresh:
                 file.append(fresh, now)
-        except (sqlite3.Error, ValueError, OverflowError) as error:
-            if isinstance(error, sqlite3.Error):  # else it is the events: what no draft would let through
+                # They may have gone meanwhile, and what is acknowledged must be found under the name.
+                file.check_names()
+                self._came_up()
+        except Displaced as error:
+            self._was_displaced(error)
+        except sqlite3.Error as error:
+            self._look(file)  # SQLite, too, fails without its files, and knows no more of them than that
+            if self._displaced is None:
                 self._went_down(error)
-            self._call(self._refuse, jobs, str(error))
-            return
+                return f"cannot be written: {error}"
+        except (ValueError, OverflowError) as error:  # it is the events: what no draft would let through
+            return f"cannot be written: {error}"
         finally:
             self._writing_since = None
-        if fresh:
-            self._came_up()
-        for offset, publication in fresh:
-            if publication.idempotency_key is not None:
-                self._keys.remember(publication.idempotency_key, now, offset)
-        self._call(self._settle, jobs, fresh, now)
+        return self._displaced
+
+    def _look(self, file: Log) -> None:
+        """See whether the files are still there."""
+        self._looked_at = self._writing_since = time.monotonic()  # a silent disk does not answer this either
+        try:
+            file.check_names()
+        except Displaced as error:
+            self._was_displaced(error)
+        finally:
+            self._writing_since = None
 
     def _probe(self, file: Log) -> None:
         try:
             file.probe()
+        except Displaced as error:
+            self._was_displaced(error)
+            return
         except sqlite3.Error:
             return
         self._came_up()
@@ -274,6 +338,13 @@ class SqliteBroker(Broker):
         except sqlite3.Error as error:
             log.warning("broker.trim_failed", extra={"broker": "sqlite", "reason": str(error)})
             return False
+
+    def _was_displaced(self, error: Displaced) -> None:
+        # For good. Had it come back under its name, nobody could say what others did to it meanwhile: a program that
+        # opens it under another name does not find its WAL, and writes over what that holds.
+        if self._displaced is None:
+            self._displaced = error.what
+            log.error("broker.down", extra={"broker": "sqlite", "reason": str(error)})
 
     def _went_down(self, error: Exception) -> None:
         if not self._failed:
@@ -295,8 +366,7 @@ class SqliteBroker(Broker):
 
     async def read(self, after: int, limit: int, topics: Collection[str] = ()) -> Sequence[Publication]:
         """See `Broker.read`."""
-        if self._file is None:
-            raise self._unavailable("is not open")
+        self._check_open()
         loop = asyncio.get_running_loop()
         try:
             reading = loop.run_in_executor(self._readers, self._read, after, limit, tuple(topics))
@@ -307,6 +377,4 @@ class SqliteBroker(Broker):
             raise self._unavailable(f"cannot be read: {error}") from error
 
     def _read(self, after: int, limit: int, topics: tuple[str, ...]) -> Sequence[Publication]:
-        if self._reader is None:
-            self._reader = Reader(self.path)
         return self._reader.read(after, limit, topics)

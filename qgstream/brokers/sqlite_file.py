@@ -45,16 +45,62 @@ def lock(path: Path) -> int:
     # Beside the file, not in it: closing any descriptor of a file drops the locks that SQLite has on it.
     if not path.parent.is_dir():
         raise OSError(f"{path.parent}: is no directory; expected one for the log {path.name}")
-    descriptor = os.open(f"{path}-lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    while True:
+        descriptor = os.open(f"{path}-lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            owner, _ = _read(descriptor)
+            os.close(descriptor)
+            raise OSError(f"{path}: is in use by the process {owner}; a log on disk belongs to one process") from None
+        if _is_named(f"{path}-lock", descriptor):
+            _, pair = _read(descriptor)
+            _write(descriptor, pair)
+            return descriptor
+        os.close(descriptor)  # it was removed between the two calls: nobody else would meet this lock
+
+
+def _is_named(name: str, descriptor: int) -> bool:
     try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except OSError:
-        owner = os.pread(descriptor, 20, 0).decode("ascii", "replace").strip()
-        os.close(descriptor)
-        raise OSError(f"{path}: is in use by the process {owner}; a log on disk belongs to one process") from None
-    os.ftruncate(descriptor, 0)
-    os.pwrite(descriptor, f"{os.getpid()}\n".encode(), 0)
-    return descriptor
+        return os.path.samestat(os.stat(name), os.fstat(descriptor))  # noqa: PTH116
+    except FileNotFoundError:
+        return False
+
+
+def _read(lock: int) -> tuple[str, str]:
+    """Who has a lock, and what `note_pair` wrote."""
+    owner, _, pair = os.pread(lock, 100, 0).decode("ascii", "replace").partition("\n")
+    return owner.strip(), pair.strip()
+
+
+def _write(lock: int, pair: str) -> None:
+    os.ftruncate(lock, 0)
+    os.pwrite(lock, f"{os.getpid()}\n{pair}\n".encode(), 0)
+
+
+def note_pair(path: Path, lock: int) -> None:
+    """Note in the lock which database and which WAL belong together, by their numbers on the disk."""
+    _write(lock, _pair(path))
+
+
+def check_pair(path: Path, lock: int) -> None:
+    """Raise `OSError` when the database was replaced beside the WAL of the one before: SQLite would put the pages of
+    that WAL into a file that they are not of. (Copies of both, and what was moved to another disk, have other numbers.)
+    """
+    wal = Path(f"{path}-wal")
+    if not wal.exists() or wal.stat().st_size == 0:
+        return
+    database, _, log = _read(lock)[1].partition(" ")
+    found, _, found_log = _pair(path).partition(" ")
+    if log == found_log and database != found:
+        raise OSError(
+            f"{path}: was replaced, and {wal.name} belongs to the file that was there before; both are left as they "
+            f"are. Put that file back, or move {wal.name} away to begin with what {path.name} holds"
+        )
+
+
+def _pair(path: Path) -> str:
+    return f"{path.stat().st_ino} {Path(f'{path}-wal').stat().st_ino}"
 
 
 def create(path: Path) -> None:

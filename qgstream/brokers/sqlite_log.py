@@ -10,7 +10,8 @@ from contextlib import ExitStack
 from pathlib import Path
 
 from qgstream.brokers.base import IDEMPOTENCY_SECONDS, MAX_READ_BYTES, Forgotten, Opened
-from qgstream.brokers.sqlite_file import check, connect, create, lock, transaction
+from qgstream.brokers.sqlite_file import check, check_pair, connect, create, lock, note_pair, transaction
+from qgstream.brokers.sqlite_names import Displaced, Names, identity_of
 from qgstream.publication import Position, Publication
 from qgstream.window import HistorySettings, TopicHistory
 
@@ -32,13 +33,18 @@ class Log:
     def __init__(self, path: Path, history: HistorySettings) -> None:
         """Open the log, or make a new one. Raises `OSError` and changes nothing for a file that is in use, is not a
         log, or is damaged."""
+        path = Path(os.path.abspath(path))  # noqa: PTH100  # a program may change its folder; links stay links
+        self.path = real = path.resolve()  # two links to one file have one lock
         with ExitStack() as stack:
-            stack.callback(os.close, lock(path))
+            held = lock(real)
+            stack.callback(os.close, held)
             try:
-                if not path.exists():
-                    create(path)
-                check(path)
-                self._db = connect(path, "rw")
+                if not real.exists():
+                    create(real)
+                check_pair(real, held)
+                check(real)
+                opened = identity_of(real)
+                self._db = connect(real, "rw")
                 stack.callback(self._db.close)
                 # In WAL mode only FULL syncs at every commit. With NORMAL a power cut loses what was acknowledged since
                 # the last checkpoint.
@@ -47,6 +53,10 @@ class Log:
                 self.epoch, self.newest = self._db.execute("SELECT epoch, newest FROM state").fetchone()
                 self._count()
                 self.keep(history)
+                self._names = Names(path, real)
+                if identity_of(real) != opened:
+                    raise OSError(f"{path}: was replaced while it was opened")
+                note_pair(real, held)
             except sqlite3.Error as error:
                 raise OSError(f"{path}: cannot be opened as a log of events: {error}") from error
             self._resources = stack.pop_all()
@@ -58,6 +68,10 @@ class Log:
     def close(self) -> None:
         """Let go of the file."""
         self._resources.close()
+
+    def check_names(self) -> None:
+        """Raise `Displaced` if whoever opens the log next would not get what is open here."""
+        self._names.check()
 
     def keep(self, history: HistorySettings) -> None:
         """Keep, from now on, what these settings say. Raises `sqlite3.Error`."""
@@ -89,7 +103,8 @@ class Log:
     # Writing.
 
     def append(self, events: Sequence[tuple[int, Publication]], now: float) -> None:
-        """Write these at their offsets, all or none; on disk when it returns. Raises `sqlite3.Error`."""
+        """Write these at their offsets, all or none; on disk when it returns. Raises `sqlite3.Error`, and `Displaced`
+        when another process has written into the file: then it has taken our place."""
         rows, keys = [], []
         for offset, publication in events:
             if publication.idempotency_key is not None:
@@ -104,18 +119,23 @@ class Log:
                 ))  # fmt: skip
         newest = events[-1][0]
         with transaction(self._db) as db:
+            # Not only the rows: those may be trimmed, or never stored, and an offset must not be given twice.
+            self._move_on(db, newest)
             db.executemany("INSERT INTO log VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?)", rows)
             db.executemany("INSERT OR REPLACE INTO keys VALUES (?, ?, ?)", keys)
-            # Not only the rows: those may be trimmed, or never stored, and an offset must not be given twice.
-            db.execute("UPDATE state SET newest = ?", (newest,))
         self.newest = newest
         self.events += len(rows)
         self.size_bytes += sum(row[8] for row in rows)
 
+    def _move_on(self, db: sqlite3.Connection, newest: int) -> None:
+        update = "UPDATE state SET newest = ? WHERE newest = ? AND epoch = ?"
+        if db.execute(update, (newest, self.newest, self.epoch)).rowcount != 1:
+            raise Displaced(self.path, "was written by another process")
+
     def probe(self) -> None:
-        """Write nothing new, and see whether that gets to the disk. Raises `sqlite3.Error`."""
+        """Write nothing new, and see whether that gets to the disk. Raises what `append` raises."""
         with transaction(self._db) as db:
-            db.execute("UPDATE state SET newest = newest")
+            self._move_on(db, self.newest)
 
     def trim(self, now: float) -> bool:
         """Delete some of what the settings do not keep; True while there may be more. Raises `sqlite3.Error`."""
@@ -208,10 +228,11 @@ class Log:
 
 
 class Reader:
-    """Reads a log that is open, beside its writer. For one thread."""
+    """Reads a log that is open, beside its writer. For one thread at a time. Raises `sqlite3.Error`."""
 
     def __init__(self, path: Path) -> None:
         self._db = connect(path, "ro")
+        self._db.execute("SELECT newest FROM state").fetchone()  # only now are all its files open
         self._shelves = "[]"
         self._history = HistorySettings()
 

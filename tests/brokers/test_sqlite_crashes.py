@@ -199,6 +199,47 @@ def test_a_full_disk_stops_publishing_and_nothing_else(tmp_path: Path) -> None:
         assert db.execute("PRAGMA integrity_check").fetchall() == [("ok",)]
 
 
+def refusal(server: ServerProcess) -> dict[str, str]:
+    with pytest.raises(AssertionError) as caught:
+        publish(server, "a", "refused")
+    error: dict[str, str] = caught.value.args[0]["error"]
+    return error
+
+
+@pytest.mark.timeout(120)
+@pytest.mark.parametrize("publishing", [False, True])
+def test_a_log_that_is_removed_is_not_written_on_while_another_server_begins_a_new_one(
+    tmp_path: Path, publishing: bool
+) -> None:
+    path = tmp_path / "events.db"
+    url = f"sqlite://{path}"
+    first = second = None
+    try:
+        first = ServerProcess(tmp_path, broker__url=url)
+        publish(first, "a", "lost")
+        for name in tmp_path.glob("events.db*"):
+            name.unlink()
+        if publishing:
+            assert refusal(first)["code"] == "broker_down"
+        down = first.wait_for_log("broker.down")
+        assert "events.db: was removed or moved" in down["reason"]
+        assert down["level"] == "error"
+        assert ready(first) == {"status": "broker_down"}
+        second = ServerProcess(tmp_path, broker__url=url)
+        ids = [publish(second, "a", "new")["id"]]
+        error = refusal(first)
+        assert (error["code"], error["message"]) == ("broker_down", "the log on disk was removed or moved")
+        assert ready(first) == {"status": "broker_down"}
+        first.stop(expect=("broker.down",))
+        ids.append(publish(second, "a", "newer")["id"])
+        second.kill()  # what is in the WAL alone is still there, whatever the first one did to files of that name
+        assert list(whole_log(path)) == ids
+    finally:
+        for server in (first, second):
+            if server is not None and server.process.poll() is None:
+                server.kill()
+
+
 @pytest.mark.timeout(60)
 def test_a_server_whose_log_is_in_use_ends_and_says_so(tmp_path: Path) -> None:
     url = f"sqlite://{tmp_path}/events.db"
