@@ -6,7 +6,7 @@ import asyncio
 from collections import deque
 from collections.abc import Generator, Iterator
 from time import perf_counter
-from typing import TypeVar
+from typing import TypeVar, cast
 
 from qgstream.logs import log
 
@@ -53,8 +53,13 @@ class Slices:
 
     async def result(self, job: Generator[None, None, T], *, looks_at_once: int = 0) -> T:
         """Run `job` as `begin` does, and return or raise what it returns or raises."""
+        for _ in range(looks_at_once):
+            try:
+                next(job)
+            except StopIteration as end:
+                return cast(T, end.value)
         future: asyncio.Future[T] = asyncio.get_running_loop().create_future()
-        self.begin(_settle(job, future), looks_at_once)
+        self.add(_settle(job, future))
         return await future
 
     def __len__(self) -> int:
