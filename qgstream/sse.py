@@ -15,6 +15,11 @@ CONTENT_TYPE = "text/event-stream; charset=utf-8"
 # would silently rewrite payloads. In UTF-8 these two bytes never occur inside another character.
 _END_OF_LINE = re.compile(rb"\r\n|\r|\n")
 
+_BOM = b"\xef\xbb\xbf"
+
+# More digits of `retry:` are as good as these, 30 000 years: int() refuses thousands of them.
+_MAX_RETRY_DIGITS = 15
+
 # The parser's bound on one unfinished event. Others: browsers have none, websockets refuses messages over 1 MiB.
 DEFAULT_MAX_PENDING_BYTES = 16 * 1024 * 1024
 
@@ -72,63 +77,83 @@ class Parser:
     """Incremental parser: feed bytes as they come, get events as they complete.
 
     `last_event_id` and `retry_ms` are what a client must keep for its next connection. Bytes that are not UTF-8 become
-    U+FFFD, as in a browser. Raises `ValueError` when one event grows over `max_pending_bytes`.
+    U+FFFD, as in a browser. Raises `ValueError` when one event has more than `max_pending_bytes`, field names, line
+    ends and comments between its fields included. Each byte is looked at once, however small the pieces are.
     """
 
     def __init__(self, *, last_event_id: str = "", max_pending_bytes: int = DEFAULT_MAX_PENDING_BYTES) -> None:
         self.last_event_id = last_event_id
         self.retry_ms: int | None = None
         self._max_pending_bytes = max_pending_bytes
-        self._pending = b""
+        self._bom = b""  # the beginning of the stream, until it can be told whether it is a byte order mark
         self._started = False
+        self._line = bytearray()  # a line whose end has not come
+        self._after_cr = False
+        self._block_bytes = 0  # of the lines of the event that is not complete
         self._id = last_event_id
         self._event = ""
-        self._data: list[str] = []
-        self._data_bytes = 0
+        self._data = bytearray()
 
     def feed(self, received: bytes) -> Iterator[Event]:
         """Yield each event that `received` completes."""
-        buffer = self._pending + received
         if not self._started:
-            # 9.2.5: one leading U+FEFF is stripped. Wait until it can be told.
-            if b"\xef\xbb\xbf".startswith(buffer[:3]) and len(buffer) < 3:
-                self._pending = buffer
+            # 9.2.5: one leading U+FEFF is stripped.
+            received = self._bom + received
+            if len(received) < len(_BOM) and _BOM.startswith(received):
+                self._bom = received
                 return
-            buffer = buffer.removeprefix(b"\xef\xbb\xbf")
+            received = received.removeprefix(_BOM)
             self._started = True
-        start = 0
-        for end in _END_OF_LINE.finditer(buffer):
-            if end[0] == b"\r" and end.end() == len(buffer):
-                break  # a LF may follow: CRLF is one line end
-            event = self._line(buffer[start : end.start()].decode("utf-8", "replace"))
+        if not received:
+            return
+        # A CR ends its line at once: nobody waits for the next byte to learn whether it is the LF of a CRLF.
+        start = int(self._after_cr and received.startswith(b"\n"))
+        for end in _END_OF_LINE.finditer(received, start):
+            line = received[start : end.start()]
             start = end.end()
+            if self._line:
+                line = bytes(self._line + line)
+                self._line = bytearray()
+            event = self._end_line(line)
             if event is not None:
                 yield event
-        self._pending = buffer[start:]
-        if len(self._pending) + self._data_bytes > self._max_pending_bytes:
+        self._after_cr = received.endswith(b"\r")
+        if start < len(received):
+            self._line += received[start:]
+            self._check_size(len(self._line))
+
+    def _check_size(self, line_bytes: int) -> None:
+        if self._block_bytes + line_bytes > self._max_pending_bytes:
             raise ValueError(f"an event of more than {self._max_pending_bytes} bytes was received")
 
-    def _line(self, line: str) -> Event | None:
+    def _end_line(self, line: bytes) -> Event | None:
         if not line:
             return self._dispatch()
-        field, _, value = line.partition(":")
-        value = value.removeprefix(" ")
-        if field == "data":
-            self._data.append(value)
-            self._data_bytes += len(value)
-        elif field == "event":
-            self._event = value
-        elif field == "id":
-            if "\0" not in value:
-                self._id = value
-        elif field == "retry" and value.isascii() and value.isdigit():
-            self.retry_ms = int(value)
+        self._check_size(len(line))
+        # Comments alone are no event: some servers send nothing else for hours, and nothing of them is kept.
+        if self._block_bytes or not line.startswith(b":"):
+            self._block_bytes += len(line) + 1
+        field, _, value = line.partition(b":")
+        value = value.removeprefix(b" ")
+        if field == b"data":
+            self._data += value
+            self._data += b"\n"
+        elif field == b"event":
+            self._event = value.decode("utf-8", "replace")
+        elif field == b"id":
+            if b"\0" not in value:
+                self._id = value.decode("utf-8", "replace")
+        elif field == b"retry" and value.isdigit():  # of bytes only ASCII digits are
+            digits = value.lstrip(b"0")
+            self.retry_ms = int(digits or b"0") if len(digits) <= _MAX_RETRY_DIGITS else 10**_MAX_RETRY_DIGITS
         return None
 
     def _dispatch(self) -> Event | None:
         self.last_event_id = self._id
         data, event = self._data, self._event
-        self._data, self._event, self._data_bytes = [], "", 0
+        self._event, self._block_bytes = "", 0
         if not data:
             return None
-        return Event("\n".join(data), event or "message", self._id, self.retry_ms)
+        self._data = bytearray()
+        # One line feed is removed, the one after the last line.
+        return Event(data[:-1].decode("utf-8", "replace"), event or "message", self._id, self.retry_ms)

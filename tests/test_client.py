@@ -301,8 +301,9 @@ async def test_what_would_be_refused_again_is_an_exception(status: int, kind: ty
         (stream("event: x\n" + own("closing")), "got an event without an envelope"),
         (STREAM + b"data: " + b"x" * 2000, "an event of more than 1000 bytes was received"),
         (refused(302, "", "Location: /again"), "redirect"),
+        (STREAM + b"data:\n" * 300, "an event of more than 1000 bytes was received"),
     ],
-    ids=["HTML", "a number", "no JSON", "a typed message", "no end", "redirects"],
+    ids=["HTML", "a number", "no JSON", "a typed message", "no end", "redirects", "empty lines"],
 )
 async def test_what_is_no_stream_of_ours_is_an_exception(answer: bytes, said: str) -> None:
     async with Script([answer] * 30) as server:

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import itertools
 import re
+import tracemalloc
+from collections.abc import Iterator
 
 import pytest
 from hypothesis import example, given
@@ -39,7 +42,7 @@ def by_the_standard(stream: bytes) -> list[Event]:
             elif field == "id" and "\0" not in value:
                 buffered_id = value
             elif field == "retry" and re.fullmatch("[0-9]+", value):
-                retry = int(value)
+                retry = min(int(value), 10**15)
     return events
 
 
@@ -73,10 +76,7 @@ def test_any_stream_in_any_parts_reads_as_the_standard_says(
     blocks: list[tuple[str, str, str, str]], with_bom: bool, cuts: list[int]
 ) -> None:
     stream = ("\ufeff" * with_bom + "".join("".join(block) for block in blocks)).encode()
-    found = parse_in_parts(stream, cuts)
-    expected = by_the_standard(stream)
-    # A CR at the very end may be half of a CRLF: the parser waits for what follows, and the standard has the whole.
-    assert found == expected or (stream.endswith(b"\r") and found == expected[: len(found)])
+    assert parse_in_parts(stream, cuts) == by_the_standard(stream)
 
 
 @given(st.binary(max_size=200), st.lists(st.integers(0, 300)))
@@ -121,10 +121,123 @@ def test_an_id_counts_only_with_the_end_of_its_block() -> None:
     assert parser.last_event_id == "7"
 
 
-@pytest.mark.parametrize("stream", [b"data: " + b"x" * 100, b"data: x\n" * 100])
-def test_an_event_without_an_end_is_bounded(stream: bytes) -> None:
+def test_a_line_ends_with_its_cr() -> None:
+    parser = Parser()
+    assert list(parser.feed(b"data: x\r\n\r")) == [Event("x")]  # nothing is waited for
+    assert list(parser.feed(b"")) == []
+    assert list(parser.feed(b"\ndata: y\n")) == []  # the LF belongs to that CR
+    assert list(parser.feed(b"\r")) == [Event("y")]
+    assert list(parser.feed(b"data: z\n\n")) == [Event("z")]
+
+
+def test_a_byte_order_mark_may_come_in_parts() -> None:
+    for stream, expected in (
+        (b"\xef\xbb\xbfdata: x\n\n", [Event("x")]),
+        (b"\xef\xbb\xbf\xef\xbb\xbfdata: x\n\n", []),  # a second one is part of a field's name
+        (b"\xef\xbbdata: x\n\n", []),
+    ):
+        for cut in range(len(stream)):
+            assert parse_in_parts(stream, [cut]) == expected
+            assert parse_in_parts(stream, list(range(len(stream)))) == expected
+
+
+@pytest.mark.parametrize(
+    ("digits", "retry_ms"),
+    [("0", 0), ("007", 7), ("0" * 5000 + "5", 5), ("999999999999999", 999999999999999), ("9" * 5000, 10**15)],
+)
+def test_a_time_of_many_digits_is_a_long_one(digits: str, retry_ms: int) -> None:
+    assert list(Parser().feed(f"retry: {digits}\ndata: x\n\n".encode())) == [Event("x", retry_ms=retry_ms)]
+
+
+# What it costs.
+
+ENDLESS = {
+    "a line": b"data: " + b"x" * 100,
+    "lines": b"data: x\n" * 100,
+    "empty lines": b"data:\n" * 100,
+    "empty lines without a colon": b"data\r" * 100,
+    "a type": b"event: " + b"x" * 100,
+    "types": b"event: x\n" * 100,
+    "ids": b"id: x\n" * 100,
+    "times": b"retry: 1\n" * 100,
+    "unknown fields": b"x\n" * 100,
+    "a comment": b":" + b"x" * 100,
+    "comments in an event": b"data: x\n" + b":\n" * 100,
+}
+
+
+@pytest.mark.parametrize("stream", ENDLESS.values(), ids=ENDLESS)
+@pytest.mark.parametrize("size", [1, 7, 1000])
+def test_an_event_without_an_end_is_bounded(stream: bytes, size: int) -> None:
+    parser = Parser(max_pending_bytes=50)
+    pieces = iter([stream[start : start + size] for start in range(0, len(stream), size)])
     with pytest.raises(ValueError, match="more than 50 bytes"):
-        list(Parser(max_pending_bytes=50).feed(stream))
+        list(itertools.chain.from_iterable(map(parser.feed, pieces)))
+    assert len(stream) - sum(map(len, pieces)) <= max(size, 51 + size)
+
+
+def test_comments_without_an_event_are_not_one() -> None:
+    parser = Parser(max_pending_bytes=50)
+    for _ in range(100):
+        assert list(parser.feed(b": still here\n")) == []
+    assert list(parser.feed(b"data: x\n\n")) == [Event("x")]
+
+
+@given(BLOCKS, st.integers(0, 40), st.lists(st.integers(0, 10**6)))
+@example([("data", ":", "12345", "\n"), ("", "", "", "\n")], 10, [11])  # the end of a line is not the next one
+def test_the_bound_is_the_same_however_the_stream_is_cut(
+    blocks: list[tuple[str, str, str, str]], bound: int, cuts: list[int]
+) -> None:
+    stream = "".join("".join(block) for block in blocks).encode()
+
+    def read(cuts: list[int]) -> tuple[list[Event], bool]:
+        parser, start = Parser(max_pending_bytes=bound), 0
+        events: list[Event] = []
+        try:
+            for cut in [*sorted(cut % (len(stream) + 1) for cut in cuts), len(stream)]:
+                for event in parser.feed(stream[start:cut]):
+                    events.append(event)  # noqa: PERF402  # those before an error count
+                start = cut
+        except ValueError:
+            return events, True
+        return events, False
+
+    assert read(cuts) == read([])
+
+
+class Counted:
+    """The pattern of line ends, which counts the bytes that it looks through."""
+
+    def __init__(self) -> None:
+        self.looked_at = 0
+
+    def finditer(self, text: bytes, start: int = 0) -> Iterator[re.Match[bytes]]:
+        self.looked_at += len(text) - start
+        return re.compile(rb"\r\n|\r|\n").finditer(text, start)
+
+
+@pytest.mark.parametrize("size", [1, 100, 4096])
+@pytest.mark.parametrize("stream", [b"data: " + b"x" * 50_000 + b"\n\n", b"data: x\r\n\r\n" * 5000, b"data:\n" * 8000])
+def test_each_byte_is_looked_at_once(stream: bytes, size: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    counted = Counted()
+    monkeypatch.setattr(sse, "_END_OF_LINE", counted)
+    parser = Parser()
+    for start in range(0, len(stream), size):
+        list(parser.feed(stream[start : start + size]))
+    assert counted.looked_at <= len(stream)
+
+
+@pytest.mark.parametrize("stream", [b"data:\n" * 100_000, b"data: ab\n" * 50_000, b"data: " + b"x" * 500_000])
+def test_what_is_kept_of_an_event_is_no_more_than_what_came(stream: bytes) -> None:
+    parser = Parser()
+    tracemalloc.start()
+    try:
+        for start in range(0, len(stream), 16):
+            list(parser.feed(stream[start : start + 16]))
+        _, most = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert most < len(stream) * 1.5 + 100_000  # and there is no second copy beside it
 
 
 def test_a_comment_fires_nothing_and_moves_the_position() -> None:
