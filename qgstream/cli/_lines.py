@@ -79,27 +79,44 @@ def _read(sources: Sequence[str], ready: queue.Queue[list[Line] | Exception | No
 
 
 def _lines_of(source: str) -> Iterator[list[Line]]:
-    number, pending = 0, b""
+    number, begun = 0, bytearray()  # to which a part is added without a copy of what came before it
     # Unbuffered: a buffer that this thread waits in would be in the way of the interpreter's end.
     with open(0 if source == STANDARD_INPUT else source, "rb", buffering=0, closefd=source != STANDARD_INPUT) as file:
         while True:
             received = file.read(_READ_BYTES)
-            *complete, pending = (pending + received).split(b"\n")
-            if not received:
-                complete, pending = [pending], b""
-            lines = []
+            first, *others = received.split(b"\n")
+            begun += first
+            complete = []
+            if others or not received:
+                *between, last = others or [b""]
+                complete = [bytes(begun), *between]
+                begun = bytearray(last)
+            # What comes before a line that is wrong is published.
+            lines, wrong = [], None
             for raw in complete:
                 number += 1
-                lines.append(_line(source, number, raw))
-            if len(pending) > MAX_LINE_BYTES:
-                raise BadInput(f"{Line(source, number + 1, '')}: longer than {MAX_LINE_BYTES} bytes")
+                try:
+                    lines.append(_line(source, number, raw))
+                except BadInput as error:
+                    wrong = error
+                    break
             if lines:
                 yield [line for line in lines if line.text.strip()]
+            if wrong is not None:
+                raise wrong
+            if len(begun) > MAX_LINE_BYTES:
+                raise _too_long(source, number + 1)
             if not received:
                 return
 
 
+def _too_long(source: str, number: int) -> BadInput:
+    return BadInput(f"{Line(source, number, '')}: longer than {MAX_LINE_BYTES} bytes")
+
+
 def _line(source: str, number: int, raw: bytes) -> Line:
+    if len(raw) > MAX_LINE_BYTES:
+        raise _too_long(source, number)
     try:
         return Line(source, number, raw.removesuffix(b"\r").decode())
     except UnicodeDecodeError as error:

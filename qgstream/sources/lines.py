@@ -26,7 +26,7 @@ class Lines:
 
     def __init__(self, max_bytes: int = MAX_LINE_BYTES) -> None:
         self._max_bytes = max_bytes
-        self._begun = b""
+        self._begun = bytearray()  # to which a part is added without a copy of what came before it
         self._skipping = False
 
     def feed(self, data: bytes) -> list[bytes | None]:
@@ -47,12 +47,12 @@ class Lines:
             return
         self._begun += part
         if len(self._begun) > self._max_bytes:
-            self._begun, self._skipping = b"", True
+            self._begun, self._skipping = bytearray(), True
             found.append(None)
 
     def _end(self, part: bytes) -> list[bytes | None]:
-        line, skipped = self._begun + part, self._skipping
-        self._begun, self._skipping = b"", False
+        line, skipped = bytes(self._begun + part) if self._begun else part, self._skipping
+        self._begun, self._skipping = bytearray(), False
         if skipped:
             return []
         return [None if len(line) > self._max_bytes else line.removesuffix(b"\r")]

@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+from typing import Any
+
 import hypothesis
 import pytest
 from hypothesis import given
@@ -30,6 +32,32 @@ def test_a_line_that_is_too_long_is_passed_over_once(size: int) -> None:
     splitter = Lines(max_bytes=10)
     found = [line for start in range(0, len(text), size) for line in splitter.feed(text[start : start + size])]
     assert found == [b"good", None, b"better", b"exactlyten", None]
+
+
+class Part(bytes):
+    """Bytes that count what is copied to put them behind others."""
+
+    copied = 0
+
+    def split(self, *args: Any, **kwargs: Any) -> list[bytes]:
+        return list(map(Part, super().split(*args, **kwargs)))
+
+    def __radd__(self, other: Any) -> Any:
+        if isinstance(other, bytearray):
+            other.extend(self)  # in place, as a bytearray does it
+            return other
+        Part.copied += len(other)
+        return Part(bytes(other) + bytes(self))
+
+
+def test_a_line_in_many_parts_is_not_copied_for_each_of_them(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Part, "copied", 0)
+    splitter = Lines()
+    for _ in range(1000):
+        assert splitter.feed(Part(b"x" * 100)) == []
+    assert splitter.feed(Part(b"\nrest")) == [b"x" * 100_000]
+    assert splitter.rest() == [b"rest"]
+    assert Part.copied <= 100_000
 
 
 def data(line: bytes | None, parse: Parse, **fields: str | None) -> tuple[object, ...]:
