@@ -70,6 +70,7 @@ setup(
     # The lower bounds are the oldest with which every test passes.
     install_requires=[
         "cachetools>=5.3,<9",
+        "certifi",  # httpx brings it, too
         "httpx>=0.27,<1",
         "msgspec>=0.18.6,<1",
         "prometheus-client>=0.20,<1",

@@ -8,7 +8,6 @@ import time
 from collections.abc import Mapping
 from contextlib import suppress
 from email.utils import parsedate_to_datetime
-from functools import cache
 from urllib.parse import urlsplit
 
 import httpx
@@ -19,6 +18,12 @@ from qgstream.errors import QgstreamError
 _MOST_SHOWN = 200
 # Their senders ask for a repetition, or may be well again in a moment: too early, too many, and a server's own faults.
 _PASSING = frozenset({408, 425, 429, 500, 502, 503, 504})
+
+
+# LocalProtocolError: a header that cannot be sent.
+_HOPELESS = (
+    httpx.UnsupportedProtocol, httpx.TooManyRedirects, httpx.LocalProtocolError, ssl.SSLCertVerificationError,
+)  # fmt: skip
 
 
 class ClientError(QgstreamError):
@@ -65,6 +70,12 @@ class Refused(ClientError):
         self.is_uncertain = code == "broker_down" or status in (500, 502, 504)
 
 
+class UnusableToken(ClientError):
+    """A key or token that no HTTP header can carry. Nothing was sent."""
+
+    code = "unusable_token"
+
+
 class RequestRefused(Refused):
     """The request itself is wrong: the same one gets the same answer."""
 
@@ -104,11 +115,24 @@ def _retry_after(value: str | None) -> float | None:
     return None
 
 
+def bearer(token: str) -> str:
+    """The header `Authorization` for a key or token. Raises `UnusableToken`."""
+    if not (token.isascii() and token.isprintable()):
+        # Not repeated: it is a secret.
+        raise UnusableToken("the key or token has a character that no HTTP header can carry, expected printable ASCII")
+    return f"Bearer {token}"
+
+
 def events_url(url: str) -> str:
     """The URL of the stream; of a server's address alone it is `/events` there. Raises ValueError."""
-    parts = urlsplit(url)
+    # What is wrong is not repeated: it may hold a token.
+    try:
+        parts = urlsplit(url)
+        parts.port  # noqa: B018  # raises for one that is out of range
+        httpx.URL(url)
+    except (ValueError, httpx.InvalidURL):
+        raise ValueError("url: got something that is not a URL, expected http://host... or https://host...") from None
     if parts.scheme not in ("http", "https") or not parts.hostname:
-        # The rest is not repeated: it may hold a token.
         raise ValueError(f"url: got the scheme {parts.scheme!r}, expected http://host... or https://host...")
     return parts._replace(path="/events").geturl() if parts.path in ("", "/") else url
 
@@ -117,10 +141,15 @@ def is_hopeless(error: httpx.HTTPError) -> bool:
     """Whether the next try would end in the same way."""
     cause: BaseException | None = error
     while cause is not None:
-        if isinstance(cause, httpx.UnsupportedProtocol | httpx.TooManyRedirects | ssl.SSLCertVerificationError):
+        if isinstance(cause, _HOPELESS) or (isinstance(cause, httpx.ProxyError) and _is_refusal(str(cause)[:3])):
             return True
         cause = cause.__cause__ or cause.__context__
     return False
+
+
+def _is_refusal(status: str) -> bool:
+    """Whether a proxy's answer to CONNECT, with which the error's words begin, would be the same again."""
+    return status.isdecimal() and 400 <= int(status) < 500 and int(status) not in _PASSING
 
 
 def sentence(error: httpx.HTTPError) -> str:
@@ -131,14 +160,3 @@ def sentence(error: httpx.HTTPError) -> str:
         httpx.ConnectTimeout: "no connection came about in time",
     }
     return str(error) or named.get(type(error), type(error).__name__)
-
-
-@cache
-def _usual_trust() -> ssl.SSLContext:
-    # Reading all certificates of the world takes a fifth of a second: once is enough.
-    return httpx.create_ssl_context()
-
-
-def trust(verify: ssl.SSLContext | bool) -> ssl.SSLContext | bool:
-    """Whom TLS trusts, as httpx wants to know it."""
-    return _usual_trust() if verify is True else verify

@@ -16,8 +16,17 @@ from typing import Literal, Self
 
 import httpx
 
-from qgstream import sse
-from qgstream.answers import ClientError, TryLater, Unreachable, events_url, is_hopeless, refusal, sentence, trust
+from qgstream import sse, transport
+from qgstream.answers import (
+    ClientError,
+    TryLater,
+    Unreachable,
+    bearer,
+    events_url,
+    is_hopeless,
+    refusal,
+    sentence,
+)
 from qgstream.envelope import OwnMessage, ReceivedEvent, opened
 
 # Until the server has said `retry:`; its own default is 3 s, and browsers begin with as much.
@@ -178,7 +187,7 @@ class Stream:
             http = self._http
             if http is None:
                 http = await stack.enter_async_context(
-                    httpx.AsyncClient(verify=trust(self._verify), follow_redirects=True)
+                    transport.async_client(self._verify, self._url, follow_redirects=True)
                 )
             while True:
                 try:
@@ -241,7 +250,7 @@ class Stream:
             given = token()
             token = await given if inspect.isawaitable(given) else given
         if token:
-            headers["Authorization"] = f"Bearer {token}"
+            headers["Authorization"] = bearer(token)
         if self.last_event_id:
             headers["Last-Event-ID"] = self.last_event_id
         return headers

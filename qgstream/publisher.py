@@ -15,16 +15,17 @@ from uuid import uuid4
 import httpx
 import msgspec
 
+from qgstream import transport
 from qgstream.answers import (
     ClientError,
     Refused,
     TryLater,
     Unreachable,
+    bearer,
     events_url,
     is_hopeless,
     refusal,
     sentence,
-    trust,
 )
 from qgstream.brokers.backoff import Backoff
 from qgstream.errors import InvalidField
@@ -36,6 +37,9 @@ DEADLINE_SECONDS = 30.0
 MAX_DEADLINE_SECONDS = 240.0
 # How long one try may be without a sign of the server, on a path that has died, before a new connection is tried.
 TRY_SECONDS = 10.0
+
+# A proxy that refuses has not passed anything on.
+_NOT_SENT = httpx.ConnectError | httpx.ConnectTimeout | httpx.PoolTimeout | httpx.ProxyError
 
 _encode = msgspec.json.Encoder().encode
 
@@ -90,7 +94,7 @@ class _Tries:
         if is_hopeless(error):
             raise ClientError(sentence(error)) from error
         # Without a connection nothing was sent.
-        self._is_uncertain |= not isinstance(error, httpx.ConnectError | httpx.ConnectTimeout | httpx.PoolTimeout)
+        self._is_uncertain |= not isinstance(error, _NOT_SENT)
         said = f"no answer: {sentence(error)}"
         return self._next(Unreachable(said, is_uncertain=self._is_uncertain), now, self._backoff.seconds())
 
@@ -138,7 +142,7 @@ class _Endpoint:
         self.url = events_url(url)
         self.headers = dict(headers or {})
         if key:
-            self.headers["Authorization"] = f"Bearer {key}"
+            self.headers["Authorization"] = bearer(key)
         _Tries(deadline_seconds, 0.0)
         self.deadline_seconds = deadline_seconds
 
@@ -179,7 +183,7 @@ class Publisher:
         http: httpx.Client | None = None,
     ) -> None:  # fmt: skip
         self._endpoint = _Endpoint(url, key=key, headers=headers, deadline_seconds=deadline_seconds)
-        self._http = httpx.Client(verify=trust(verify)) if http is None else http
+        self._http = transport.client(verify, self._endpoint.url) if http is None else http
         self._is_own = http is None
 
     def publish(
@@ -233,7 +237,7 @@ class AsyncPublisher:
         http: httpx.AsyncClient | None = None,
     ) -> None:  # fmt: skip
         self._endpoint = _Endpoint(url, key=key, headers=headers, deadline_seconds=deadline_seconds)
-        self._http = httpx.AsyncClient(verify=trust(verify)) if http is None else http
+        self._http = transport.async_client(verify, self._endpoint.url) if http is None else http
         self._is_own = http is None
 
     async def publish(

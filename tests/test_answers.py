@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from email.utils import formatdate
 
+import httpx
 import pytest
 
 from qgstream.answers import (
@@ -12,8 +13,12 @@ from qgstream.answers import (
     Refused,
     RequestRefused,
     TryLater,
+    UnusableToken,
+    bearer,
     events_url,
+    is_hopeless,
     refusal,
+    sentence,
 )
 from tests.scripted import error
 
@@ -97,3 +102,40 @@ def test_after_which_refusals_an_event_may_be_published(code: str, status: int, 
 )
 def test_an_address_alone_is_its_stream(url: str, full: str) -> None:
     assert events_url(url) == full
+
+
+@pytest.mark.parametrize("url", ["http://[::1", "http://h:99999", "http://h:port", "http://a\x7fb", "http://a\udc80"])
+def test_what_is_no_url_is_not_repeated(url: str) -> None:
+    with pytest.raises(ValueError, match=r"^url: got something that is not a URL, expected http://host"):
+        events_url(f"{url}/?access_token=hush")
+
+
+@pytest.mark.parametrize("token", ["a\nb", "ü", "\udc80", "a\r", "\0"])
+def test_a_token_that_no_header_can_carry(token: str) -> None:
+    with pytest.raises(UnusableToken, match="expected printable ASCII") as caught:
+        bearer(f"hush{token}")
+    assert "hush" not in str(caught.value)
+
+
+def test_an_error_without_words_is_named() -> None:
+    assert sentence(httpx.ReadTimeout("")) == "nothing came for too long"
+    assert sentence(httpx.ConnectTimeout("")) == "no connection came about in time"
+    assert sentence(httpx.WriteTimeout("")) == "WriteTimeout"
+    assert sentence(httpx.WriteTimeout("what")) == "what"
+
+
+@pytest.mark.parametrize(
+    ("error", "expected"),
+    [
+        (httpx.ProxyError("407 Proxy Authentication Required"), True),
+        (httpx.ProxyError("403 Forbidden"), True),
+        (httpx.ProxyError("429 Too Many Requests"), False),
+        (httpx.ProxyError("502 Bad Gateway"), False),
+        (httpx.ProxyError("Proxy Server could not connect: Connection refused."), False),
+        (httpx.ReadError("403"), False),
+        (httpx.LocalProtocolError("Illegal header value"), True),
+        (httpx.UnsupportedProtocol("ftp"), True),
+    ],
+)
+def test_what_would_end_in_the_same_way_again(error: httpx.HTTPError, expected: bool) -> None:
+    assert is_hopeless(error) is expected

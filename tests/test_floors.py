@@ -20,7 +20,7 @@ PACKAGE = ROOT / "qgstream"
 FLOORS: dict[float, tuple[str, ...]] = {
     0.0: ("errors", "settings", "version", "reasons", "bench", "brokers", "handlers", "sources"),
     1.0: ("sse", "topics", "publication", "limits", "addresses", "logs", "metrics", "rates", "reading"),
-    1.05: ("host", "keys", "lingering", "namespaces", "notify", "origins", "timer", "ws"),
+    1.05: ("environment", "host", "keys", "lingering", "namespaces", "notify", "origins", "timer", "ws"),
     1.06: ("allowed_hosts", "clients_stream", "cors", "framing"),
     1.1: ("claims", "draft", "slices", "sockets", "subscription", "window", "sources.options"),
     1.2: ("tokens", "messages", "openapi", "pages", "tuning", "sources.base"),
@@ -48,7 +48,7 @@ FLOORS: dict[float, tuple[str, ...]] = {
     2.1: ("brokers.*",),
     2.2: ("archive",),
     2.4: ("answers",),
-    2.41: ("envelope",),
+    2.41: ("envelope", "transport"),
     2.5: ("client", "publisher"),
     3.0: ("feed",),
     3.1: ("subscriber",),

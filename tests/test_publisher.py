@@ -15,6 +15,7 @@ import pytest
 
 from qgstream import (
     AsyncPublisher,
+    ClientError,
     CredentialsRefused,
     InvalidField,
     Published,
@@ -183,6 +184,14 @@ async def test_it_does_not_wait_beyond_its_deadline(both: Both) -> None:
         assert caught.value.retry_after_seconds == 60
         assert not caught.value.is_uncertain
         assert len(server.asked) == 1
+
+
+@pytest.mark.gen_test
+async def test_a_key_that_no_header_can_carry_is_not_sent(both: Both) -> None:
+    async with Script([TAKEN]) as server:
+        with pytest.raises(ClientError, match="has a character that no HTTP header can carry"):
+            await both.publish(server.url, "a", 1, setup={"key": "a\nb"})
+        assert server.asked == []
 
 
 @pytest.mark.gen_test

@@ -62,6 +62,8 @@ def run(args: argparse.Namespace) -> int:
         publisher = Publisher(args.url, key=os.environ.get(KEY_VARIABLE), deadline_seconds=args.deadline)
     except ValueError as error:
         args.parser.error(str(error))
+    except QgstreamError as error:
+        _explain(error)
     with publisher:
         if args.data:
             return _publish_arguments(args, publisher)
@@ -164,10 +166,10 @@ def _whole_event(text: str) -> dict[str, Any]:
 
 
 def _explain(error: QgstreamError, *, where: str | None = None) -> NoReturn:
-    from qgstream.answers import CredentialsRefused
+    from qgstream.answers import CredentialsRefused, UnusableToken
 
     said = str(error) if where is None else f"{where}: {error}"
-    if isinstance(error, CredentialsRefused):
+    if isinstance(error, CredentialsRefused | UnusableToken):
         said += f"\nthe publish key comes from the environment: {KEY_VARIABLE}"
     if getattr(error, "is_uncertain", False):
         said += "\nit may have been published all the same"

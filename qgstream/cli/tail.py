@@ -41,7 +41,7 @@ def run(args: argparse.Namespace) -> int:
     """Show events until there were enough, or nobody looks any more."""
     import asyncio
 
-    from qgstream.answers import CredentialsRefused
+    from qgstream.answers import CredentialsRefused, UnusableToken
     from qgstream.cli import _tail
     from qgstream.client import connect
     from qgstream.errors import QgstreamError
@@ -57,7 +57,7 @@ def run(args: argparse.Namespace) -> int:
         args.parser.error(str(error))
     try:
         asyncio.run(_tail.tail(stream, show, args.count))
-    except CredentialsRefused as error:
+    except (CredentialsRefused, UnusableToken) as error:
         raise QgstreamError(f"{error}\na key or token comes from the environment: {_TOKEN_VARIABLE}") from error
     return 0
 

@@ -154,6 +154,18 @@ def test_a_wrong_line_ends_it(
     assert "stopped; published before: 1\n" in err
 
 
+def test_a_key_that_no_header_can_carry_is_said_with_its_variable(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("QGSTREAM_PUBLISH_KEY", "hush\n")
+    assert run("--url", "http://127.0.0.1:1", "t", "1") == 1
+    out, err = capsys.readouterr()
+    assert out == ""
+    assert "no HTTP header can carry" in err
+    assert err.endswith("the publish key comes from the environment: QGSTREAM_PUBLISH_KEY\n")
+    assert "hush" not in err
+
+
 def test_what_the_server_refuses_is_said_with_the_lines(
     server: ServerProcess, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -148,6 +148,18 @@ def test_who_may_not_look_is_told_where_keys_come_from(
     assert run("--url", server.url, "--topic", "who-may-look", "--latest", "--count", "1") == 0
 
 
+def test_a_token_that_no_header_can_carry_is_said_with_its_variable(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("QGSTREAM_TOKEN", "hüsh")
+    assert run("--url", "http://127.0.0.1:1") == 1
+    out, err = capsys.readouterr()
+    assert out == ""
+    assert "no HTTP header can carry" in err
+    assert err.endswith("a key or token comes from the environment: QGSTREAM_TOKEN\n")
+    assert "hüsh" not in err
+
+
 def test_it_gives_up_when_it_was_told_to(capsys: pytest.CaptureFixture[str]) -> None:
     assert run("--url", f"http://127.0.0.1:{free_port()}", "--give-up", "0.1") == 1
     assert capsys.readouterr().err.startswith("no stream for 0.1 s: ")
@@ -158,6 +170,7 @@ def test_it_gives_up_when_it_was_told_to(capsys: pytest.CaptureFixture[str]) -> 
     [
         (["--count", "0"], "argument --count: got 0, expected 1 or more"),
         (["--url", "ftp://host"], "url: got the scheme 'ftp', expected http://"),
+        (["--url", "http://host:99999/?access_token=hush"], "url: got something that is not a URL, expected http://"),
         (["--token", "hush"], "unknown flag --token"),
     ],
 )
