@@ -8,11 +8,13 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import json
+import os
 from collections.abc import Callable
 
 from tornado.httpclient import HTTPRequest
 from tornado.simple_httpclient import SimpleAsyncHTTPClient
 
+from qgstream.environment import explained, system_tls
 from qgstream.errors import ConfigError
 from qgstream.logs import log
 
@@ -89,7 +91,7 @@ class KeySet:
             keys = self._take(document)
         except Exception as error:  # noqa: BLE001 - whatever an issuer sends, the set in use outlives it
             if not self._failing:
-                reason = (str(error) or type(error).__name__)[:300]
+                reason = explained(error, os.environ)[:300]
                 log.warning("jwks.failed", extra={"reason": reason, "has_keys": self.document is not None})
             self._failing = True
             return
@@ -106,6 +108,7 @@ class KeySet:
             # Where a redirect leads was not configured, and need not be https.
             follow_redirects=False,
             decompress_response=False,
+            ssl_options=system_tls(os.environ) if self.url.startswith("https:") else None,
         )
         response = await client.fetch(request, raise_error=False)
         if response.code != 200:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import logging
+import ssl
 import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -21,6 +22,8 @@ from qgstream.service import Service
 from qgstream.tokens import JwtSettings
 from tests.conftest import ExpectLog
 from tests.handlers.asking import until
+from tests.hostile.certificates import make_certificate
+from tests.proxying import set_environment
 from tests.serving import RawClient, ServerProcess
 from tests.signing import jwk, payload, private_key, sign
 
@@ -40,18 +43,19 @@ def key_set(**names: str) -> bytes:
 class Issuer:
     """Says `answer` to whoever connects, byte for byte; None is silence. `requests` has what was asked."""
 
-    def __init__(self, said: bytes | None) -> None:
+    def __init__(self, said: bytes | None, tls: ssl.SSLContext | None = None) -> None:
         self.answer = said
+        self.tls = tls
         self.requests: list[bytes] = []
         self.port = 0
 
     @property
     def url(self) -> str:
-        return f"http://127.0.0.1:{self.port}/keys"
+        return f"{'https' if self.tls else 'http'}://127.0.0.1:{self.port}/keys"
 
     @asynccontextmanager
     async def listening(self) -> AsyncIterator[Issuer]:
-        server = await asyncio.start_server(self._serve, "127.0.0.1", self.port)
+        server = await asyncio.start_server(self._serve, "127.0.0.1", self.port, ssl=self.tls)
         self.port = server.sockets[0].getsockname()[1]
         try:
             yield self
@@ -297,6 +301,60 @@ def test_a_url_that_anybody_on_the_way_could_answer(url: str, said: str) -> None
 @pytest.mark.parametrize("host", ["127.0.0.1", "127.1.2.3:81", "[::1]:80", "localhost:8000"])
 def test_loopback_needs_no_https(host: str) -> None:
     JwtSettings.model_validate({"algorithms": ["ES256"], "jwks_url": f"http://{host}/keys"})
+
+
+# Over TLS, in an environment that says whom to trust.
+
+
+@asynccontextmanager
+async def over_tls(tmp_path: Path) -> AsyncIterator[tuple[Issuer, str]]:
+    """An issuer, and the file of its certificate."""
+    certfile, keyfile = make_certificate(tmp_path)
+    tls = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    tls.load_cert_chain(certfile, keyfile)
+    async with Issuer(key_set(one="p256"), tls).listening() as issuer:
+        yield issuer, str(certfile)
+
+
+@pytest.mark.gen_test(timeout=20)
+async def test_what_the_environment_trusts_is_trusted(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    async with over_tls(tmp_path) as (issuer, certfile):
+        # A log of keys that cannot be written, and proxies, which this fetch does not go through, are in nobody's way.
+        set_environment(monkeypatch, SSL_CERT_FILE=certfile, SSLKEYLOGFILE="/gone/keys", https_proxy="nonsense://")
+        async with serving(auth(issuer)) as service:
+            assert ask(service, "p256", "one").name == "ann"
+        assert events(caplog) == ["jwks.loaded"]
+
+
+@pytest.mark.parametrize(
+    ("variables", "said"),
+    [
+        ({}, ""),
+        ({"SSL_CERT_FILE": "/gone"}, "SSL_CERT_FILE: cannot read '/gone': No such file or directory"),
+        ({"SSL_CERT_DIR": "/gone"}, "SSL_CERT_DIR: got '/gone', expected a directory of certificates"),
+    ],
+)
+@pytest.mark.gen_test(timeout=20)
+async def test_an_issuer_that_is_not_trusted_is_said_with_the_variable(
+    variables: dict[str, str], said: str, expect_log: ExpectLog, monkeypatch: pytest.MonkeyPatch, tmp_path: Path,
+    caplog: pytest.LogCaptureFixture,
+) -> None:  # fmt: skip
+    expect_log("jwks.failed")
+    expect_log("SSL", logger="tornado.general", required=False)
+    async with over_tls(tmp_path) as (issuer, certfile):
+        set_environment(monkeypatch, **variables)
+        async with serving(auth(issuer)) as service:
+            (failed,) = [record for record in caplog.records if record.getMessage() == "jwks.failed"]
+            reason = failed.__dict__["reason"]
+            assert "certificate verify failed" in reason
+            assert reason.endswith(f" ({said})" if said else ")")
+            assert said in reason
+            # The task lives, and looks at the environment anew.
+            monkeypatch.setenv("SSL_CERT_FILE", certfile)
+            await until(lambda: "jwks.loaded" in events(caplog))
+            assert ask(service, "p256", "one").name == "ann"
 
 
 @pytest.mark.gen_test(timeout=20)

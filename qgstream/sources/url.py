@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+import os
 from random import Random
 
 from pydantic import AnyHttpUrl
 from tornado.httpclient import HTTPRequest, HTTPResponse
 from tornado.simple_httpclient import SimpleAsyncHTTPClient
 
+from qgstream.environment import explained, system_tls
 from qgstream.sources.base import Events, Refused
 from qgstream.sources.lines import Parse, Seconds, event_of
 
@@ -42,12 +44,13 @@ async def url(
             request = HTTPRequest(
                 str(url), headers=(headers or {}) | conditions, connect_timeout=timeout_seconds,
                 request_timeout=timeout_seconds, follow_redirects=False,
+                ssl_options=system_tls(os.environ) if url.scheme == "https" else None,
             )  # fmt: skip
             # What is said of a failure does not repeat the URL, which may hold a password.
             try:
                 response = await client.fetch(request, raise_error=False)
             except Exception as error:  # noqa: BLE001  # whatever is at the other end, it is asked again
-                yield Refused(f"cannot be had: {str(error) or type(error).__name__}")
+                yield Refused(f"cannot be had: {explained(error, os.environ)}")
             else:
                 if response.code == 200:
                     conditions = _conditions(response)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import ssl
 import sys
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import aclosing, asynccontextmanager
@@ -12,6 +13,7 @@ from pathlib import Path
 from typing import Any, Self
 
 import pytest
+from pydantic import AnyHttpUrl
 from tornado.httpserver import HTTPServer
 from tornado.testing import bind_unused_port
 from tornado.web import Application, RequestHandler
@@ -22,7 +24,11 @@ from qgstream.sources.file import file
 from qgstream.sources.lines import MAX_LINE_BYTES
 from qgstream.sources.process import process
 from qgstream.sources.url import url
+from tests.conftest import ExpectLog
 from tests.handlers.asking import until
+from tests.hostile.certificates import make_certificate
+from tests.proxying import set_environment
+from tests.scripted import Script, refused
 
 SLEEP = "import time; time.sleep(60)"
 
@@ -302,8 +308,6 @@ class Web:
         await self.server.close_all_connections()
 
     def source(self, **options: Any) -> Events:
-        from pydantic import AnyHttpUrl
-
         address = AnyHttpUrl(f"http://user:hush@127.0.0.1:{self.port}/x?token=hush")
         return url(url=address, interval_seconds=0.01, **options)
 
@@ -368,3 +372,22 @@ async def test_a_server_that_is_not_there() -> None:
         (refused, *_) = await taken.until(1)
     assert isinstance(refused, Refused)
     assert refused.reason.startswith("cannot be had: ")
+
+
+@pytest.mark.gen_test(timeout=30)
+async def test_a_document_over_tls_in_an_environment_that_says_whom_to_trust(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, expect_log: ExpectLog
+) -> None:
+    expect_log("SSL Error", logger="tornado.general", required=False)
+    certfile, keyfile = make_certificate(tmp_path)
+    tls = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    tls.load_cert_chain(certfile, keyfile)
+    async with Script([refused(200, "one")], tls) as server:
+        set_environment(monkeypatch, SSL_CERT_FILE="/gone", SSLKEYLOGFILE="/gone/keys", NO_PROXY="fd00::/8")
+        async with taking(url(url=AnyHttpUrl(server.url), topic="u", interval_seconds=0.01)) as taken:
+            first = (await taken.until(1))[0]
+            assert isinstance(first, Refused)
+            assert "certificate verify failed" in first.reason
+            assert first.reason.endswith(" (SSL_CERT_FILE: cannot read '/gone': No such file or directory)")
+            monkeypatch.setenv("SSL_CERT_FILE", str(certfile))
+            await until(lambda: "one" in taken.data)
