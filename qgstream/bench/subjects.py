@@ -11,6 +11,7 @@ import time
 import urllib.request
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from http.client import HTTPException
 from types import TracebackType
 from typing import Any, Self
 from urllib.parse import urlsplit
@@ -211,9 +212,11 @@ def at(url: str, *, key: str | None, pid: int | None, metrics_url: str | None, a
 
 def _usage_by_metrics(url: str) -> Usage | None:
     try:
-        with urllib.request.urlopen(url, timeout=10) as answer:  # noqa: S310  # the operator's own words
+        # As the load goes: never through a proxy that the environment names.
+        direct = urllib.request.build_opener(urllib.request.ProxyHandler({}))
+        with direct.open(url, timeout=10) as answer:
             text = answer.read().decode()
-    except OSError:
+    except (OSError, HTTPException, ValueError):  # nobody there, or something that does not speak HTTP
         return None
     values = dict(line.rsplit(" ", 1) for line in text.splitlines() if line.startswith("process_"))
     try:

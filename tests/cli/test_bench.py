@@ -28,6 +28,7 @@ from qgstream.bench.session import Session
 from qgstream.bench.stamps import MARK, MIN_BYTES, ages, stamped
 from qgstream.bench.subjects import FLOOR, PLAIN, Dialect, Subject, at, start_module
 from qgstream.cli import main
+from tests.proxying import set_environment
 from tests.serving import KEY, ServerProcess
 
 CORES = Cores(frozenset(), frozenset())
@@ -177,6 +178,31 @@ def test_a_server_elsewhere_needs_a_word() -> None:
 
 
 # What it measures, on real servers.
+
+
+def test_it_asks_for_metrics_as_directly_as_the_load_goes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    set_environment(monkeypatch, http_proxy="http://127.0.0.1:1")
+    with ServerProcess(tmp_path) as server:
+        used = at(server.url, key=None, pid=None, metrics_url=None, allow_remote=False).usage()
+        assert used is not None
+        assert used.rss_bytes > 0
+
+
+def test_what_is_no_http_has_no_metrics() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as other:
+        port = other.getsockname()[1]
+
+        def answer() -> None:
+            connection, _ = other.accept()
+            with connection:
+                connection.recv(65536)
+                connection.sendall(b"220 smtp.example.com ESMTP\r\n")
+
+        thread = Thread(target=answer)
+        thread.start()
+        subject = at(f"http://127.0.0.1:{port}", key=None, pid=None, metrics_url=None, allow_remote=False)
+        thread.join()
+    assert subject.metrics_url is None
 
 
 def test_it_measures_a_server_it_starts(tmp_path: Path) -> None:
