@@ -7,6 +7,7 @@ import ssl
 import time
 from collections.abc import Mapping
 from contextlib import suppress
+from datetime import UTC
 from email.utils import parsedate_to_datetime
 from urllib.parse import urlsplit
 
@@ -19,6 +20,8 @@ _MOST_SHOWN = 200
 # Their senders ask for a repetition, or may be well again in a moment: too early, too many, and a server's own faults.
 _PASSING = frozenset({408, 425, 429, 500, 502, 503, 504})
 
+# Of Retry-After: what a client does with it is up to the client, but it is a time that it can sleep.
+_MOST_SECONDS = 1e9
 
 # LocalProtocolError: a header that cannot be sent.
 _HOPELESS = (
@@ -105,13 +108,19 @@ def refusal(status: int, headers: Mapping[str, str], body: bytes) -> Refused:
 
 
 def _retry_after(value: str | None) -> float | None:
-    """RFC 9110, 10.2.3: seconds or a date; anything else is as good as nothing."""
+    """RFC 9110, 10.2.3: seconds or a date; anything else is as good as nothing. Of several headers, which a client of
+    httpx joins with commas, the longest time counts."""
     if value is None:
         return None
-    if value.isascii() and value.isdigit():
-        return float(value[:9])
-    with suppress(ValueError):
-        return max(0.0, parsedate_to_datetime(value).timestamp() - time.time())
+    parts = [part.strip() for part in value.split(",")]
+    if all(part.isascii() and part.isdigit() for part in parts):
+        # Of thousands of digits float() makes infinity, which is no time to sleep, and int() an error.
+        return min(max(map(float, parts)), _MOST_SECONDS)
+    # Overflow: a time zone of many digits.
+    with suppress(ValueError, OverflowError):
+        at = parsedate_to_datetime(value)
+        # 5.6.7: every HTTP date is in UTC, and only the obsolete asctime() form does not say so.
+        return min(max(0.0, at.replace(tzinfo=at.tzinfo or UTC).timestamp() - time.time()), _MOST_SECONDS)
     return None
 
 

@@ -32,6 +32,10 @@ from qgstream.envelope import OwnMessage, ReceivedEvent, opened
 # Until the server has said `retry:`; its own default is 3 s, and browsers begin with as much.
 FIRST_RETRY_SECONDS = 1.0
 MAX_RETRY_SECONDS = 60.0
+# What a server may ask for, by `retry:` or Retry-After. Less is no answer to the question when to come back, and would
+# be a loop without a pause (Firefox has the same bound); more is a mistake, or a client that is as good as gone.
+MIN_ASKED_SECONDS = 0.5
+MAX_ASKED_SECONDS = 300.0
 CONNECT_SECONDS = 10.0
 # A server that sent nothing for so many of its heartbeats is not there any more, whatever TCP believes.
 MISSED_HEARTBEATS = 3
@@ -309,11 +313,16 @@ class Stream:
         """How long to stay away: as asked; else `retry:`, doubled for each failure in a row. What nobody has jittered
         yet is jittered here, because others lost the same server in the same moment."""
         failures, self._failures = self._failures, self._failures + 1
-        seconds = ended.stay_away_seconds
-        if seconds is None:
+        asked, is_jittered, seconds = ended.stay_away_seconds, ended.is_jittered, MAX_ASKED_SECONDS
+        if asked is None or asked < MIN_ASKED_SECONDS:
+            first = min(max(self._retry_seconds, MIN_ASKED_SECONDS), MAX_ASKED_SECONDS)
             # 2**30 is beyond any limit, and 2**2000 is no float.
-            seconds = min(self._retry_seconds * 2 ** min(failures, 30), max(self._retry_seconds, MAX_RETRY_SECONDS))
-        return seconds if ended.is_jittered else seconds * (1 + self._random.random() / 2)
+            seconds, is_jittered = min(first * 2 ** min(failures, 30), max(first, MAX_RETRY_SECONDS)), False
+        elif asked > MAX_ASKED_SECONDS:
+            is_jittered = False  # all who were told more are at the same bound now
+        else:
+            seconds = asked
+        return seconds if is_jittered else seconds * (1 + self._random.random() / 2)
 
 
 def _parsed(parser: sse.Parser, some: bytes) -> Iterator[sse.Event]:

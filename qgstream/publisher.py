@@ -83,11 +83,10 @@ class _Tries:
         self._is_uncertain = error.is_uncertain = self._is_uncertain or error.is_uncertain
         if not isinstance(error, TryLater):
             raise error
-        # Whole seconds from the server: those who were told the same one do not come back in the same moment.
-        told = error.retry_after_seconds
-        return self._next(
-            error, now, self._backoff.seconds() if told is None else told * (1 + self._random.random() / 4)
-        )
+        # Whole seconds from the server: those who were told the same one do not come back in the same moment. What it
+        # asks for can be 0, and does not make the pauses shorter than they are without a word of it.
+        told = (error.retry_after_seconds or 0.0) * (1 + self._random.random() / 4)
+        return self._next(error, now, max(self._backoff.seconds(), told))
 
     def unanswered(self, error: httpx.HTTPError, now: float) -> float:
         """The same for a try that got no answer."""

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import time
-from email.utils import formatdate
 
 import httpx
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from qgstream.answers import (
     CredentialsRefused,
@@ -63,19 +64,72 @@ def test_the_field_is_told() -> None:
     assert refusal(400, {}, b'{"error": {"code": "invalid_field", "message": "m", "field": "topic"}}').field == "topic"
 
 
+def retry_after(value: str) -> float | None:
+    return refusal(503, {"retry-after": value}, b"").retry_after_seconds
+
+
 @pytest.mark.parametrize(
-    ("value", "seconds"), [("0", 0.0), ("17", 17.0), ("-1", None), ("1.5", None), ("soon", None), ("\u0661", None)]
+    ("value", "seconds"),
+    [
+        ("0", 0.0),
+        ("17", 17.0),
+        (" 17 ", 17.0),
+        ("000000000000017", 17.0),
+        ("999999999", 999999999.0),
+        ("9" * 5000, 1e9),
+        ("5, 60", 60.0),  # two headers
+        ("60,60", 60.0),
+        ("5, soon", None),
+        ("5,", None),
+        ("-1", None),
+        ("+1", None),
+        ("1.5", None),
+        ("1e3", None),
+        ("inf", None),
+        ("", None),
+        ("soon", None),
+        ("\u0661", None),
+        ("\u00b2", None),
+        ("\ud800", None),
+    ],
 )
 def test_retry_after_in_seconds(value: str, seconds: float | None) -> None:
-    assert refusal(503, {"retry-after": value}, b"").retry_after_seconds == seconds
+    assert retry_after(value) == seconds
 
 
 def test_retry_after_as_a_date() -> None:
-    later = refusal(503, {"retry-after": formatdate(time.time() + 100, usegmt=True)}, b"").retry_after_seconds
-    assert later is not None
-    assert 50 < later <= 100
-    past = refusal(503, {"retry-after": formatdate(0, usegmt=True)}, b"").retry_after_seconds
-    assert past == 0
+    now = time.time()
+    # RFC 9110, 5.6.7: the form that is sent, and the two that were sent once.
+    forms = ["%a, %d %b %Y %H:%M:%S GMT", "%A, %d-%b-%y %H:%M:%S GMT", "%a %b %d %H:%M:%S %Y"]
+    for form in forms:
+        seconds = retry_after(time.strftime(form, time.gmtime(now + 100)))
+        assert seconds is not None
+        assert 50 < seconds <= 100
+        assert retry_after(time.strftime(form, time.gmtime(now - 100))) == 0
+
+
+@pytest.mark.parametrize(
+    "value",
+    [
+        "Mon, 99 Jan 2026 00:00:00 GMT",
+        "Mon, 01 Jan 99999 00:00:00 GMT",
+        "Mon, 01 Jan 2026 00:00:00 +99999999999999999999",
+        "Mon, 01 Jan 2026 99:00:00 GMT",
+        "Mon, 01 Jan",
+        "Mon,",
+    ],
+)
+def test_a_date_that_is_none_says_nothing(value: str) -> None:
+    assert retry_after(value) is None
+
+
+WORDS = ["Mon", ",", " ", "01", "Jan", "2026", "99999999999", "00:00:00", "GMT", "+", "-", "0"]
+
+
+@given(st.text() | st.lists(st.sampled_from(WORDS)).map("".join))
+def test_whatever_retry_after_is_it_is_a_time_or_nothing(value: str) -> None:
+    seconds = retry_after(value)
+    assert seconds is None or 0 <= seconds <= 1e9
 
 
 @pytest.mark.parametrize(

@@ -36,6 +36,7 @@ CONNECTED = own("connected", id="e-0", replay="none")
 @pytest.fixture(autouse=True)
 def _at_once(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(client, "FIRST_RETRY_SECONDS", 0.001)
+    monkeypatch.setattr(client, "MIN_ASKED_SECONDS", 0.001)
 
 
 async def take(events: Stream, count: int) -> list[ReceivedEvent]:
@@ -134,10 +135,106 @@ async def test_a_goodbye_says_when_to_come_back() -> None:
     states: list[State] = []
     first = stream(own("connected", retry_ms=5), own("closing", retry_ms=37, reason="kicked"))
     second = stream(own("rejected", retry_ms=41, reason="max_connections"))
-    answers = [first, second, refused(429, error("rate"), "Retry-After: 0"), stream(CONNECTED, enveloped("e-1"))]
-    async with Script([*answers]) as server, qgstream.connect(server.url, on_state=states.append) as events:
+    async with (
+        Script([first, second, stream(CONNECTED, enveloped("e-1"))]) as server,
+        qgstream.connect(server.url, on_state=states.append) as events,
+    ):
         await take(events, 1)
-    assert [state.seconds for state in states if state.name == "waiting"] == [0.037, 0.041, 0.0]
+    assert [state.seconds for state in states if state.name == "waiting"] == [0.037, 0.041]
+
+
+class Clock:
+    """Time for the client that passes only while it waits. After `ends_at` seconds it raises TimeoutError."""
+
+    def __init__(self, ends_at: float) -> None:
+        self.now = 0.0
+        self.ends_at = ends_at
+        self.waits: list[float] = []
+
+    def monotonic(self) -> float:
+        return self.now
+
+    async def sleep(self, seconds: float) -> None:
+        self.waits.append(seconds)
+        self.now += seconds
+        if self.now >= self.ends_at:
+            raise TimeoutError
+
+
+@pytest.fixture
+def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
+    found = Clock(60)
+    monkeypatch.undo()  # the real bounds
+    monkeypatch.setattr(client, "asyncio", found)
+    monkeypatch.setattr(client, "time", found)
+    return found
+
+
+AT_ONCE = {
+    "nothing": b"",
+    "Retry-After: 0": refused(503, error("full"), "Retry-After: 0"),
+    "a date that has passed": refused(429, error("rate"), "Retry-After: Thu, 01 Jan 1970 00:00:00 GMT"),
+    "a date that is none": refused(503, error("full"), "Retry-After: Thu, 99 Jan 1970"),
+    "less than nothing": refused(503, error("full"), "Retry-After: -5"),
+    "two headers": refused(503, error("full"), "Retry-After: 0", "Retry-After: 0"),
+    "a goodbye": stream(own("rejected", retry_ms=0, reason="max_connections")),
+    "retry: 0": stream("retry: 0"),
+    "retry: 000": stream("retry: 000"),
+}
+
+
+@pytest.mark.gen_test
+@pytest.mark.parametrize("answer", AT_ONCE.values(), ids=AT_ONCE)
+async def test_no_answer_makes_a_client_come_back_without_a_pause(answer: bytes, clock: Clock) -> None:
+    async with Script([answer] * 1000) as server:
+        with pytest.raises(TimeoutError):
+            await take(qgstream.connect(server.url), 1)
+        # Half a second at least, and doubled each time.
+        assert len(server.asked) <= 7
+    assert clock.waits == sorted(clock.waits)
+    assert min(clock.waits) >= 0.5
+
+
+@pytest.mark.gen_test
+async def test_streams_that_end_at_once_are_not_a_loop_without_a_pause(clock: Clock) -> None:
+    answer = stream(own("connected", retry_ms=0), own("closing", retry_ms=0, reason="drain"))
+    async with Script([answer] * 1000) as server:
+        with pytest.raises(TimeoutError):
+            await take(qgstream.connect(server.url), 1)
+        assert len(server.asked) <= 120
+    assert min(clock.waits) >= 0.5
+    assert len(set(clock.waits)) > 1  # nobody is in step
+
+
+TOO_LATE = {
+    "seconds": refused(503, error("full"), "Retry-After: 999999999"),
+    "many digits": refused(503, error("full"), f"Retry-After: {'9' * 5000}"),
+    "a date": refused(503, error("full"), "Retry-After: Fri, 31 Dec 9999 23:59:59 GMT"),
+    "a goodbye": stream(own("rejected", retry_ms=10**12, reason="max_connections")),
+    "retry:": stream(f"retry: {'9' * 5000}"),
+}
+
+
+@pytest.mark.gen_test
+@pytest.mark.parametrize("answer", TOO_LATE.values(), ids=TOO_LATE)
+async def test_no_answer_keeps_a_client_away_for_good(answer: bytes, clock: Clock) -> None:
+    clock.ends_at = 1500
+    async with Script([answer] * 1000) as server:
+        with pytest.raises(TimeoutError):
+            await take(qgstream.connect(server.url), 1)
+    assert min(clock.waits) >= 300
+    assert max(clock.waits) <= 450
+    assert len(set(clock.waits)) > 1  # nobody is in step
+
+
+@pytest.mark.gen_test
+async def test_what_can_be_obeyed_is_obeyed(clock: Clock) -> None:
+    answers = [refused(503, error("full"), "Retry-After: 7"), stream(own("rejected", retry_ms=1234, reason="x"))]
+    async with Script([*answers, stream(own("rejected", retry_ms=120_000, reason="x"))]) as server:
+        with pytest.raises(TimeoutError):
+            await take(qgstream.connect(server.url), 1)
+    assert 7 <= clock.waits[0] <= 10.5
+    assert clock.waits[1:] == [1.234, 120.0]  # the server has jittered these
 
 
 @pytest.mark.parametrize(

@@ -186,6 +186,56 @@ async def test_it_does_not_wait_beyond_its_deadline(both: Both) -> None:
         assert len(server.asked) == 1
 
 
+class Clock:
+    """Time for a publisher that passes only while it waits."""
+
+    def __init__(self) -> None:
+        self.now = 0.0
+
+    def monotonic(self) -> float:
+        return self.now
+
+    def sleep(self, seconds: float) -> None:
+        self.now += seconds
+
+
+class AsyncClock(Clock):
+    async def sleep(self, seconds: float) -> None:  # type: ignore[override]  # as asyncio has it
+        super().sleep(seconds)
+
+
+@pytest.mark.gen_test
+@pytest.mark.parametrize(
+    "header",
+    ["0", "Thu, 01 Jan 1970 00:00:00 GMT", "Thu, 99 Jan 1970", "-5", "0\r\nRetry-After: 0"],
+    ids=["0", "a date that has passed", "a date that is none", "less than nothing", "two headers"],
+)
+async def test_no_answer_makes_it_repeat_without_a_pause(
+    both: Both, header: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    clock = AsyncClock() if both.is_async else Clock()
+    monkeypatch.undo()  # the real pauses
+    monkeypatch.setattr(publisher, "asyncio" if both.is_async else "time", clock)
+    if both.is_async:
+        monkeypatch.setattr(publisher, "time", clock)
+    async with Script([refused(503, error("full"), f"Retry-After: {header}")] * 1000) as server:
+        with pytest.raises(TryLater):
+            await both.publish(server.url, "a", 1)
+        # 0.1 seconds at first, doubled each time up to 5, of which at least a half: in 30 seconds.
+        assert 5 < len(server.asked) <= 18
+
+
+@pytest.mark.gen_test
+@pytest.mark.parametrize("header", ["999999999", "9" * 5000, "Fri, 31 Dec 9999 23:59:59 GMT"])
+async def test_what_is_beyond_its_deadline_is_not_waited_for(both: Both, header: str) -> None:
+    async with Script([refused(503, error("full"), f"Retry-After: {header}")] * 2) as server:
+        with pytest.raises(TryLater) as caught:
+            await both.publish(server.url, "a", 1)
+        assert len(server.asked) == 1
+    assert caught.value.retry_after_seconds is not None
+    assert 1e8 < caught.value.retry_after_seconds <= 1e9
+
+
 @pytest.mark.gen_test
 async def test_a_key_that_no_header_can_carry_is_not_sent(both: Both) -> None:
     async with Script([TAKEN]) as server:
