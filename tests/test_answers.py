@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Iterator
 
 import httpx
 import pytest
@@ -97,6 +98,16 @@ def test_retry_after_in_seconds(value: str, seconds: float | None) -> None:
     assert retry_after(value) == seconds
 
 
+@pytest.fixture(params=["UTC", "Asia/Kolkata", "America/New_York"])
+def _time_zone(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    with monkeypatch.context() as patch:
+        patch.setenv("TZ", request.param)
+        time.tzset()
+        yield
+    time.tzset()
+
+
+@pytest.mark.usefixtures("_time_zone")
 def test_retry_after_as_a_date() -> None:
     now = time.time()
     # RFC 9110, 5.6.7: the form that is sent, and the two that were sent once.

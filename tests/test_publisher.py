@@ -225,6 +225,12 @@ async def test_no_answer_makes_it_repeat_without_a_pause(
         assert 5 < len(server.asked) <= 18
 
 
+def test_a_moment_that_is_asked_for_does_not_shorten_the_pauses() -> None:
+    tries = publisher._Tries(30, 0.0)
+    tries._backoff = Backoff(first_seconds=2.0)
+    assert tries.refused(TryLater(503, "full", "", retry_after_seconds=0.001), 0.0) >= 1.0
+
+
 @pytest.mark.gen_test
 @pytest.mark.parametrize("header", ["999999999", "9" * 5000, "Fri, 31 Dec 9999 23:59:59 GMT"])
 async def test_what_is_beyond_its_deadline_is_not_waited_for(both: Both, header: str) -> None:

@@ -234,6 +234,23 @@ def test_commands_end_with_that_sentence(
     assert err.count("\n") == 1
 
 
+def test_a_proxy_that_is_spoken_to_over_tls_needs_certificates_for_plain_http_too(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    set_environment(monkeypatch, http_proxy="https://127.0.0.1:1", SSL_CERT_FILE="/gone")
+    with pytest.raises(ClientError, match=r"^SSL_CERT_FILE: cannot read '/gone'"):
+        Publisher(f"http://{HOST}")
+
+
+@pytest.mark.parametrize("kind", [Publisher, AsyncPublisher])
+def test_a_publisher_says_so_when_it_is_made(
+    kind: type[Publisher | AsyncPublisher], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    set_environment(monkeypatch, SSL_CERT_FILE="/gone")
+    with pytest.raises(ClientError, match=r"^SSL_CERT_FILE: "):
+        kind(f"https://{HOST}")
+
+
 @each_client
 @pytest.mark.gen_test
 async def test_passwords_of_a_netrc_are_nobodys_business(
