@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import inspect
+import math
 import ssl
 import time
 import weakref
@@ -113,11 +114,18 @@ def connect(
     `headers`: sent with every connection. `verify`: whom TLS trusts. `heartbeat_seconds`: the server's
     `heartbeat.interval_seconds`; a connection that is silent for three of them is given up.
 
-    It reconnects for ever, or until there was no stream for `give_up_seconds`. Raises `CredentialsRefused`,
-    `RequestRefused`, `Unreachable`, `ClientError`, and `EventsMissed` unless there is an `on_reset`. That may be
-    asynchronous; the events after the gap wait for it, and what it raises comes out of the iteration. `on_state` is
-    told about the connection. `http` is a client of your own (proxies, client certificates), used instead of `verify`.
+    It reconnects for ever, or until there was no stream for `give_up_seconds`. Raises `ValueError` for arguments that
+    can be none. The iteration raises `CredentialsRefused`, `RequestRefused`, `Unreachable`, `ClientError`, and
+    `EventsMissed` unless there is an `on_reset`. That may be asynchronous; the events after the gap wait for it, and
+    what it raises comes out of the iteration. `on_state` is told about the connection. `http` is a client of your own
+    (client certificates, other ways to a server), used instead of `verify` and of what the environment says.
     """
+    if give_up_seconds is not None and not give_up_seconds >= 0:
+        raise ValueError(f"give_up_seconds: got {give_up_seconds:g}, expected 0 or more")
+    if not 0 < heartbeat_seconds < math.inf:
+        raise ValueError(f"heartbeat_seconds: got {heartbeat_seconds:g}, expected more than 0")
+    if not last_event_id.isprintable():
+        raise ValueError(f"last_event_id: got {last_event_id!r}, expected the id of an event")
     query = [("topic", name) for name in _listed(topics)] + [("event", name) for name in _listed(events)]
     if replay is not None:
         query.append(("replay", replay))
@@ -219,7 +227,7 @@ class Stream:
                         yield found
                 self._keep(parser)  # a heartbeat that is a comment moves the position as well
 
-    async def _bytes(self, http: httpx.AsyncClient, headers: dict[str, str]) -> AsyncGenerator[bytes]:
+    async def _bytes(self, http: httpx.AsyncClient, headers: httpx.Headers) -> AsyncGenerator[bytes]:
         """What one connection brings, as it comes. Whatever may be better the next time is `_Ended`."""
         try:
             async with http.stream("GET", self._url, headers=headers, timeout=self._timeout) as answer:
@@ -246,7 +254,7 @@ class Stream:
                 raise ClientError(sentence(error)) from error
             raise _Ended(sentence(error)) from error
 
-    async def _request_headers(self) -> dict[str, str]:
+    async def _request_headers(self) -> httpx.Headers:
         headers = {"Accept": "text/event-stream", "Accept-Encoding": "identity", "Cache-Control": "no-cache"}
         headers |= self._headers
         token = self._token
@@ -257,7 +265,8 @@ class Stream:
             headers["Authorization"] = bearer(token)
         if self.last_event_id:
             headers["Last-Event-ID"] = self.last_event_id
-        return headers
+        # 9.2.3: an id is sent as UTF-8, and not every id is of a server of qgstream.
+        return httpx.Headers(headers, encoding="utf-8")
 
     # What the server has to say.
 

@@ -117,8 +117,18 @@ def _encoded(event: dict[str, object]) -> bytes:
     try:
         return _encode(event)
     except (TypeError, ValueError, msgspec.MsgspecError, RecursionError) as error:
-        got = type(event["data"]).__name__
-        raise InvalidField("data", f"got {got}, expected what JSON can hold: {error}") from error
+        name = _field_at_fault(event)
+        got = type(event[name]).__name__
+        raise InvalidField(name, f"got {got}, expected what JSON can hold: {error}") from error
+
+
+def _field_at_fault(event: dict[str, object]) -> str:
+    for name, value in event.items():
+        try:
+            _encode(value)
+        except (TypeError, ValueError, msgspec.MsgspecError, RecursionError):
+            return name
+    return "data"
 
 
 def _encoded_all(events: Iterable[Mapping[str, Any]]) -> bytes:

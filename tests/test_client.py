@@ -100,6 +100,30 @@ def test_a_url_that_can_be_none(url: str) -> None:
     assert "hush" not in str(caught.value)
 
 
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        ({"give_up_seconds": float("nan")}, "give_up_seconds: got nan, expected 0 or more"),
+        ({"give_up_seconds": -1.0}, "give_up_seconds: got -1, expected 0 or more"),
+        ({"heartbeat_seconds": 0.0}, "heartbeat_seconds: got 0, expected more than 0"),
+        ({"heartbeat_seconds": float("nan")}, "heartbeat_seconds: got nan, expected more than 0"),
+        ({"last_event_id": "a\nb"}, r"last_event_id: got 'a\\nb', expected the id of an event"),
+        ({"last_event_id": "\udc80"}, r"last_event_id: got '\\udc80', expected the id of an event"),
+    ],
+)
+def test_an_argument_that_can_be_none(arguments: dict[str, Any], said: str) -> None:
+    with pytest.raises(ValueError, match=said):
+        qgstream.connect("http://127.0.0.1:1", **arguments)
+
+
+@pytest.mark.gen_test
+async def test_an_id_goes_back_as_it_came() -> None:
+    async with Script([stream(CONNECTED, enveloped("e-ü\u2028")), stream(CONNECTED, enveloped("e-2"))]) as server:
+        async with qgstream.connect(server.url, last_event_id="ü") as events:
+            assert ids(await take(events, 2)) == ["e-ü\u2028", "e-2"]
+        assert server.header("Last-Event-ID") == ["ü", "e-ü\u2028"]
+
+
 # Coming back.
 
 

@@ -139,6 +139,14 @@ async def test_what_json_cannot_hold_is_not_sent(both: Both, data: object) -> No
         assert server.asked == []
 
 
+@pytest.mark.gen_test
+async def test_text_that_json_cannot_hold_names_its_field(both: Both) -> None:
+    for name in ("topic", "event", "idempotency_key"):
+        fields: dict[str, Any] = {"topic": "a", "data": 1, name: "\udc80"}
+        with pytest.raises(InvalidField, match=f"^{name}: got str, expected what JSON can hold"):
+            await both.publish("http://127.0.0.1:1", **fields)
+
+
 # What is repeated.
 
 

@@ -63,7 +63,6 @@ def run(args: argparse.Namespace) -> int:
 
 
 def _whole(text: str) -> int:
-    number = int(text)
-    if number < 1:
+    if not (text.isascii() and text.isdigit() and text.strip("0")):
         raise argparse.ArgumentTypeError(f"got {text}, expected 1 or more")
-    return number
+    return int(text)

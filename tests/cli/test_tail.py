@@ -169,6 +169,9 @@ def test_it_gives_up_when_it_was_told_to(capsys: pytest.CaptureFixture[str]) -> 
     ("argv", "said"),
     [
         (["--count", "0"], "argument --count: got 0, expected 1 or more"),
+        (["--count", "many"], "argument --count: got many, expected 1 or more"),
+        (["--give-up", "nan"], "give_up_seconds: got nan, expected 0 or more"),
+        (["--since", "\udc80"], "last_event_id: got '\\udc80', expected the id of an event"),
         (["--url", "ftp://host"], "url: got the scheme 'ftp', expected http://"),
         (["--url", "http://host:99999/?access_token=hush"], "url: got something that is not a URL, expected http://"),
         (["--token", "hush"], "unknown flag --token"),
