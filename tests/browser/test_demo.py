@@ -319,6 +319,52 @@ def test_it_reads_a_stream_as_the_standard_says_however_it_is_cut(start_server: 
     assert [each for each in got if each != expected] == []
 
 
+def test_it_looks_at_each_character_once(start_server: StartServer, demo: OpenTab) -> None:
+    looked_at, lines = demo(start_server().port).page.evaluate(
+        """() => {
+            const exec = RegExp.prototype.exec, lines = [];
+            let lookedAt = 0, last = "";
+            RegExp.prototype.exec = function (text) {
+                if (text !== last) lookedAt += text.length;
+                last = text;
+                return exec.call(this, text);
+            };
+            try {
+                const parser = new Parser("", ({data}) => lines.push(data.length));
+                for (const part of ["data: ", ...Array(1000).fill("x".repeat(100)), "\\n\\ndata: y", "\\n\\n"]) {
+                    parser.feed(part);
+                }
+            } finally {
+                RegExp.prototype.exec = exec;
+            }
+            return [lookedAt, lines];
+        }"""
+    )
+    assert lines == [100_000, 1]
+    assert looked_at <= 100_020
+
+
+def test_what_a_server_asks_for_is_bounded(start_server: StartServer, demo: OpenTab) -> None:
+    page = demo(start_server().port).page
+    by_retry, by_header = page.evaluate(
+        """async () => {
+            disconnect();
+            const set = window.setTimeout, byRetry = [];
+            for (const retry of [0, 1234, 1e12]) {
+                received({retry, data: null, comment: null}, {});
+                window.setTimeout = (_, ms) => byRetry.push(ms);
+                lost({said: "rejected", why: "The server is full"});
+                window.setTimeout = set;
+            }
+            const asked = ["0", "-5", "7", "999999999", "9".repeat(400), "soon"];
+            const answers = asked.map((after) => new Response("", {status: 503, headers: {"Retry-After": after}}));
+            return [byRetry, (await Promise.all(answers.map(refusal))).map(({waitMs}) => waitMs)];
+        }"""
+    )
+    assert by_retry == [500, 1234, 300_000]
+    assert by_header == [None, -5000, 7000, 300_000, 300_000, None]  # the page's own pauses are the least
+
+
 # The list.
 
 
