@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterable
 from itertools import islice
 from typing import Any, NamedTuple, cast
 
-from tornado.http1connection import HTTP1ServerConnection
+from tornado.http1connection import HTTP1Connection, HTTP1ServerConnection
 from tornado.httpserver import HTTPServer
 from tornado.httputil import HTTPConnection, HTTPMessageDelegate
 from tornado.ioloop import IOLoop
@@ -126,7 +126,12 @@ class _Waited(NamedTuple):
     """Whose request is waited for; Tornado begins to serve it in the turn of the loop after that which accepted it."""
 
     ip: str
-    is_served: bool
+    served_by: HTTP1Connection | None
+
+    @property
+    def is_detached(self) -> bool:
+        """Whether a handler has taken the socket away, which the server hears of in a later turn of the loop."""
+        return self.served_by is not None and cast(IOStream | None, self.served_by.stream) is None
 
 
 class StreamServer(HTTPServer):
@@ -187,9 +192,7 @@ class StreamServer(HTTPServer):
     def handle_stream(self, stream: IOStream, address: tuple[Any, ...]) -> None:
         """A socket was accepted."""
         ip = canonical(str(address[0])) if address else ""
-        streams = self._detached()
-        sockets = len(self._connections) + len(self._lingering) + streams
-        if sockets >= max_sockets(self._limits(), streams=streams) and not self._make_room():
+        if self._is_full() and not self._make_room():
             # Not even a word: writing one would need the descriptor for longer.
             stream.close()
             self._refused(ip)
@@ -198,7 +201,7 @@ class StreamServer(HTTPServer):
         stream.__class__ = self._tls if isinstance(stream, SSLIOStream) else self._plain
         stream.set_nodelay(True)
         # Now: all that are accepted in one turn of the loop are here before Tornado begins with the first.
-        self._waited_for[cast(ClientsStream, stream)] = _Waited(ip, False)
+        self._waited_for[cast(ClientsStream, stream)] = _Waited(ip, None)
         # Tornado takes `request.remote_ip` from it.
         super().handle_stream(stream, (ip, *address[1:]) if address else address)
 
@@ -206,7 +209,7 @@ class StreamServer(HTTPServer):
         """See `HTTPServer`: a client may send its next request."""
         stream = _stream_of(server_conn)
         known = self._waited_for.pop(stream, None)
-        self._waited_for[stream] = _Waited(known.ip if known else "", True)
+        self._waited_for[stream] = _Waited(known.ip if known else "", cast(HTTP1Connection, request_conn))
         return super().start_request(server_conn, request_conn)
 
     def on_close(self, server_conn: object) -> None:
@@ -221,13 +224,24 @@ class StreamServer(HTTPServer):
         await super().close_all_connections()
         self._lingering.close_all()
 
+    def _is_full(self) -> bool:
+        streams = self._detached()
+        cap, others = max_sockets(self._limits(), streams=streams), streams + len(self._lingering)
+        if len(self._waited_for) + others < cap:
+            return False
+        looked_at = islice(self._waited_for.items(), _LOOKED_AT)
+        for stream in [stream for stream, waited in looked_at if waited.is_detached]:
+            del self._waited_for[stream]  # it is counted among the streams
+        return len(self._waited_for) + others >= cap
+
     def _make_room(self) -> bool:
         """Close the connection that has been waited for longest: it sends its request slowly, or none (nginx does so
         with what it calls reusable). Else somebody who opens sockets and sends nothing would keep everybody out."""
         if self._lingering.close_oldest():
             return True
         for stream, waited in islice(self._waited_for.items(), _LOOKED_AT):
-            if stream.reading() or not waited.is_served:  # and not at work on an answer
+            # A stream reads as well: closed for somebody else it would be lost to a client that was answered 200.
+            if waited.served_by is None or (stream.reading() and not waited.is_detached):  # and not at work
                 del self._waited_for[stream]
                 stream.close_at_once()
                 self._refused(waited.ip)

@@ -117,8 +117,64 @@ def test_of_a_crowd_that_comes_at_once_the_last_is_served(tmp_path: Path) -> Non
             client.close()
 
 
+# Tornado accepts 128 connections in a turn of the loop, and a request that has come with its connection is answered two
+# turns after it was accepted. So these crowds are accepted in the very turn in which others become streams.
+
+
+@pytest.mark.parametrize("path", ["/events?topic=a", "/ws?topic=a"])
+def test_who_has_been_answered_keeps_its_stream(tmp_path: Path, path: str) -> None:
+    with ServerProcess(tmp_path, limits__max_connections=9, limits__max_sockets=250, admin__port=free_port()) as server:
+        watch = Watch(server)
+        os.kill(server.process.pid, signal.SIGSTOP)
+        streams = [RawClient(server.port).get(path, *HANDSHAKE) for _ in range(9)]
+        crowd = [RawClient(server.port) for _ in range(400)]
+        os.kill(server.process.pid, signal.SIGCONT)
+        all_are_streams(server, watch, streams, refused=9 + 400 - 250)
+        for client in [*streams, *crowd]:
+            client.close()
+
+
+def test_many_who_are_answered_at_once_keep_their_streams(tmp_path: Path) -> None:
+    """More than are looked at for one that may be closed."""
+    many = sockets._LOOKED_AT + 44
+    with ServerProcess(
+        tmp_path, limits__max_sockets=many + 50, limits__max_connections=many, admin__port=free_port()
+    ) as server:
+        watch, before = Watch(server), descriptors(server)
+        streams = [RawClient(server.port) for _ in range(many)]
+        wait_until(lambda: descriptors(server) >= before + many - 1, what="all of them accepted")
+        os.kill(server.process.pid, signal.SIGSTOP)
+        for client in streams:
+            client.get("/events?topic=a")
+        crowd = [RawClient(server.port) for _ in range(500)]
+        os.kill(server.process.pid, signal.SIGCONT)
+        all_are_streams(server, watch, streams)
+        for client in [*streams, *crowd]:
+            client.close()
+
+
+def all_are_streams(
+    server: ServerProcess, watch: Watch, clients: list[RawClient], *, refused: int | None = None
+) -> None:
+    for client in clients:
+        client.until(b'"connected"')
+    if refused is not None:
+        wait_until(lambda: watch.rejected == {"max_sockets": refused}, what="the crowd at the cap")
+    assert publish(server, "a", "to all of them")["subscribers"] == len(clients)
+    for client in clients:
+        client.until(b"to all of them")
+    watch.expect(left=len(clients))
+    assert watch.rejected.keys() == {"max_sockets"}
+
+
 # The last answer.
 
+HANDSHAKE = (
+    "Connection: Upgrade",
+    "Upgrade: websocket",
+    "Sec-WebSocket-Version: 13",
+    f"Sec-WebSocket-Key: {'A' * 22}==",
+)
 NO_REQUEST = b"GET /health HTTP/1.1\r\nHost: x\r\nx\0y: z\r\n\r\n"
 
 
