@@ -273,8 +273,8 @@ class Stream:
     async def _obey(self, message: OwnMessage, parser: sse.Parser) -> None:
         if message.word == "connected":
             self._failures, self._down_since = 0, None
-            # Before a reset it has the position after the gap: whoever kept that, and then lost the connection, would
-            # never be told.
+            # Servers of version 0.1 say the position after the gap already here: a client that kept it, and then lost
+            # the connection, would never be told of the gap.
             self._is_whole = message.replay != "reset"
             self._tell(State("connected", replay=message.replay))
         elif message.word == "reset":

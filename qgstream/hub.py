@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections import OrderedDict
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from random import Random
 from typing import cast
@@ -234,11 +234,12 @@ class Hub(Host, Sink):
         *,
         latest: bool = False,
         older: Position | None = None,
+        ignored: Collection[str] = (),
     ) -> Opening:
         """How a stream begins; see `opening`. `older` is what `look_back` found."""
-        retry_ms = int(self.limits.retry_seconds * 1000)
         return opening(
-            self.window, subscription, last_event_id, latest=latest, older=older, now=time.time(), retry_ms=retry_ms
+            self.window, subscription, last_event_id, latest=latest, older=older, ignored=ignored, now=time.time(),
+            retry_ms=int(self.limits.retry_seconds * 1000),
         )  # fmt: skip
 
     def adopt(

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 
 from qgstream import messages
@@ -30,12 +30,16 @@ class Opening:
 
 def opening(
     window: Window, subscription: Subscription, last_event_id: str | None, *, latest: bool,
-    older: Position | None = None, now: float, retry_ms: int,
+    older: Position | None = None, ignored: Collection[str] = (), now: float, retry_ms: int,
 ) -> Opening:  # fmt: skip
     """How a stream begins that last heard `last_event_id` (None or "" for a new one).
 
     `older` is where it can go on all the same when the window does not reach back so far: the broker has the rest.
-    With `latest`, who has nothing to resume gets the newest event of each topic first: state instead of history.
+    With `latest`, a client that has nothing to resume gets the newest event of each topic first: state instead of
+    history. `ignored` are the parameters of the request that mean nothing.
+
+    A message has a position only when the client has got, or was told of, everything before that position. A client
+    that is cut off after any byte resumes with the last position that it has read whole.
     """
     window.forget(now)
     resumed = window.resume(last_event_id, subscription.patterns) if last_event_id else None
@@ -43,16 +47,22 @@ def opening(
     if older is not None and older.epoch == window.epoch and (everything or resumed == "too_old"):
         resumed, everything = older, False
     if isinstance(resumed, Position):
-        connected = messages.connected(now, id=str(resumed), replay="complete", retry_ms=retry_ms)
+        connected = messages.connected(
+            now, id=str(resumed), replay="complete", retry_ms=retry_ms, topics=subscription.patterns, ignored=ignored
+        )
         return Opening((connected,), "complete", resumed.offset, everything=everything)
     newest = window.position
     state = [p for p in window.latest(subscription.patterns) if subscription.wants(p)] if latest else []
-    # Whoever leaves before the state has arrived must not resume after it, so then there is no position yet.
+    # A client that leaves before the state has arrived must not resume after it, so then there is no position yet.
     id = None if state else str(newest)
     replay_from = newest.offset if state else None
     first: tuple[Message, ...] = (
-        messages.connected(now, id=id, replay="reset" if resumed else "none", retry_ms=retry_ms),
-    )
+        messages.connected(
+            # A client that leaves before `reset` has arrived must be told again when it comes back.
+            now, id=None if resumed else id, replay="reset" if resumed else "none", retry_ms=retry_ms,
+            topics=subscription.patterns, ignored=ignored,
+        ),
+    )  # fmt: skip
     if resumed:
         first += (messages.reset(now, id=id, reason=resumed),)
     return Opening(first, resumed or "none", replay_from, latest=state)

@@ -361,8 +361,9 @@ async def test_who_could_not_load_its_state_is_told_again() -> None:
 
 
 @pytest.mark.gen_test
-async def test_a_connection_that_breaks_before_the_reset_hides_nothing() -> None:
-    said = own("connected", id="e-9", replay="reset")
+@pytest.mark.parametrize("position", ["", "e-9"], ids=["none", "of version 0.1"])
+async def test_a_connection_that_breaks_before_the_reset_hides_nothing(position: str) -> None:
+    said = own("connected", id=position, replay="reset")
     answers = [stream(said), stream(said, own("reset", id="e-9", reason="too_old"))]
     async with Script([*answers]) as server, qgstream.connect(server.url, last_event_id="e-1") as events:
         with pytest.raises(EventsMissed):

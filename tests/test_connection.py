@@ -52,7 +52,7 @@ POSITION = rb"[A-Za-z0-9._~-]{1,64}"
 CONNECTED = (
     rb"retry: 3000\n"
     rb"id: (?P<id>%b)\n"
-    rb'data: {"event": "connected", "timestamp": "%b", "replay": "none"}\n\n' % (POSITION, TIME)
+    rb'data: {"event": "connected", "timestamp": "%b", "replay": "none", "topics": \[.*\]}\n\n' % (POSITION, TIME)
 )
 HEARTBEAT = rb'id: (?P<id>%b)\ndata: {"event": "heartbeat", "timestamp": "%b"}\n\n' % (POSITION, TIME)
 HEADERS = (

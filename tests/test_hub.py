@@ -144,8 +144,8 @@ def heard(stream: FakeStream) -> list[str]:
     return re.sub(r'"timestamp": "2027-01-15T08:0\d:\d\d\.\d{6}\+00:00", ', "", text).split("\n\n")[:-1]
 
 
-def connected(id: str, replay: str = "none") -> str:
-    return f'retry: 3000\nid: {id}\ndata: {{"event": "connected", "replay": "{replay}"}}'
+def connected(id: str, replay: str = "none", topics: str = "*") -> str:
+    return f'retry: 3000\nid: {id}\ndata: {{"event": "connected", "replay": "{replay}", "topics": ["{topics}"]}}'
 
 
 def reset(id: str, reason: str) -> str:
@@ -213,7 +213,7 @@ async def test_it_begins_with_what_the_log_holds(clock: Clock) -> None:
     assert [hub.open(raw("chat"), id).result for id in ("log-5", "log-6")] == ["too_old", "complete"]
     _, stream = connect(hub, raw("a"), "log-6")
     run(hub)
-    assert heard(stream) == [connected("log-6", "complete"), "id: log-8\ndata: eight"]
+    assert heard(stream) == [connected("log-6", "complete", "a"), "id: log-8\ndata: eight"]
 
 
 @pytest.mark.gen_test
@@ -408,7 +408,7 @@ async def test_every_stream_is_told_what_was_lost(lines: Lines, expect_log: Expe
     await turns()
     run(hub)
     told = heard(behind)
-    assert told[:2] == [connected("log-0", "complete"), "id: log-1\ndata: 0"]
+    assert told[:2] == [connected("log-0", "complete", "a"), "id: log-1\ndata: 0"]
     assert told[-1] == reset("next-3", "epoch_changed")
     assert replaying.is_live
     await hub.publish("a", "new")
@@ -524,7 +524,7 @@ async def test_a_stream_cannot_begin_behind_what_has_become_too_old(clock: Clock
     await hub.publish("a", "x")
     clock.now += 3601
     opening = hub.open(raw(), "log-0")
-    assert (opening.result, [m.id for m in opening.first]) == ("too_old", ["log-1", "log-1"])
+    assert (opening.result, [m.id for m in opening.first]) == ("too_old", [None, "log-1"])
     assert b"2027-01-15T09:00:01.000000+00:00" in opening.first[0].data
 
 

@@ -23,7 +23,8 @@ def parsed(message: Message) -> tuple[Event, dict[str, str]]:
 def test_connected_is_byte_for_byte_what_the_contract_shows() -> None:
     assert messages.connected(NOW, id="e-1", replay="none", retry_ms=3000).as_sse() == (
         b"retry: 3000\nid: e-1\n"
-        b'data: {"event": "connected", "timestamp": "2025-12-10T09:30:00.500000+00:00", "replay": "none"}\n\n'
+        b'data: {"event": "connected", "timestamp": "2025-12-10T09:30:00.500000+00:00", "replay": "none", '
+        b'"topics": ["*"]}\n\n'
     )
 
 

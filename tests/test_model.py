@@ -121,6 +121,7 @@ class Client:
             self.holds = int(offset)
         if data is None or data.startswith('{"event": "'):
             self.said.append(data.split('"')[3] if data else "comment")
+            assert id is None or '"replay": "reset"' not in str(data), "past a gap that it is not told of yet"
             if self.said[-1] == "reset":
                 self.reset_reason = str(data).rsplit('"', 2)[1]
         else:

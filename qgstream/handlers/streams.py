@@ -20,18 +20,20 @@ from qgstream.subscription import Subscription
 from qgstream.topics import check_pattern, check_text
 
 _LAST_EVENT_ID_PARAMETERS = ("last_event_id", "lastEventId", "lastEventID")
+_PARAMETERS = frozenset({"topic", "event", "envelope", "replay", "access_token", *_LAST_EVENT_ID_PARAMETERS})
 _MAX_USER_AGENT = 200
 
 
 @dataclass(frozen=True, slots=True)
 class Wanted:
     """What somebody asked for: `last_event_id` is where to go on (None for a new stream), and with `latest` who has
-    nothing to resume begins with the newest event of each topic."""
+    nothing to resume begins with the newest event of each topic. `ignored` are the parameters that mean nothing."""
 
     principal: Principal
     subscription: Subscription
     last_event_id: str | None
     latest: bool
+    ignored: tuple[str, ...]
 
 
 class StreamHandler(BaseHandler):
@@ -48,7 +50,7 @@ class StreamHandler(BaseHandler):
             self.service.rejected("unauthorized", self.remote_ip)
             raise
         subscription = self.subscription(principal, framing)
-        return Wanted(principal, subscription, self._last_event_id(), self._wants_latest())
+        return Wanted(principal, subscription, self._last_event_id(), self._wants_latest(), self._ignored())
 
     def subscription(self, principal: Principal, framing: Framing) -> Subscription:
         """What the query asks for, if this principal may have it."""
@@ -78,6 +80,16 @@ class StreamHandler(BaseHandler):
         if value not in ("", "latest"):
             raise InvalidField("replay", f"got {value[:50]!r}, expected 'latest'")
         return value == "latest"
+
+    def _ignored(self) -> tuple[str, ...]:
+        if not self.request.query:
+            return ()
+        names = self.request.query_arguments.keys() - _PARAMETERS
+        if not names:
+            return ()
+        # Tornado decodes the names as latin-1, and clients send UTF-8.
+        in_order = [name for name in self.request.query_arguments if name in names]
+        return tuple([name.encode("latin-1").decode("utf-8", "replace") for name in in_order])
 
     def _values(self, name: str) -> list[str]:
         # Not get_query_arguments: it turns control characters into spaces, and the topic into another one.
@@ -129,7 +141,9 @@ class StreamHandler(BaseHandler):
     def opening(self, wanted: Wanted, older: Position | None) -> Opening:
         """What the stream is told first."""
         hub = self.service.hub
-        return hub.open(wanted.subscription, wanted.last_event_id, latest=wanted.latest, older=older)
+        return hub.open(
+            wanted.subscription, wanted.last_event_id, latest=wanted.latest, older=older, ignored=wanted.ignored
+        )
 
     def adopt(self, stream: IOStream, wanted: Wanted, opening: Opening) -> None:
         """Give the hub a detached stream whose headers and first bytes are written."""

@@ -41,6 +41,10 @@ interface Own<Name extends string> {
 /** First on every connection. `complete`: everything since the position follows. `reset`: a `reset` follows. */
 export interface Connected extends Own<"connected"> {
   replay: "none" | "complete" | "reset";
+  /** What the stream listens to, sorted, the first 64 of them; `["*"]` is every topic. */
+  topics: string[];
+  /** Parameters of the stream's URL that the server does not know. */
+  ignored?: string[];
 }
 export type Heartbeat = Own<"heartbeat">;
 /** Events were missed: load your state anew. Live events follow. */

@@ -139,7 +139,7 @@ class Line {
     this.#heardAt = Date.now();
     const published = unwrap(data);
     const message = published ? null : JSON.parse(data);
-    // A `reset` comes next, and nothing may move past the gap without it.
+    // A `reset` comes next, and nothing may move past the gap without it: version 0.1 says the position here already.
     if (lastEventId && message?.replay !== "reset") this.lastEventId = lastEventId;
     if (published) this.#say({kind: "event", type: RESERVED.has(type) ? "message" : type, id: lastEventId, ...published});
     else this.#own(message, data);
@@ -274,7 +274,7 @@ class Party {
     if (this.#state.state === "open" && same(this.#asked, before)) {
       // It is connected already, and begins where the line is.
       const data = JSON.stringify({event: "connected", timestamp: new Date().toISOString(), replay: "none"});
-      member.post({kind: "own", type: "connected", id: this.#line.lastEventId, topic: null, event: null, data});
+      member.post(member.own({kind: "own", type: "connected", id: this.#line.lastEventId, topic: null, event: null, data}));
     }
   }
 
@@ -306,7 +306,7 @@ class Party {
       if (said.state === "open") this.#good = this.#asked;
       if (said.why === "refused" && [400, 401, 403].includes(said.status) && this.#part()) return;
     }
-    for (const member of this.#members) if (member.wants(said)) member.post(said);
+    for (const member of this.#members) if (member.wants(said)) member.post(member.own(said));
   }
 
   /** What one tab asked for was refused: the others go on without it. Whether there are any. */
@@ -354,6 +354,13 @@ class Member {
   wants({kind, type, topic}) {
     if (kind !== "event") return true;
     return (type === "message" || this.types.has(type)) && [topic].flat().some((each) => covers(this.topics, each));
+  }
+
+  /** The line has the topics of all tabs. A tab is told its own. */
+  own(said) {
+    if (said.kind !== "own" || said.type !== "connected") return said;
+    const topics = this.topics.length === 0 ? ["*"] : [...this.topics].sort();
+    return {...said, data: JSON.stringify({...JSON.parse(said.data), topics})};
   }
 
   ask(patienceMs) {

@@ -247,8 +247,8 @@ async def test_who_has_an_id_that_this_process_has_not_got_yet_is_waited_for(his
         await client.hub.publish("a", "next")
         assert (await take(stream, 1))[0].data == "next"
         stream, replay, at = await open_stream(client, id="first-99")
-        assert (replay, at) == ("reset", "first-51")
-        assert (await next_message(stream))[1] == "unknown_id"
+        assert (replay, at) == ("reset", "")
+        assert await next_message(stream) == ("reset", "unknown_id", "first-51")
         assert broker.reached == [50, 99]
         # A place without an event: what is there was none, for any process.
         broker._newest = 70

@@ -209,6 +209,8 @@ def test_each_tab_gets_its_own_topics(server: ServerProcess, frontend: Frontend)
     b.wait_for_function("seen.some((x) => x.type === 'paid')")
     assert [x["topic"] for x in seen(a, "message")] == ["a", ["a", "b/2"], "a"]
     assert [x["topic"] for x in seen(b, "message")] == ["b/1", "d, e", ["a", "b/2"]]
+    for page, topics in ((a, ["a"]), (b, ["b/*", "d, e"])):
+        assert [x["json"]["topics"] for x in seen(page, "connected")][-1] == topics
     # What a tab wanted is not asked for without it.
     b.close()
     server.wait_for_log("events.connected", topics=["a"], count=2)

@@ -87,7 +87,8 @@ class Stream:
         await self.iostream.write(("\r\n".join(lines) + "\r\n\r\n").encode())
         self.head = await self.iostream.read_until(b"\r\n\r\n")
         assert self.head.startswith(b"HTTP/1.1 200 "), self.head
-        assert (await self.message())["event"] == "connected"
+        self.connected = await self.message()
+        assert self.connected["event"] == "connected"
 
     async def next(self) -> Event:
         """The next event of any kind."""

@@ -11,7 +11,7 @@ import pytest
 from tornado.httpclient import HTTPResponse
 
 from qgstream.sse import Event, Parser
-from tests.handlers.asking import Client, error_of
+from tests.handlers.asking import Client, Stream, error_of
 
 STREAM = {"Accept": "text/event-stream"}
 FULL = {"limits": {"max_connections": 0, "overload_retry_seconds": 10}}
@@ -93,6 +93,29 @@ async def test_what_is_not_known_is_not_minded(client: Client, query: str) -> No
     iostream.close()
 
 
+SAID = [
+    ("", ["*"], None),
+    ("?topic=*&topic=a", ["*"], None),
+    ("?topic=b&topic=a&topic=b&topic=c/*", ["a", "b", "c/*"], None),
+    ("?topics=a&topic=b&_=1&topics=c", ["b"], ["topics", "_"]),
+    ("?access_tokn=secret", ["*"], ["access_tokn"]),
+    ("?%C3%BC=1&%FF=1&=1&%0D%0Adata:=", ["*"], ["ü", "\ufffd", "", "\r\ndata:"]),
+    ("?event=x&envelope=1&last_event_id=&lastEventId=&lastEventID=&replay=latest&access_token=test-key", ["*"], None),
+    ("?" + "&".join(f"{number}{'x' * 100}" for number in range(20)), ["*"], [f"{n}{'x' * 63}" for n in range(8)]),
+]
+
+
+@pytest.mark.gen_test
+@pytest.mark.parametrize(("query", "topics", "ignored"), SAID)
+async def test_it_is_told_what_it_was_understood_to_ask(
+    client: Client, query: str, topics: list[str], ignored: list[str] | None
+) -> None:
+    stream = Stream(await client.connect())
+    await stream.open(f"/events{query}", {})
+    assert (stream.connected["topics"], stream.connected.get("ignored")) == (topics, ignored)
+    stream.close()
+
+
 # Where to go on. No id is answered with an error, which stops an EventSource for good.
 
 ODD_IDS = [
@@ -113,8 +136,10 @@ async def test_an_odd_id_is_told_of_its_gap(client: Client, parameter: str, odd:
     await iostream.write(f"GET {target} HTTP/1.1\r\nHost: tests\r\n{headers}\r\n".encode("latin-1"))
     assert (await iostream.read_until(b"\r\n\r\n")).startswith(b"HTTP/1.1 200 ")
     size = int(await iostream.read_until(b"\r\n"), 16)
-    messages = [json.loads(event.data) for event in Parser().feed(await iostream.read_bytes(size))]
+    events = list(Parser().feed(await iostream.read_bytes(size)))
+    messages = [json.loads(event.data) for event in events]
     assert [message["event"] for message in messages] == ["connected", "reset"]
+    assert [event.id for event in events] == ["", str(client.hub.window.position)]
     assert (messages[0]["replay"], messages[1]["reason"]) == ("reset", "unknown_id")
     iostream.close()
 

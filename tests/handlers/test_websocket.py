@@ -78,8 +78,9 @@ async def test_the_messages_of_a_stream_are_json_objects(client: Client) -> None
         connected = await message(socket)
         assert connected.keys() == {"id", "retry", "data"}
         assert connected["retry"] == 3000
-        assert connected["data"].keys() == {"event", "timestamp", "replay"}
+        assert connected["data"].keys() == {"event", "timestamp", "replay", "topics"}
         assert (connected["data"]["event"], connected["data"]["replay"]) == ("connected", "none")
+        assert connected["data"]["topics"] == ["orders", "prices/*"]
         first = await client.publish("orders", {"order": 7, "n": 1.50}, event="created")
         await client.publish("orders", "not asked for", event="deleted")
         await client.publish("chat", "not asked for")
@@ -93,6 +94,13 @@ async def test_the_messages_of_a_stream_are_json_objects(client: Client) -> None
             "data": 'a "line"\r\nand one more',
         }  # fmt: skip
     assert count(client, "connections_closed_total", reason="client") == 1
+
+
+@pytest.mark.gen_test
+async def test_it_is_told_what_it_was_understood_to_ask(client: Client) -> None:
+    async with opened(client, "?topic=b&topic=a&topics=c&envelope=1") as socket:
+        said = (await message(socket))["data"]
+        assert (said["topics"], said["ignored"]) == (["a", "b"], ["topics"])
 
 
 @pytest.mark.gen_test
@@ -131,9 +139,10 @@ async def test_an_id_of_one_transport_resumes_on_the_other(client: Client) -> No
 async def test_who_cannot_resume_is_told_so(client: Client, id: str) -> None:
     async with opened(client, f"?last_event_id={id}") as socket:
         connected, reset = await message(socket), await message(socket)
+        assert connected.keys() == {"retry", "data"}  # cut off now, it must be told again
         assert connected["data"]["replay"] == "reset"
         assert reset.keys() == {"id", "data"}
-        assert (reset["data"]["event"], reset["id"]) == ("reset", connected["id"])
+        assert (reset["data"]["event"], reset["id"]) == ("reset", str(client.hub.window.position))
 
 
 @pytest.mark.gen_test

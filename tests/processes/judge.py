@@ -94,6 +94,7 @@ class Witness:
         self._stretch: Stretch | None = None
         self._ended: list[Stretch] = []
         self._sent: Sent = "none"
+        self._sent_id = ""
         self._connected = False
         self._last_word: str | None = None
         self._owed_reset = False
@@ -102,7 +103,7 @@ class Witness:
 
     def connects(self, sent: Sent, id: str, where: str) -> None:
         """It opens a stream with this last event id."""
-        self._sent = sent
+        self._sent, self._sent_id = sent, id
         self._connected = self._owed_reset = False
         self._last_word = None
         self.history.note(f"connects to {where}" + (f" with {id[:60]!r} ({sent})" if id else " without an id"))
@@ -173,14 +174,20 @@ class Witness:
             raise self._violation("connected once", "connected again")
         self._connected = True
         self._counts["connections"] += 1
-        place = self._parse(id)
         expected = {"none": ("none",), "earliest": ("complete",), "own": ("complete", "reset"), "false": ("reset",)}
         if replay not in expected[self._sent]:
             raise self._violation(f"connected.replay {' or '.join(expected[self._sent])}", replay)
+        self._owed_reset = replay == "reset"
+        if self._owed_reset:
+            # Cut now, it must come back with the id that it had, and be told again.
+            if id != (self._sent_id if self._sent == "own" else ""):
+                raise self._violation("no position before the reset is told", repr(id))
+            self.history.note("connected: reset", self.place)
+            return
+        place = self._parse(id)
         self.history.note(f"connected: {replay} {place}", place)
         if replay != "complete":
             self._begin(place)
-            self._owed_reset = replay == "reset"
         elif self._sent == "earliest":
             self._counts["earliest"] += 1
             self._begin(place, earliest=True)
@@ -199,8 +206,9 @@ class Witness:
         self._counts[f"reset:{reason}" if self._sent == "own" else "reset for a false id"] += 1
         if reason not in allowed:
             raise self._violation(f"a complete replay, or reset for one of {sorted(allowed)}", f"reset: {reason}")
-        self.history.note(f"reset: {reason}", self.place)
-        self.moved(id)
+        place = self._parse(id)
+        self.history.note(f"reset: {reason} {place}", place)
+        self._begin(place)
 
     def _begin(self, place: Place, *, earliest: bool = False) -> None:
         if self._stretch is not None:

@@ -29,8 +29,8 @@ def witness(ledger: Ledger, spec: Spec = ORDERS, rules: Rules | None = None) -> 
 
 
 def see(witness: Witness, *story: str) -> None:
-    """`sends own e-3`, `connected complete e-3`, `heartbeat e-5`, `moved e-5`, `reset too_old e-5`, `closing drain`,
-    or the id of an event."""
+    """`sends own e-3`, `connected complete e-3` (`-` is no id), `heartbeat e-5`, `moved e-5`, `reset too_old e-5`,
+    `closing drain`, or the id of an event."""
     for line in story:
         kind, *words = line.split()
         if kind == "sends":
@@ -40,7 +40,7 @@ def see(witness: Witness, *story: str) -> None:
         elif kind in ("connected", "heartbeat", "reset", "closing", "rejected"):
             *reason, id = words if kind in ("connected", "heartbeat", "reset") else [*words, ""]
             field = "replay" if kind == "connected" else "reason"
-            witness.dispatched(Event(json.dumps({"event": kind, field: "".join(reason)}), id=id))
+            witness.dispatched(Event(json.dumps({"event": kind, field: "".join(reason)}), id=id.removeprefix("-")))
         else:
             token = f"~0.{int(kind.rpartition('-')[2]) % 1000}~"
             witness.dispatched(Event(json.dumps({"token": token, "padding": ""}), id=kind))
@@ -53,8 +53,10 @@ GOOD = {
     "a comment that moves it": (*FRESH, "e-1", "e-2", "moved e-10", "e-11"),
     "from where it left": (*FRESH, "e-1", "sends own e-1", "connected complete e-1", "e-2", "e-11"),
     "all history": ("sends earliest earliest", "connected complete e-0", "e-1", "e-2", "e-11"),
-    "told of what it missed": (*FRESH, "e-1", "sends own e-1", "connected reset f-0", "reset epoch_changed f-0"),
-    "an id that nobody gave": (*FRESH, "e-1", "sends false x", "connected reset e-2", "reset unknown_id e-2", "e-11"),
+    "told of what it missed": (*FRESH, "e-1", "sends own e-1", "connected reset e-1", "reset epoch_changed f-0"),
+    "cut before it is told": (*FRESH, "e-1", "sends own e-1", "connected reset e-1", "sends own e-1",
+                              "connected reset e-1", "reset epoch_changed f-0"),
+    "an id that nobody gave": (*FRESH, "e-1", "sends false x", "connected reset -", "reset unknown_id e-2", "e-11"),
     "refused, then as before": (*FRESH, "e-1", "sends own e-1", "rejected draining", "sends own e-1",
                                 "connected complete e-1", "e-2"),
     "a stream that never opened": (*FRESH, "e-1", "sends own e-1", "sends own e-1", "connected complete e-1", "e-2"),
@@ -76,11 +78,15 @@ BAD = {
     "silence about another epoch": ((*FRESH, "e-1", "sends own e-1", "connected complete f-0"), "a reset"),
     "silence about an id": ((*FRESH, "e-1", "sends own e-1", "connected none e-2"), "complete or reset"),
     "silence about a false id": ((*FRESH, "sends false x", "connected complete e-2"), "replay reset"),
-    "a reset that does not come": ((*FRESH, "sends false x", "connected reset e-2", "e-11"), "its reset"),
-    "a heartbeat instead of a reset": ((*FRESH, "sends false x", "connected reset e-2", "heartbeat e-2"), "reset"),
+    "a reset that does not come": ((*FRESH, "sends false x", "connected reset -", "e-11"), "its reset"),
+    "a heartbeat instead of a reset": ((*FRESH, "sends false x", "connected reset -", "heartbeat e-2"), "reset"),
+    "a position before its reset": ((*FRESH, "sends false x", "connected reset e-2"), "before the reset is told"),
+    "a position before the reset of its own id": (
+        (*FRESH, "e-1", "sends own e-1", "connected reset f-0"), "before the reset is told",
+    ),
     "a reset for nothing": ((*FRESH, "e-1", "reset too_old e-2"), "no reset"),
     "a reset for a bad reason": (
-        (*FRESH, "e-1", "sends own e-1", "connected reset e-2", "reset too_old e-2"), "reset: too_old",
+        (*FRESH, "e-1", "sends own e-1", "connected reset e-1", "reset too_old e-2"), "reset: too_old",
     ),
     "an event of another epoch": ((*FRESH, "f-11"), "of the epoch e"),
     "an event of another topic": ((*FRESH, "e-1", "e-2", "e-10"), "what it asked for"),
@@ -158,7 +164,7 @@ def test_a_payload_is_compared() -> None:
 
 def test_too_old_is_believed_only_of_short_lived_topics() -> None:
     rules = Rules(short_lived=frozenset({"news"}))
-    story = ("sends own e-1", "connected reset e-2", "reset too_old e-2")
+    story = ("sends own e-1", "connected reset e-1", "reset too_old e-2")
     see(witness(published(1), Spec(), rules), *story)
     with pytest.raises(Violation, match="too_old"):
         see(witness(published(1), ORDERS, rules), *story)
