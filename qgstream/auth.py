@@ -17,10 +17,10 @@ from pydantic import Discriminator, Field, SecretStr, Tag, field_validator
 
 from qgstream.claims import Claims
 from qgstream.errors import ConfigError, Forbidden, InvalidField, Unauthorized
-from qgstream.keys import ReadFile, Secret, SecretFile, SecretSection, load_secret, read_file
+from qgstream.keys import ReadFile, Secret, SecretFile, SecretSection, VerifyingKey, load_secret, read_file
 from qgstream.namespaces import namespace
-from qgstream.tokens import MAX_TOKEN_CHARACTERS, Check, JwtSettings, TokenVerifier, looks_like_jwt
-from qgstream.topics import check_pattern, covers, matches_any
+from qgstream.tokens import MAX_TOKEN_CHARACTERS, Check, Evidence, JwtSettings, TokenVerifier, looks_like_jwt
+from qgstream.topics import check_pattern, matches_any, may_ask
 
 Kind = Literal["anonymous", "publish_key", "admin_key", "token"]
 Source = Literal["none", "header", "query", "cookie"]
@@ -143,6 +143,7 @@ class Principal:
 
     `expires_at` (unix seconds) is the moment from which the credentials are refused, so a stream ends there; None is
     never. `identity` tells who asks from everybody else, which a name does not: two issuers may give one subject.
+    `evidence` is what `Authenticator.still_accepts` judges: of a key its digest, of a token why it was accepted.
     """
 
     name: str
@@ -151,11 +152,17 @@ class Principal:
     subscribe: tuple[str, ...] = ()
     expires_at: float | None = None
     identity: tuple[str, ...] = field(default=(), compare=False, repr=False)
+    evidence: bytes | Evidence | None = field(default=None, repr=False, compare=False)
 
     @property
     def namespace(self) -> bytes:
         """What is counted and remembered for this publisher alone is kept under it: idempotency keys and rates."""
         return namespace(*(self.identity or (self.kind, self.name)))
+
+    @property
+    def is_by_cookie(self) -> bool:
+        """Whether a cookie brought the token: the browser sent it, whatever page asked."""
+        return isinstance(self.evidence, Evidence) and self.evidence.by_cookie
 
     def may_publish(self, topic: str) -> bool:
         """Whether this name of a topic is among the grants."""
@@ -166,15 +173,8 @@ class Principal:
         return matches_any(self.subscribe, topic)
 
     def may_subscribe(self, pattern: str, private_topics: Iterable[str]) -> bool:
-        """Whether asking for this pattern can be allowed; a name is a pattern, too.
-
-        A pattern that lies within a private one needs a grant that meets it, or nothing could ever be delivered. Any
-        other is allowed, and what it meets of private topics is held back at delivery unless `grants` lets it pass:
-        `*` is for everybody, and gives everybody their own part.
-        """
-        if not any(covers(private, pattern) for private in private_topics):
-            return True
-        return any(covers(grant, pattern) or covers(pattern, grant) for grant in self.subscribe)
+        """Whether asking for this pattern can be allowed; see `topics.may_ask`."""
+        return may_ask(pattern, self.subscribe, private_topics)
 
     def require_publish(self, topics: Iterable[str]) -> None:
         """Raise `Unauthorized` (anonymous) or `Forbidden` unless all of the topics may be published to."""
@@ -229,7 +229,7 @@ class Authenticator:
             places.setdefault(digest, where)
             if _NAME_BY_PLACE.fullmatch(principal.name):
                 principal = replace(principal, identity=(principal.kind, "", digest.hex()))
-            self._keys[digest] = principal
+            self._keys[digest] = replace(principal, evidence=digest)
         if settings.jwt is not None:
             try:
                 self._tokens = TokenVerifier(settings.jwt, read_file=read_file)
@@ -256,7 +256,7 @@ class Authenticator:
         if not by_cookie and not looks_like_jwt(token):
             raise Unauthorized("credentials: neither one of the keys nor a JWT", code="unknown_key")
         try:
-            claims = self._tokens.verify(token, now)
+            claims, evidence = self._tokens.verify_with_evidence(token, now)
         except Unauthorized as error:
             if error.code == "unknown_key_id":
                 self.on_unknown_key_id()
@@ -264,7 +264,19 @@ class Authenticator:
         return Principal(
             claims.subject or "token", "token", claims.publish, claims.subscribe, claims.expires_at,
             _identity(token, claims),
+            evidence._replace(by_cookie=by_cookie) if by_cookie else evidence,
         )  # fmt: skip
+
+    def still_accepts(self, principal: Principal) -> bool:
+        """Whether the credentials that made this principal, also by the settings before a reload, would still be
+        accepted. When a token expires is not asked here."""
+        evidence = principal.evidence
+        if isinstance(evidence, bytes):
+            known = self._keys.get(evidence)
+            return known is not None and known.kind == principal.kind  # its name may have changed
+        if isinstance(evidence, Evidence):
+            return self._tokens is not None and self._tokens.still_accepts(evidence)
+        return True
 
     def explain(self, token: str, now: float) -> list[Check]:
         """Every check that `authenticate` makes of a key or token, with its outcome, for whoever holds it."""
@@ -284,6 +296,11 @@ class Authenticator:
         if self._tokens is None:
             raise ConfigError(["auth.jwt: not set, so no key set is expected"])
         return self._tokens.replace_jwks(document)
+
+    @property
+    def token_keys(self) -> tuple[VerifyingKey, ...] | None:
+        """What tokens are verified with; None without `auth.jwt`, or until the key set has come."""
+        return None if self._tokens is None else self._tokens.keys
 
     def _match(self, token: str) -> Principal | None:
         digest = _digest(token.encode("utf-8", "surrogatepass"))

@@ -39,7 +39,7 @@ from qgstream.window import HistorySettings, ResetReason, Window
 LINGER_SECONDS = 5.0
 _NOT_STARTED = "the hub is not started: await hub.start() first"
 # Closing reasons after which the same client would be refused or closed again at once: it comes back later.
-_COME_BACK_LATER: frozenset[CloseReason] = frozenset({"kicked", "slow_consumer"})
+_COME_BACK_LATER: frozenset[CloseReason] = frozenset({"access_changed", "kicked", "slow_consumer"})
 
 
 @dataclass(frozen=True, slots=True)

@@ -34,11 +34,12 @@ class Pages:
 
     def __init__(self, window: Window) -> None:
         self._window = window
-        self._cache: OrderedDict[tuple[Subscription, int], Page] = OrderedDict()
+        self._cache: OrderedDict[tuple[Subscription, frozenset[str], int], Page] = OrderedDict()
 
     def after(self, subscription: Subscription, offset: int) -> Page:
         """What the subscription wants of the log after `offset`. A page whose `end` is the log's newest is the last."""
-        key = (subscription, offset)
+        # What is private may change, and a page that was made before must not be sent after that.
+        key = (subscription, subscription.private_topics.patterns, offset)
         page = self._cache.get(key)
         if page is not None:
             self._cache.move_to_end(key)

@@ -11,6 +11,7 @@ CloseReason = Literal[
     "timeout",  # nothing was acknowledged for limits.tcp_user_timeout_seconds
     "max_age",  # limits.max_connection_age_seconds
     "token_expired",  # the token that opened the stream
+    "access_changed",  # a reload: its credentials, its topics or the origin of its page are no longer allowed
     "kicked",  # an operator
     "drain",  # the server is leaving
     "server_error",  # a fault of the server's own

@@ -59,7 +59,8 @@ class Router:
                 _discard(self._exact, pattern, feed)
 
     def find(self, publication: Publication) -> Iterator[Feed[Subscriber]]:
-        """Each feed that wants the publication, once. Feeds may come and go between two of them."""
+        """Each feed that wants the publication, once. Feeds may come and go between two of them, and what is private
+        may change: each feed is asked when its turn has come."""
         found: Feeds = {}
         for topic in publication.topics:
             candidates = [self._exact.get(topic, _NONE)]

@@ -8,6 +8,7 @@ import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Self
 
+from qgstream.access import AccessList
 from qgstream.addresses import Network, client_key, parse_networks
 from qgstream.allowed_hosts import parse_allowed_host
 from qgstream.auth import Authenticator, AuthSettings, Principal
@@ -21,6 +22,7 @@ from qgstream.limits import Admission, LimitSettings, RateLimiter, Rejection, ji
 from qgstream.logs import log
 from qgstream.reasons import RejectReason
 from qgstream.timer import Timer
+from qgstream.topics import PrivateTopics
 from qgstream.tuning import tune
 from qgstream.viewers import Viewers
 
@@ -46,10 +48,11 @@ class Service:
         allowed_hosts: Sequence[str] = (),
     ) -> None:
         self.hub = hub
-        self.cors = cors or CorsSettings()
+        self._cors = cors or CorsSettings()
         self.auth = Authenticator(auth or AuthSettings())
         self._key_set = self._key_set_for(self.auth)
-        self.private_patterns = frozenset((auth or AuthSettings()).private_topics)
+        self.private_topics = PrivateTopics((auth or AuthSettings()).private_topics)
+        self.access = AccessList(hub)
         self.trusted_proxies = parse_networks([str(network) for network in trusted_proxies])
         self.allowed_hosts = tuple(parse_allowed_host(host) for host in allowed_hosts)
         self.publishing = 0  # publishes under way, which a server that leaves still answers
@@ -68,6 +71,17 @@ class Service:
     def limits(self) -> LimitSettings:
         """The limits in effect."""
         return self.hub.limits
+
+    @property
+    def cors(self) -> CorsSettings:
+        """Which origins may read. Streams of pages whose origin is no longer among new ones are ended."""
+        return self._cors
+
+    @cors.setter
+    def cors(self, settings: CorsSettings) -> None:
+        if settings != self._cors:
+            self._cors = settings
+            self._review_access()
 
     async def start(self) -> None:
         """Open the hub and begin the heartbeats."""
@@ -101,12 +115,23 @@ class Service:
         await self.hub.stop()
 
     def reload_auth(self, auth: AuthSettings) -> None:
-        """Take new keys; streams that are open stay open. Raises `ConfigError` and changes nothing for bad ones."""
+        """Take new keys and private topics, which hold for open streams too. Raises `ConfigError` and changes nothing
+        for bad ones.
+
+        From now on a topic that has become private goes only to streams with a grant. Streams that would not be let in
+        any more are ended with the reason `access_changed`, in slices: there may be thousands.
+        """
         new = Authenticator(auth)
         self._take_key_set(new)
         self.auth = new
-        self.private_patterns = frozenset(auth.private_topics)
-        self.viewers.close("token_expired")  # who still has a key comes back with it
+        self.private_topics.patterns = frozenset(auth.private_topics)
+        self.viewers.review(new)
+        self._review_access()
+
+    def _review_access(self) -> None:
+        if len(self.hub.registry):
+            # By what holds when the job gets to a stream: there may have been another reload by then.
+            self.hub.slices.add(self.access.review(lambda access: access.holds(self.auth, self.cors)))
 
     def _key_set_for(self, auth: Authenticator) -> KeySet | None:
         jwt = auth.settings.jwt
@@ -117,7 +142,12 @@ class Service:
         return key_set
 
     def _replace_jwks(self, document: object) -> int:
-        return self.auth.replace_jwks(document)  # of the authenticator that is in effect by then
+        auth = self.auth  # the authenticator that is in effect by then
+        before = auth.token_keys
+        count = auth.replace_jwks(document)
+        if auth.token_keys != before:
+            self._review_access()
+        return count
 
     def _take_key_set(self, new: Authenticator) -> None:
         """Give what was fetched to the authenticator that follows, so that no token is refused meanwhile."""

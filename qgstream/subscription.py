@@ -11,7 +11,9 @@ from dataclasses import dataclass
 from qgstream import sse
 from qgstream.framing import Framing
 from qgstream.publication import Position, Publication
-from qgstream.topics import matches_any
+from qgstream.topics import PrivateTopics, matches_any, may_ask
+
+_NOTHING_PRIVATE = PrivateTopics()
 
 
 @dataclass(frozen=True, slots=True)
@@ -20,7 +22,7 @@ class Subscription:
 
     `patterns` empty means every topic. `events` empty means every event type; an event without a type is `message`.
     `envelope` is not for a WebSocket, on which every event has one. `grants` are the patterns of private topics that
-    the subscriber may see; `private_patterns` says which those are.
+    the subscriber may see; `private_topics` says which those are.
     """
 
     patterns: frozenset[str] = frozenset()
@@ -28,7 +30,7 @@ class Subscription:
     envelope: bool = False
     framing: Framing = Framing.CHUNKED
     grants: frozenset[str] = frozenset()
-    private_patterns: frozenset[str] = frozenset()
+    private_topics: PrivateTopics = _NOTHING_PRIVATE
 
     def wants(self, publication: Publication) -> bool:
         """Whether the publication is part of this subscription."""
@@ -42,9 +44,16 @@ class Subscription:
         """Whether it may have, and is not filtered to be without, this publication on a topic that it asked for."""
         if self.events and (publication.event or "message") not in self.events:
             return False
-        if not publication.private and not (self.private_patterns and matches_any(self.private_patterns, topic)):
+        private = self.private_topics.patterns
+        if not publication.private and not (private and matches_any(private, topic)):
             return True
         return matches_any(self.grants, topic)
+
+    @property
+    def is_allowed(self) -> bool:
+        """Whether a stream may have it: what was private in its topics when it opened may have changed since."""
+        private = self.private_topics.patterns
+        return all(may_ask(pattern, self.grants, private) for pattern in self.patterns or ("*",))
 
     def frame(self, publication: Publication, epoch: str) -> bytes:
         """The publication's bytes for this kind of subscription, made once and shared by all of the kind."""

@@ -15,7 +15,7 @@ from typing import Any, ClassVar, NamedTuple
 import jwt
 from pydantic import Field, field_validator
 
-from qgstream.claims import CLAIM_CHECKS, LAST_DATE, Claims, ClaimSettings
+from qgstream.claims import CLAIM_CHECKS, LAST_DATE, Claims, ClaimSettings, check_aud, check_iss
 from qgstream.errors import ConfigError, InvalidField, QgstreamError, Unauthorized, Unavailable
 from qgstream.keys import (
     MIN_SECRET_BYTES,
@@ -93,6 +93,19 @@ class Check(NamedTuple):
     detail: str
 
 
+class Evidence(NamedTuple):
+    """Why a token was accepted, without the token itself: what is needed to judge it again when the settings change.
+
+    `named` has its `aud` and `iss`, where it has them; `claim` is where its grants were read.
+    """
+
+    key: VerifyingKey
+    algorithm: str
+    named: dict[str, Any]
+    claim: str
+    by_cookie: bool = False
+
+
 @dataclass(slots=True)
 class _Proof:
     """A token on its way through the first four checks; each fills in what the next ones need."""
@@ -163,6 +176,7 @@ def _check_signature(proof: _Proof) -> str:
             _JWS.decode_complete(proof.token, key.material, algorithms=[proof.algorithm])
         except (jwt.PyJWTError, ValueError):
             continue
+        proof.keys = [key]
         return "by a known key"
     raise Unauthorized("token: its signature is not by a known key", code="bad_signature")
 
@@ -183,6 +197,11 @@ class TokenVerifier:
         self.settings = settings
         self._keys = _load_keys(settings, read_file)
 
+    @property
+    def keys(self) -> tuple[VerifyingKey, ...] | None:
+        """The keys in use; None until the set from `jwks_url` has come."""
+        return self._keys
+
     def replace_jwks(self, document: object) -> int:
         """Use the keys of a newly fetched JWK set; returns how many. `ConfigError` leaves the old ones in use."""
         if self.settings.jwks_url is None:
@@ -197,13 +216,37 @@ class TokenVerifier:
         Raises `Unauthorized` with the code of the check that failed, and `Unavailable` until the set from `jwks_url`
         has come. After `unknown_key_id` it is worth fetching that again: the issuer may have rotated its keys.
         """
+        return self.verify_with_evidence(token, now)[0]
+
+    def verify_with_evidence(self, token: str, now: float) -> tuple[Claims, Evidence]:
+        """As `verify`, with what `still_accepts` needs."""
         proof = _Proof(token, self.settings, self._keys)
         for _, check in _PROOF_CHECKS:
             check(proof)
         claims = Claims(proof.claims, now)
         for _, check_claim in CLAIM_CHECKS:
             check_claim(self.settings, claims)
-        return claims
+        named = {name: value for name, value in claims.values.items() if name in ("aud", "iss")}
+        return claims, Evidence(proof.keys[0], proof.algorithm, named, self.settings.claim)
+
+    def still_accepts(self, evidence: Evidence) -> bool:
+        """Whether a token that was accepted for this would be accepted now, its dates aside.
+
+        Without a key set (that of a new `jwks_url` has not come yet) nobody can tell, and it is.
+        """
+        settings = self.settings
+        if evidence.algorithm not in settings.algorithms or evidence.claim != settings.claim:
+            return False
+        claims = Claims(evidence.named, now=0.0)
+        try:
+            check_aud(settings, claims)
+            check_iss(settings, claims)
+        except Unauthorized:
+            return False
+        key = evidence.key
+        return self._keys is None or any(
+            known is key or (known.material == key.material and known.fits(evidence.algorithm)) for known in self._keys
+        )
 
     def explain(self, token: str, now: float) -> list[Check]:
         """Every check with its outcome. The claims are judged after a bad signature, too: two faults, two lines."""

@@ -68,6 +68,31 @@ def overlap(one: str, other: str) -> bool:
     return covers(one, other) or covers(other, one)
 
 
+def may_ask(pattern: str, grants: Iterable[str], private: Iterable[str]) -> bool:
+    """Whether a stream may ask for this pattern; a name is a pattern, too.
+
+    A pattern that lies within a private one needs a grant that meets it, or nothing could ever be delivered. Any other
+    is allowed, and what it meets of private topics is held back at delivery unless a grant lets it pass: `*` is for
+    everybody, and gives everybody their own part.
+    """
+    if not any(covers(one, pattern) for one in private):
+        return True
+    return any(overlap(grant, pattern) for grant in grants)
+
+
+class PrivateTopics:
+    """The patterns of the topics whose events need a grant.
+
+    Every subscription of a process has the same object, and asks it at each delivery. So `patterns`, which a reload
+    replaces, holds for streams that are open already, at once and whatever their number.
+    """
+
+    __slots__ = ("patterns",)
+
+    def __init__(self, patterns: Iterable[str] = ()) -> None:
+        self.patterns = frozenset(patterns)
+
+
 def covers(grant: str, pattern: str) -> bool:
     """Whether every name that `pattern` can match is also matched by `grant`."""
     if not pattern.endswith("*"):

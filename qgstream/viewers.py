@@ -9,6 +9,7 @@ from typing import cast
 from tornado.iostream import IOStream
 
 from qgstream import messages, sse
+from qgstream.auth import Authenticator, Principal
 from qgstream.connection import Connection, Host, tune_socket
 from qgstream.errors import Unavailable
 from qgstream.fanout import Fanout
@@ -43,7 +44,7 @@ class Viewers(Host):
             framing: Feed[Subscriber](Subscription(framing=framing)) for framing in (Framing.CHUNKED, Framing.RAW)
         }
         self._fanout = Fanout(hub.slices, Metrics(), lambda: hub.limits, self._drop)
-        self._viewers: dict[Connection, None] = {}
+        self._viewers: dict[Connection, Principal] = {}
         self._timer = Timer(self._tick, EVERY_SECONDS)
         self._last_id = 0
 
@@ -64,15 +65,15 @@ class Viewers(Host):
             )
         return self._encode(retry_ms=_RETRY_MS)
 
-    def adopt(self, stream: IOStream, framing: Framing, *, ip: str) -> Connection:
-        """Take over a detached stream whose headers and first bytes are written."""
+    def adopt(self, stream: IOStream, framing: Framing, principal: Principal, *, ip: str) -> Connection:
+        """Take over a detached stream of `principal`, whose headers and first bytes are written."""
         tune_socket(stream, self._hub.limits)
         self._last_id += 1
         connection = Connection(
             self, stream, self._feeds[framing], id=self._last_id, ip=ip, client_key=ip, user_agent="",
             opened_at=time.time(),
         )  # fmt: skip
-        self._viewers[connection] = None
+        self._viewers[connection] = principal
         connection.join()
         if stream.writing():
             connection.park(connection.cursor, b"")
@@ -82,8 +83,16 @@ class Viewers(Host):
 
     def close(self, reason: CloseReason) -> None:
         """End all of them at once, each with a goodbye if its socket takes it."""
+        self._end(list(self._viewers), reason)
+
+    def review(self, auth: Authenticator) -> None:
+        """The keys were replaced: end those whose key is not among them."""
+        gone = [connection for connection, principal in self._viewers.items() if not auth.still_accepts(principal)]
+        self._end(gone, "access_changed")
+
+    def _end(self, connections: list[Connection], reason: CloseReason) -> None:
         goodbye = messages.closing(time.time(), reason=reason, retry_ms=_RETRY_MS)
-        for connection in list(self._viewers):
+        for connection in connections:
             framing = connection.feed.subscription.framing
             connection.end(reason, framing.frame(goodbye) + framing.end(reason))
             connection.close(reason)

@@ -30,6 +30,7 @@ CLOSE_CODES: Final[dict[CloseReason, int]] = {
     "timeout": CloseCode.INTERNAL_ERROR,
     "max_age": CloseCode.GOING_AWAY,
     "token_expired": CloseCode.POLICY_VIOLATION,
+    "access_changed": CloseCode.POLICY_VIOLATION,
     "kicked": CloseCode.POLICY_VIOLATION,
     "drain": CloseCode.GOING_AWAY,
     "server_error": CloseCode.INTERNAL_ERROR,

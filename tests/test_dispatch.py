@@ -18,6 +18,7 @@ from qgstream.limits import LimitSettings
 from qgstream.publication import Position, Publication
 from qgstream.router import Router
 from qgstream.subscription import Subscription
+from qgstream.topics import PrivateTopics
 from tests.fakes import FakeStream, ManualSlices, connect, turns
 
 
@@ -251,3 +252,28 @@ async def test_a_fault_brings_everybody_back(
     assert [connection.reason for connection, _ in streams] == ["server_error"] * 2
     assert scene.hub._dispatch.is_idle
     assert isinstance(scene.hub.broker, MemoryBroker)
+
+
+@pytest.mark.gen_test
+@pytest.mark.usefixtures("queues")
+async def test_a_reload_during_the_walk_holds_for_the_rest_of_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    scene = Scene(monkeypatch)
+    await scene.hub.start()
+    private = PrivateTopics()
+    readers = [
+        connect(scene.hub, Subscription(frozenset({"all", name}), framing=Framing.WEBSOCKET, private_topics=private))
+        for name in "abc"
+    ]
+    publishing = asyncio.ensure_future(scene.hub.publish(["all", "more"], "hidden"))
+    await turns()
+    scene.slices.step()
+    private.patterns = frozenset({"*"})
+    while scene.slices:
+        scene.slices.step()
+        await turns(1)
+    await publishing
+    heard = [stream.socket.received.partition(b"hidden")[0].rpartition(b'"topic": ')[2] for _, stream in readers]
+    got = [name for name, (_, stream) in zip("abc", readers, strict=True) if b"hidden" in stream.socket.received]
+    assert len(got) == 1
+    assert all(text.startswith(b'["all", "more"]') for text, name in zip(heard, "abc", strict=True) if name in got)
+    assert all(connection.is_live and not connection.backlog_bytes for connection, _ in readers)

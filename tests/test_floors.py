@@ -60,7 +60,7 @@ FLOORS: dict[float, tuple[str, ...]] = {
     4.2: ("replays",),
     5.0: ("hub",),
     5.1: ("census", "intake", "overview"),
-    6.0: ("heartbeat", "drain", "jwks", "viewers"),
+    6.0: ("access", "heartbeat", "drain", "jwks", "viewers"),
     6.5: ("service",),
     7.0: ("handlers.base",),
     7.05: ("handlers.admin", "handlers.page", "handlers.streams"),

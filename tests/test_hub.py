@@ -709,7 +709,14 @@ async def test_what_only_the_leaving_waited_for_is_free_at_once(is_told: bool) -
 @pytest.mark.gen_test
 @pytest.mark.parametrize(
     ("reason", "retry_ms"),
-    [("max_age", 4500), ("drain", 4500), ("token_expired", 4500), ("kicked", 15_000), ("slow_consumer", 15_000)],
+    [
+        ("max_age", 4500),
+        ("drain", 4500),
+        ("token_expired", 4500),
+        ("kicked", 15_000),
+        ("slow_consumer", 15_000),
+        ("access_changed", 15_000),
+    ],
 )
 async def test_a_goodbye_says_why_and_when_to_come_back(reason: CloseReason, retry_ms: int, lines: Lines) -> None:
     hub = await started()

@@ -15,12 +15,15 @@ import pytest
 from pydantic import ValidationError
 
 from qgstream.auth import AuthSettings, Credentials, Principal
+from qgstream.connection import Connection
 from qgstream.errors import ConfigError, Unauthorized, Unavailable
 from qgstream.hub import Hub
 from qgstream.jwks import MAX_SET_BYTES, KeySet
 from qgstream.service import Service
+from qgstream.subscription import Subscription
 from qgstream.tokens import JwtSettings
 from tests.conftest import ExpectLog
+from tests.fakes import connect, turns
 from tests.handlers.asking import until
 from tests.hostile.certificates import make_certificate
 from tests.proxying import set_environment
@@ -279,6 +282,44 @@ async def test_a_bad_reload_changes_nothing() -> None:
             service.reload_auth(auth(issuer, jwks_file="/nonexistent"))
         assert service._key_set is kept
         assert ask(service, "p256", "one").name == "ann"
+
+
+# Streams that are open.
+
+
+def opened(service: Service, name: str, kid: str) -> Connection:
+    """A stream that was opened with a token."""
+    principal = ask(service, name, kid)
+    subscription = Subscription(grants=frozenset(principal.subscribe), private_topics=service.private_topics)
+    connection, _ = connect(service.hub, subscription)
+    service.access.remember(connection, principal, None, service.cors)
+    return connection
+
+
+@pytest.mark.gen_test(timeout=20)
+async def test_streams_end_when_the_issuer_takes_their_key_back() -> None:
+    async with Issuer(key_set(one="p256", two="other p256")).listening() as issuer, serving(auth(issuer)) as service:
+        one, two = opened(service, "p256", "one"), opened(service, "other p256", "two")
+        assert service._key_set is not None
+        service._replace_jwks(service._key_set.document)
+        assert len(service.hub.slices) == 0  # the same keys again: nobody is judged
+        service._replace_jwks({"keys": [jwk("other p256", "ES256", kid="renamed")]})
+        await until(lambda: not service.hub.slices)
+        assert (one.reason, two.reason) == ("access_changed", None)
+
+
+@pytest.mark.gen_test(timeout=20)
+async def test_streams_wait_for_the_keys_of_another_issuer() -> None:
+    first, second = Issuer(key_set(one="p256", two="other p256")), Issuer(key_set(two="other p256"))
+    async with first.listening(), second.listening(), serving(auth(first)) as service:
+        one, two = opened(service, "p256", "one"), opened(service, "other p256", "two")
+        service.reload_auth(auth(second))
+        await turns(1)
+        assert (len(service.hub.slices), service.auth.token_keys) == (0, None)
+        assert (one.reason, two.reason) == (None, None)  # nobody can tell yet
+        await until(lambda: one.reason == "access_changed")
+        await until(lambda: not service.hub.slices)
+        assert two.reason is None
 
 
 @pytest.mark.parametrize(

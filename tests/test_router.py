@@ -15,6 +15,7 @@ from qgstream.router import Router
 from qgstream.sse import Parser
 from qgstream.subscriber import Subscriber
 from qgstream.subscription import Subscription
+from qgstream.topics import PrivateTopics
 
 NAMES = st.text("ab/", min_size=1, max_size=3)
 PATTERNS = st.frozensets(NAMES | st.builds(lambda p: p + "*", st.text("ab/", max_size=2)), max_size=3)
@@ -23,7 +24,7 @@ SUBSCRIPTIONS = st.builds(
     patterns=PATTERNS,
     events=st.frozensets(st.sampled_from(["message", "x"]), max_size=2),
     grants=PATTERNS,
-    private_patterns=PATTERNS,
+    private_topics=PATTERNS.map(PrivateTopics),
 )
 PUBLICATIONS = st.builds(
     Publication,
@@ -45,7 +46,7 @@ def naively(subscription: Subscription, publication: Publication) -> bool:
         (not subscription.patterns or meets(subscription.patterns, topic))
         and (
             meets(subscription.grants, topic)
-            or not (publication.private or meets(subscription.private_patterns, topic))
+            or not (publication.private or meets(subscription.private_topics.patterns, topic))
         )
         for topic in publication.topics
     )

@@ -162,9 +162,9 @@ def test_bad_keys_change_nothing() -> None:
     with pytest.raises(ConfigError):
         service.reload_auth(AuthSettings.model_validate({"publish_keys": {"one": "same", "two": "same"}}))
     assert service.auth is before
-    assert service.private_patterns == frozenset({"a*"})
+    assert service.private_topics.patterns == {"a*"}
     service.reload_auth(AuthSettings.model_validate({"private_topics": ["b"]}))
-    assert service.private_patterns == frozenset({"b"})
+    assert service.private_topics.patterns == {"b"}
 
 
 # Nothing is kept of who left.

@@ -27,7 +27,7 @@ class AdminEventsHandler(AdminHandler):
         stream = self.detach()
         if stream.closed():  # gone by now: there would be no close callback
             return
-        viewers.adopt(stream, framing, ip=self.remote_ip)
+        viewers.adopt(stream, framing, self.principal, ip=self.remote_ip)
         self.audit("admin.watching", viewers=len(viewers))
 
     def _set_stream_headers(self) -> None:

@@ -41,7 +41,8 @@ class EventsHandler(StreamHandler):
         if isinstance(older, Rejection):
             self._reject(older)
         else:
-            self._begin(wanted, older)
+            # What was allowed when the broker was asked may have been changed by a reload since.
+            self._begin(self.wanted(self._framing), older)
 
     def _begin(self, wanted: Wanted, older: Position | None = None) -> None:
         rejection = self.service.admit(self.remote_ip)

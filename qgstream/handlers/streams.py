@@ -54,15 +54,15 @@ class StreamHandler(BaseHandler):
 
     def subscription(self, principal: Principal, framing: Framing) -> Subscription:
         """What the query asks for, if this principal may have it."""
-        limits, private = self.service.limits, self.service.private_patterns
+        limits, private = self.service.limits, self.service.private_topics
         if not self.request.query:  # by far the most common, so nothing is parsed for it
-            principal.require_subscribe(("*",), private)
-            return Subscription(framing=framing, grants=frozenset(principal.subscribe), private_patterns=private)
+            principal.require_subscribe(("*",), private.patterns)
+            return Subscription(framing=framing, grants=frozenset(principal.subscribe), private_topics=private)
         topics = self._values("topic")
         if len(topics) > limits.max_topics_per_connection:
             raise InvalidField("topic", f"got {len(topics)}, expected at most {limits.max_topics_per_connection}")
         patterns = frozenset(check_pattern(topic) for topic in topics)
-        principal.require_subscribe(patterns or ("*",), private)
+        principal.require_subscribe(patterns or ("*",), private.patterns)
         events = self._values("event")
         if len(events) > limits.max_topics_per_connection:
             raise InvalidField("event", f"got {len(events)}, expected at most {limits.max_topics_per_connection}")
@@ -72,7 +72,7 @@ class StreamHandler(BaseHandler):
             envelope=self._flag("envelope") and framing is not Framing.WEBSOCKET,
             framing=framing,
             grants=frozenset(principal.subscribe),
-            private_patterns=private,
+            private_topics=private,
         )
 
     def _wants_latest(self) -> bool:
@@ -156,5 +156,10 @@ class StreamHandler(BaseHandler):
         connection = self.service.hub.adopt(
             stream, wanted.subscription, opening, ip=ip, client_key=client_key(ip), user_agent=user_agent
         )
+        self.service.access.remember(connection, wanted.principal, self._other_origin(), self.service.cors)
         if wanted.principal.expires_at is not None:
             self.service.wheel.end_at(connection, wanted.principal.expires_at, "token_expired")
+
+    def _other_origin(self) -> str | None:
+        origin = self.request.headers.get("Origin")
+        return None if origin is None or self.is_own_origin(origin) else origin

@@ -38,6 +38,9 @@ class WebSocketEventsHandler(WebSocketHandler, StreamHandler):
             if isinstance(looked_up, Rejection):
                 raise self.refusal(looked_up)
             older = looked_up
+            # What was allowed when the broker was asked may have been changed by a reload since.
+            self._check_page()
+            wanted = self.wanted(Framing.WEBSOCKET)
         rejection = self.service.admit(self.remote_ip)
         if rejection is not None:
             # No answer makes a browser's WebSocket stop for good, so here it is the one that says what is wrong.

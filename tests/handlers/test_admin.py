@@ -523,9 +523,29 @@ async def test_viewers_are_bounded(client: Client) -> None:
 async def test_new_keys_end_the_streams_of_the_old(client: Client) -> None:
     viewer, _ = await watch(client)
     client.service.reload_auth(AuthSettings.model_validate({"admin_keys": {"boss": "another-key"}}))
-    closing = await viewer.message()
-    assert (closing["event"], closing["reason"]) == ("closing", "token_expired")
+    while (closing := await viewer.message())["event"] == "snapshot":
+        pass
+    assert (closing["event"], closing["reason"]) == ("closing", "access_changed")
     assert (await send(client, "GET", "events")).code == 401
+
+
+@pytest.mark.gen_test
+@pytest.mark.parametrize("keys", [{"boss": "admin-key"}, {"chief": "admin-key", "boss": "another-key"}])
+async def test_a_reload_leaves_those_that_have_a_key_alone(client: Client, keys: dict[str, str]) -> None:
+    viewer, _ = await watch(client)
+    client.service.reload_auth(AuthSettings.model_validate({"admin_keys": keys, "private_topics": ["a"]}))
+    for _ in range(2):
+        assert (await viewer.message())["event"] == "snapshot"
+    viewer.close()
+
+
+@pytest.mark.gen_test
+async def test_a_key_that_only_publishes_now_watches_no_more(client: Client) -> None:
+    viewer, _ = await watch(client)
+    client.service.reload_auth(AuthSettings.model_validate({"publish_keys": {"boss": "admin-key"}}))
+    while (closing := await viewer.message())["event"] == "snapshot":
+        pass
+    assert closing["reason"] == "access_changed"
 
 
 @pytest.mark.gen_test

@@ -197,7 +197,9 @@ async def test_an_operator_sees_the_transport(client: Client) -> None:
 
 
 @pytest.mark.gen_test
-@pytest.mark.parametrize(("reason", "code"), [("kicked", 1008), ("max_age", 1001), ("slow_consumer", 1013)])
+@pytest.mark.parametrize(
+    ("reason", "code"), [("kicked", 1008), ("access_changed", 1008), ("max_age", 1001), ("slow_consumer", 1013)]
+)
 async def test_a_goodbye_says_why_in_both_ways(client: Client, reason: Any, code: int) -> None:
     async with opened(client) as socket:
         await message(socket)
