@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 from dataclasses import dataclass
+from functools import lru_cache
 
 from qgstream import sse
 from qgstream.framing import Framing
@@ -56,28 +57,46 @@ class Subscription:
         return all(may_ask(pattern, self.grants, private) for pattern in self.patterns or ("*",))
 
     def frame(self, publication: Publication, epoch: str) -> bytes:
-        """The publication's bytes for this kind of subscription, made once and shared by all of the kind."""
+        """The bytes of a publication that it wants, made once and shared by all subscriptions of its kind.
+
+        Its topics are named in an envelope. Of several, those that the subscriber may not know of are left out: only
+        then the bytes depend on its grants.
+        """
+        if len(publication.topics) > 1 and (self.envelope or self.framing is Framing.WEBSOCKET):
+            # The filter on types, which `accepts` asks too, is the same for all of them.
+            shown = tuple([topic for topic in publication.topics if self.accepts(publication, topic)])
+            if shown != publication.topics:
+                return _frame(publication, epoch, self.framing, shown)
         frames = publication.frames
         if frames is None:
             frames = publication.frames = [None, None, None, None, None]
         kind = self.framing + 2 * self.envelope
         frame = frames[kind]
         if frame is None:
-            frame = frames[kind] = self.framing.wrap(self._encode(publication, epoch))
+            topics = publication.topics if kind > Framing.RAW else ()
+            frame = frames[kind] = self.framing.wrap(_encode(publication, epoch, self.framing, topics))
         return frame
 
-    def _encode(self, publication: Publication, epoch: str) -> bytes:
-        id = str(Position(epoch, publication.offset))
-        retry_ms = publication.retry_ms
-        if self.framing is Framing.WEBSOCKET:
-            return _enveloped(publication, {"retry": retry_ms} if retry_ms is not None else {}, id)
-        data = _enveloped(publication, {}, id) if self.envelope else publication.data
-        return sse.encode(data, event=publication.event, id=id, retry_ms=retry_ms)
+
+# An event goes to all feeds in one go, so a few are enough: there may be thousands of feeds that are shown the same.
+@lru_cache(maxsize=8)
+def _frame(publication: Publication, epoch: str, framing: Framing, topics: tuple[str, ...]) -> bytes:
+    return framing.wrap(_encode(publication, epoch, framing, topics))
 
 
-def _enveloped(publication: Publication, more: dict[str, int], id: str) -> bytes:
+def _encode(publication: Publication, epoch: str, framing: Framing, topics: tuple[str, ...]) -> bytes:
+    """In an envelope with these topics; with none, as it is."""
+    id = str(Position(epoch, publication.offset))
+    retry_ms = publication.retry_ms
+    if framing is Framing.WEBSOCKET:
+        return _enveloped(publication, topics, {"retry": retry_ms} if retry_ms is not None else {}, id)
+    data = _enveloped(publication, topics, {}, id) if topics else publication.data
+    return sse.encode(data, event=publication.event, id=id, retry_ms=retry_ms)
+
+
+def _enveloped(publication: Publication, topics: tuple[str, ...], more: dict[str, int], id: str) -> bytes:
     # The data is JSON text already and goes in as it is: nothing is parsed, so no number loses a digit.
     data = publication.data if publication.is_json else json.dumps(publication.data.decode()).encode()
-    topic = publication.topics[0] if len(publication.topics) == 1 else list(publication.topics)
+    topic = topics[0] if len(topics) == 1 else list(topics)
     head = json.dumps({"id": id, "topic": topic, "event": publication.event, **more})
     return b'%b, "data": %b}' % (head[:-1].encode(), data)

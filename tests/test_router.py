@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 
 import pytest
 from hypothesis import given
@@ -136,3 +137,60 @@ def test_an_envelope_says_where_an_event_is_from(publication: Publication, expec
     frame = Subscription(envelope=True, framing=Framing.RAW).frame(publication, "e")
     (event,) = Parser().feed(frame)
     assert json.loads(event.data) == expected
+
+
+# Names of private topics.
+
+KINDS = st.sampled_from([(Framing.RAW, True), (Framing.CHUNKED, True), (Framing.WEBSOCKET, False)])
+
+
+def named(subscription: Subscription, publication: Publication) -> list[str]:
+    """The topics that a frame names."""
+    frame = subscription.frame(publication, "e")
+    # Neither a chunk's size nor a frame's head has a brace, and names have none here.
+    envelope = json.loads(frame[frame.index(b"{") : frame.rindex(b"}") + 1])
+    assert (envelope["id"], envelope["data"]) == (f"e-{publication.offset}", 1)
+    topic = envelope["topic"]
+    return [topic] if isinstance(topic, str) else list(topic)
+
+
+@given(st.lists(SUBSCRIPTIONS, min_size=1, max_size=6), KINDS, PUBLICATIONS, PATTERNS)
+def test_an_envelope_names_the_topics_that_its_reader_may_know(
+    subscriptions: list[Subscription], kind: tuple[Framing, bool], publication: Publication, later: frozenset[str]
+) -> None:
+    framing, envelope = kind
+    for subscription in [replace(s, framing=framing, envelope=envelope) for s in subscriptions]:
+        for private in (subscription.private_topics.patterns, later):  # as a reload has it
+            subscription.private_topics.patterns = private
+            if subscription.wants(publication):
+                assert named(subscription, publication) == [
+                    topic for topic in publication.topics
+                    if meets(subscription.grants, topic) or not (publication.private or meets(private, topic))
+                ]  # fmt: skip
+
+
+@pytest.mark.parametrize("kind", [(Framing.CHUNKED, True), (Framing.WEBSOCKET, False)])
+def test_readers_who_may_know_the_same_share_a_frame(kind: tuple[Framing, bool]) -> None:
+    framing, envelope = kind
+    private = PrivateTopics({"user/*"})
+    publication = Publication(("pub", "user/7"), b"1", offset=3)
+
+    def reader(*grants: str) -> Subscription:
+        return Subscription(framing=framing, envelope=envelope, grants=frozenset(grants), private_topics=private)
+
+    frames = [reader(f"user/{number}").frame(publication, "e") for number in range(100)]
+    assert len({id(frame) for frame in frames}) == 2
+    assert frames[7] is reader("*").frame(publication, "e")
+    assert named(reader("user/7"), publication) == ["pub", "user/7"]
+    assert named(reader("user/8"), publication) == ["pub"]
+
+
+@pytest.mark.parametrize("kind", [(Framing.CHUNKED, False), (Framing.CHUNKED, True), (Framing.WEBSOCKET, False)])
+def test_events_of_one_topic_cost_nothing_more(kind: tuple[Framing, bool], monkeypatch: pytest.MonkeyPatch) -> None:
+    framing, envelope = kind
+    monkeypatch.setattr(Subscription, "accepts", lambda *_: pytest.fail("asked who may know it"))
+    subscription = Subscription(
+        framing=framing, envelope=envelope, grants=frozenset({"a"}), private_topics=PrivateTopics({"a"})
+    )
+    publication = Publication(("a",), b"1", private=True)
+    assert subscription.frame(publication, "e") is subscription.frame(publication, "e")

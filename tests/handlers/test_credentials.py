@@ -94,6 +94,36 @@ async def test_private_topics_need_a_grant(client: Client) -> None:
     ann.close()
 
 
+MAY_KNOW: list[tuple[list[str] | None, bool, str | list[str]]] = [
+    (None, False, "pub"),
+    (["inbox.bob"], False, ["pub", "inbox.bob"]),
+    (["inbox.*"], False, ["pub", "inbox.ann", "inbox.bob"]),
+    (["pub"], True, "pub"),
+    (["pub", "inbox.ann"], True, ["pub", "inbox.ann"]),
+]
+
+
+@pytest.mark.gen_test
+@pytest.mark.parametrize("settings", [COOKIES])
+@pytest.mark.parametrize("is_replayed", [False, True])
+@pytest.mark.parametrize(("grants", "private", "known"), MAY_KNOW)
+async def test_private_topics_are_not_named_to_who_may_not_know_them(
+    client: Client, grants: list[str] | None, private: bool, known: str | list[str], is_replayed: bool
+) -> None:
+    who = {} if grants is None else {"Authorization": f"Bearer {token(subscribe=grants)}"}
+    event = (["pub", "inbox.ann", "inbox.bob"], "x")
+    if is_replayed:
+        await client.publish(*event, private=private)
+    stream = await client.stream("pub", headers=who, envelope="1", last_event_id="earliest")
+    if not is_replayed:
+        await client.publish(*event, private=private)
+    assert (await stream.message())["topic"] == known
+    plain = await client.stream("pub", headers=who, last_event_id="earliest")
+    assert await plain.data() == "x"  # as it was published: no topic is named
+    for one in (stream, plain):
+        one.close()
+
+
 @pytest.mark.gen_test
 @pytest.mark.parametrize("settings", [COOKIES])
 async def test_a_token_publishes_what_it_grants(client: Client) -> None:

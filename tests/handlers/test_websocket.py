@@ -16,7 +16,7 @@ from websockets.datastructures import Headers
 from websockets.exceptions import ConnectionClosed, InvalidStatus
 
 from tests.handlers.asking import KEY, Client, until
-from tests.handlers.test_credentials import COOKIES, token
+from tests.handlers.test_credentials import COOKIES, MAY_KNOW, token
 
 HANDSHAKE: dict[str, str | None] = {
     "Upgrade": "websocket", "Connection": "Upgrade", "Sec-WebSocket-Version": "13",
@@ -191,6 +191,19 @@ async def test_an_operator_sees_the_transport(client: Client) -> None:
         for transport in ("sse", "websocket"):
             assert count(client, "connections_opened_by_transport_total", transport=transport) == 1
         stream.close()
+
+
+@pytest.mark.gen_test
+@pytest.mark.parametrize("settings", [COOKIES])
+@pytest.mark.parametrize(("grants", "private", "known"), MAY_KNOW)
+async def test_private_topics_are_not_named_to_who_may_not_know_them(
+    client: Client, grants: list[str] | None, private: bool, known: str | list[str]
+) -> None:
+    query = "?topic=pub" + ("" if grants is None else f"&access_token={token(subscribe=grants)}")
+    async with opened(client, query) as socket:
+        await message(socket)
+        await client.publish(["pub", "inbox.ann", "inbox.bob"], "x", private=private)
+        assert (await message(socket))["topic"] == known
 
 
 # Endings.
