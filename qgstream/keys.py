@@ -231,7 +231,11 @@ def jwks_keys(document: object, algorithms: tuple[Algorithm, ...], *, where: str
 
 
 def _jwk_key(jwk: object) -> VerifyingKey | None:
-    if not isinstance(jwk, dict) or jwk.get("use", "sig") != "sig":
+    if not isinstance(jwk, dict):
+        return None
+    # Many issuers write null for a member that is not there.
+    jwk = {name: value for name, value in jwk.items() if value is not None}
+    if jwk.get("use", "sig") != "sig":
         return None
     operations = jwk.get("key_ops", ["verify"])
     kid, algorithm = jwk.get("kid"), jwk.get("alg")

@@ -90,7 +90,7 @@ def test_any_other_audience_is_wrong(aud: object) -> None:
     assert (code, message) == ("wrong_audience", "token: its audience (aud) does not name 'events'")
 
 
-@pytest.mark.parametrize("aud", ["events", [], None])
+@pytest.mark.parametrize("aud", ["events", [], ""])
 def test_a_token_for_an_audience_is_not_for_a_server_without_a_name(aud: object) -> None:
     assert refused({**payload(), "aud": aud})[0] == "wrong_audience"
 
@@ -111,7 +111,7 @@ def test_a_subject_is_optional() -> None:
     assert judge(payload(sub=None)).subject is None
 
 
-@pytest.mark.parametrize("sub", [None, 7, "", "a\nb", "x" * 257, "\ud800", ["ann"]])
+@pytest.mark.parametrize("sub", [7, "", "a\nb", "x" * 257, "\ud800", ["ann"]])
 def test_a_subject_fits_a_line_of_the_log(sub: object) -> None:
     code, message = refused({**payload(), "sub": sub})
     assert code == "invalid_claim"
@@ -129,8 +129,28 @@ def test_grants_may_be_empty() -> None:
     assert judge(payload(qgstream={})).publish == ()
 
 
-def test_missing_grants_are_named() -> None:
-    code, message = refused(payload(qgstream=None))
+# Issuers that are written in Java, C# or Go often say null for what is not there.
+
+
+@pytest.mark.parametrize("name", ["aud", "iss", "sub"])
+def test_a_claim_that_is_null_is_not_there(name: str) -> None:
+    claims = judge({**payload(), name: None})
+    assert claims.subject == (None if name == "sub" else judge(payload()).subject)
+
+
+def test_grants_that_are_null_grant_nothing() -> None:
+    assert judge({**payload(), "qgstream": {"publish": None, "subscribe": None}}).publish == ()
+
+
+@pytest.mark.parametrize("name", ["exp", "nbf"])
+def test_a_date_that_is_null_is_no_date(name: str) -> None:
+    """A token that should expire must not live for ever because its issuer could not say when."""
+    assert refused({**payload(), name: None})[0] == "invalid_claim"
+
+
+@pytest.mark.parametrize("claims", [payload(qgstream=None), {**payload(), "qgstream": None}])
+def test_missing_grants_are_named(claims: dict[str, Any]) -> None:
+    code, message = refused(claims)
     assert (code, message) == ("missing_claim", "token: the claim 'qgstream' with its grants is missing")
 
 
@@ -138,7 +158,6 @@ def test_missing_grants_are_named() -> None:
     ("grants", "message"),
     [
         (["a"], "qgstream: got list, expected an object"),
-        (None, "qgstream: got NoneType, expected an object"),
         ({"publish": "a"}, "qgstream.publish: got str, expected a list of topic patterns"),
         ({"subscribe": {"a": 1}}, "qgstream.subscribe: got dict, expected a list of topic patterns"),
         ({"publish": ["a", "*b"]}, "qgstream.publish[1]: not a topic name, nor a prefix that ends in '*'"),

@@ -230,6 +230,12 @@ def test_a_set_leaves_out_what_it_cannot_use(key: object) -> None:
     assert found == ["w: none of its 1 keys can check a signature of RS256"]
 
 
+def test_a_member_of_a_key_that_is_null_is_not_there() -> None:
+    key = jwk("rsa", "RS256") | dict.fromkeys(("kid", "alg", "use", "key_ops", "x5c", "x5t", "d", "k"))
+    (found,) = jwks_keys({"keys": [key]}, RS256, where="w")
+    assert (found.kid, found.algorithm) == (None, None)
+
+
 @pytest.mark.parametrize(("pair", "algorithm"), [("rsa", "RS256"), ("p256", "ES256"), ("ed25519", "EdDSA")])
 def test_a_set_leaves_out_private_keys_of_every_kind(pair: str, algorithm: Algorithm) -> None:
     document = {"keys": [jwk(pair, algorithm, private=True)]}
