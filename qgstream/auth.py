@@ -104,7 +104,8 @@ class AuthSettings(SecretSection):
 class Credentials:
     """What a request carried: the Authorization header, `?access_token=` and the cookie named by `auth.jwt.cookie`.
 
-    The first of them in this order counts; a worse one after it is not looked at.
+    The first of them in this order counts; a worse one after it is not looked at. An empty one is none: that is what
+    logging out often leaves behind.
     """
 
     authorization: str | None = field(default=None, repr=False)
@@ -114,11 +115,10 @@ class Credentials:
     @property
     def source(self) -> Source:
         """Where what counts came from. A POST by cookie needs its Origin checked: any page can send one."""
-        if self.authorization is not None and _scheme(self.authorization) not in _SCHEMES_OF_PROXIES:
+        if self.authorization and _scheme(self.authorization) not in _SCHEMES_OF_PROXIES:
             return "header"
-        if self.access_token is not None:
+        if self.access_token:
             return "query"
-        # Logging out often empties the cookie instead of removing it.
         return "cookie" if self.cookie else "none"
 
     @property

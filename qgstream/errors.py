@@ -147,6 +147,61 @@ class Unavailable(QgstreamError):
             self.code = code
 
 
+class MalformedRequest(BadRequest):
+    """The request breaks the grammar of HTTP/1.1, so that nobody can tell for sure what was meant."""
+
+    code = "malformed_request"
+
+
+class RequestTimeout(QgstreamError):
+    """A request was begun and not finished in time."""
+
+    status = 408
+    code = "request_timeout"
+
+
+class TargetTooLong(QgstreamError):
+    """The request line is longer than any that is read."""
+
+    status = 414
+    code = "target_too_long"
+
+
+class ExpectationFailed(QgstreamError):
+    """The header `Expect` asks for something other than `100-continue`."""
+
+    status = 417
+    code = "expectation_failed"
+
+
+class MisdirectedRequest(QgstreamError):
+    """The target of the request is not served on this connection."""
+
+    status = 421
+    code = "misdirected_request"
+
+
+class HeadersTooLarge(QgstreamError):
+    """The header section has too many lines or bytes, or too many bytes of cookies."""
+
+    status = 431
+    code = "headers_too_large"
+
+
+class NotImplementedHere(QgstreamError):
+    """A method, or a transfer coding, that this server does not have for any path."""
+
+    status = 501
+    code = "not_implemented"
+
+
+class VersionNotSupported(QgstreamError):
+    """The request is of a major version of HTTP other than 1."""
+
+    status = 505
+    code = "http_version_not_supported"
+
+
 class ConfigError(QgstreamError):
     """The configuration cannot be used; every problem found is a line of the message."""
 

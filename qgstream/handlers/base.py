@@ -15,12 +15,24 @@ from tornado.web import Application, HTTPError, RequestHandler, stream_request_b
 from qgstream import cors, origins
 from qgstream.addresses import Client, find_client
 from qgstream.auth import Credentials, Principal
-from qgstream.errors import Forbidden, InvalidField, MethodNotAllowed, NotFound, QgstreamError
+from qgstream.cookies import cookie_value
+from qgstream.errors import (
+    Forbidden,
+    InvalidField,
+    MethodNotAllowed,
+    NotFound,
+    NotImplementedHere,
+    QgstreamError,
+)
 from qgstream.logs import log
 from qgstream.service import Service
 
 # Tornado's own errors, by status, in our words. Anything else that is a client's fault is `bad_request`.
 _CODES = {401: "unauthorized", 403: "forbidden", 404: "not_found", 405: "method_not_allowed", 413: "too_large"}
+
+# Those that some path here has, and those that RFC 9110 (section 9) and RFC 5789 define.
+_METHODS = "GET, HEAD, POST, PATCH, DELETE, OPTIONS"
+_KNOWN_METHODS = frozenset({"GET", "HEAD", "POST", "PATCH", "DELETE", "OPTIONS", "PUT", "CONNECT", "TRACE"})
 
 
 class BaseHandler(RequestHandler):
@@ -119,8 +131,13 @@ class BaseHandler(RequestHandler):
         cookie_name = jwt.cookie if jwt is not None else None
         credentials = Credentials(
             authorization=self.request.headers.get("Authorization"),
-            access_token=self.get_query_argument("access_token", None),
-            cookie=self.get_cookie(cookie_name) if cookie_name and self.takes_cookie else None,
+            # Of several the last that is not empty, as with every parameter here.
+            access_token=next(filter(None, reversed(self.get_query_arguments("access_token"))), None),
+            cookie=(
+                cookie_value(self.request.headers.get_list("Cookie"), cookie_name)
+                if cookie_name and self.takes_cookie
+                else None
+            ),
         )
         if credentials.source == "cookie" and self.request.method not in ("GET", "HEAD"):
             self._check_origin()
@@ -156,8 +173,11 @@ class BaseHandler(RequestHandler):
     def write_error(self, status_code: int, **kwargs: Any) -> None:
         """`{"error": {"code", "message"}}`, for our own errors and for Tornado's."""
         error = kwargs.get("exc_info", (None, None, None))[1]
-        if isinstance(error, HTTPError) and error.status_code == 405:
-            method = (self.request.method or "")[:50]
+        method = (self.request.method or "")[:50]
+        if isinstance(error, HTTPError) and error.status_code == 405 and method not in _KNOWN_METHODS:
+            # RFC 9110, 9.1: 405 is for a method that is known, and not allowed on this path.
+            error = NotImplementedHere(f"got the method {method!r}, expected one of {_METHODS}")
+        elif isinstance(error, HTTPError) and error.status_code == 405:
             error = MethodNotAllowed(f"got {method!r}, expected one of {self.allowed_methods}")
             self.set_header("Allow", self.allowed_methods)
         if isinstance(error, QgstreamError):
@@ -195,8 +215,8 @@ class NotFoundHandler(BaseHandler):
 
     @property
     def allowed_methods(self) -> str:
-        """A preflight is always answered."""
-        return "OPTIONS"
+        """A preflight is always answered; `OPTIONS *` asks about the server as a whole (RFC 9110, 9.3.7)."""
+        return _METHODS if self.request.path == "*" else "OPTIONS"
 
     def prepare(self) -> None:
         """Somebody who publishes to a wrong path is told so."""

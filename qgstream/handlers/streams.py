@@ -108,9 +108,9 @@ class StreamHandler(BaseHandler):
             return header.encode("latin-1").decode("utf-8", "replace")
         for name in _LAST_EVENT_ID_PARAMETERS if self.request.query else ():
             # Not get_query_argument: it refuses what is not UTF-8, and no id is answered with an error.
-            values = self.request.query_arguments.get(name)
-            if values and values[-1]:
-                return values[-1].decode("utf-8", "replace")
+            # An empty one is none: a client that adds a parameter for the id it has not got must not lose the other.
+            for value in filter(None, reversed(self.request.query_arguments.get(name, ()))):
+                return value.decode("utf-8", "replace")
         return None
 
     # Whether it may be had.

@@ -24,7 +24,7 @@ METHODS = [
 
 @pytest.mark.gen_test
 @pytest.mark.parametrize(("path", "allow"), METHODS)
-@pytest.mark.parametrize("method", ["PUT", "DELETE", "PATCH", "BREW", "TRACE", "get"])
+@pytest.mark.parametrize("method", ["PUT", "DELETE", "PATCH", "TRACE"])
 async def test_a_method_that_is_not_known_is_told_which_are(client: Client, path: str, allow: str, method: str) -> None:
     answer = await client.ask(method, path, headers=BEARER)
     assert answer.code == 405
@@ -33,6 +33,18 @@ async def test_a_method_that_is_not_known_is_told_which_are(client: Client, path
         "message": f"got {method!r}, expected one of {allow}",
     }
     assert answer.headers["Allow"] == allow
+
+
+@pytest.mark.gen_test
+@pytest.mark.parametrize("path", ["/events", "/health", "/nowhere"])
+@pytest.mark.parametrize("method", ["BREW", "get", "X" * 300])
+async def test_a_method_that_nobody_knows_is_known_on_no_path(client: Client, path: str, method: str) -> None:
+    answer = await client.ask(method, path, headers=BEARER)
+    assert answer.code == 501
+    assert error_of(answer) == {
+        "code": "not_implemented",
+        "message": f"got the method {method[:50]!r}, expected one of GET, HEAD, POST, PATCH, DELETE, OPTIONS",
+    }
 
 
 @pytest.mark.gen_test

@@ -40,7 +40,7 @@ ANSWERS = [
     pytest.param("POST", "/nowhere", JSON, b"x" * 200_000, 404, id="no such path, with a body"),
     pytest.param("PUT", "/events", {}, b"", 405, id="no such method"),
     pytest.param("DELETE", "/health", {}, None, 405, id="no such method of health"),
-    pytest.param("BREW", "/metrics", {}, None, 405, id="no method of HTTP"),
+    pytest.param("BREW", "/metrics", {}, None, 501, id="no method of HTTP"),
 ]
 PATHS = ["/", "/events", "/health", "/ready", "/metrics", "/nowhere", "/admin/limits", "/events?access_token=wrong"]
 

@@ -45,12 +45,13 @@ async def test_a_key_in_the_query(client: Client) -> None:
         ({"Authorization": f"Bearer {KEY} x"}, "", "unknown_key"),
         ({"Authorization": KEY}, "", "wrong_scheme"),
         ({"Authorization": f"Token {KEY}"}, "", "wrong_scheme"),
-        ({"Authorization": ""}, "", "wrong_scheme"),
+        ({"Authorization": ""}, "", "unauthorized"),  # an empty one is none
         ({"Authorization": "Bearer \xff\xfe"}, "", "unknown_key"),
         ({"Authorization": "Bearer " + "x" * 500_000}, "", "unknown_key"),
         ({"Authorization": "Basic dGVzdDp0ZXN0"}, "", "unauthorized"),  # a proxy's; there are no others
         ({}, "?access_token=wrong", "unknown_key"),
-        ({}, "?access_token=", "unknown_key"),
+        ({}, "?access_token=", "unauthorized"),
+        ({}, "?access_token=wrong&access_token=", "unknown_key"),
         ({"Authorization": "Bearer wrong"}, f"?access_token={KEY}", "unknown_key"),  # the header counts
     ],
 )
@@ -214,8 +215,53 @@ async def test_a_cookie_holds_a_token_and_no_key(client: Client, cookie: str) ->
 
 @pytest.mark.gen_test
 @pytest.mark.parametrize("settings", [COOKIES])
-async def test_an_empty_cookie_is_none(client: Client) -> None:
-    stream = await client.stream(headers={"Cookie": "session="})
+@pytest.mark.parametrize(
+    "lines",
+    [
+        "Cookie: a=b\r\nCookie: session={token}",  # a proxy may have split them
+        "Cookie: session={token}; session=",
+        "Cookie: session=\r\nCookie: session={token}",
+        "Cookie: session={token}; session=another",  # the nearest is first
+        'Cookie: session="{token}"',
+    ],
+)
+async def test_a_cookie_is_found_where_it_is(client: Client, lines: str) -> None:
+    iostream = await client.connect()
+    lines = lines.format(token=token(subscribe=["inbox.*"]))
+    await iostream.write(f"GET /events?topic=inbox.ann HTTP/1.1\r\nHost: tests\r\n{lines}\r\n\r\n".encode())
+    assert (await iostream.read_until(b"\r\n\r\n")).startswith(b"HTTP/1.1 200 ")
+    iostream.close()
+
+
+@pytest.mark.gen_test
+@pytest.mark.parametrize("settings", [COOKIES])
+async def test_more_cookies_than_any_browser_keeps_are_refused(client: Client) -> None:
+    answer = await client.ask("GET", "/events", headers={"Cookie": "a=b; " * 60_000})
+    assert (answer.code, error_of(answer)["code"]) == (431, "headers_too_large")
+
+
+@pytest.mark.gen_test
+@pytest.mark.parametrize("settings", [COOKIES])
+@pytest.mark.parametrize(
+    ("headers", "query"),
+    [
+        ({"Cookie": "session="}, {}),
+        ({"Authorization": ""}, {}),
+        ({}, {"access_token": ""}),
+        ({"Cookie": "session=", "Authorization": ""}, {"access_token": ""}),
+    ],
+)
+async def test_empty_credentials_are_none(client: Client, headers: dict[str, str], query: dict[str, str]) -> None:
+    """That is what logging out leaves of a cookie, and a page of a token that it has not got."""
+    stream = await client.stream("a", headers=headers, **query)
+    stream.close()
+
+
+@pytest.mark.gen_test
+@pytest.mark.parametrize("settings", [COOKIES])
+async def test_what_stands_behind_empty_credentials_counts(client: Client) -> None:
+    headers = {"Authorization": "", "Cookie": f"session={token(subscribe=['inbox.*'])}"}
+    stream = await client.stream("inbox.ann", headers=headers, access_token="")
     stream.close()
 
 

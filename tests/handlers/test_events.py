@@ -155,6 +155,11 @@ async def test_the_header_wins_over_the_query(client: Client) -> None:
     stream = await client.stream("a", headers={"Last-Event-ID": ""}, lastEventId=first)
     assert await stream.data() == "two"
     stream.close()
+    # So is an empty parameter: one that was added to a URL which has it already must not lose the client's place.
+    stream = Stream(await client.connect())
+    await stream.open(f"/events?topic=a&last_event_id={first}&last_event_id=", {})
+    assert await stream.data() == "two"
+    stream.close()
 
 
 # HEAD.

@@ -393,7 +393,7 @@ async def test_a_foreign_page_has_no_cookie_unless_cors_gives_it_one(client: Cli
 
 
 @pytest.mark.gen_test
-@pytest.mark.parametrize("query", ["?access_token=wrong", "?access_token="])
+@pytest.mark.parametrize("query", ["?access_token=wrong", "?access_token=wrong&access_token="])
 async def test_bad_credentials(client: Client, query: str) -> None:
     status, error, headers = await refused(client, query)
     assert (status, error["code"]) == (401, "unknown_key")
