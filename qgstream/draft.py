@@ -22,6 +22,10 @@ MAX_TOPICS_PER_EVENT = 64
 MAX_EVENTS_PER_BATCH = 10_000
 MAX_RETRY_MS = 24 * 3600 * 1000
 
+# RFC 8259, 8.1: parsers "MAY ignore the presence of a byte order mark rather than treating it as an error". Editors and
+# programs on Windows write one.
+BYTE_ORDER_MARK = b"\xef\xbb\xbf"
+
 _encode_json = msgspec.json.Encoder().encode
 
 
@@ -84,6 +88,7 @@ def received(
     except UnicodeDecodeError as error:
         raise InvalidField("data", f"got byte 0x{data[error.start]:02x} at {error.start}, expected UTF-8") from error
     if is_json:
+        data = data.removeprefix(BYTE_ORDER_MARK)
         try:
             _check_json(data)
         except (msgspec.DecodeError, RecursionError) as error:
@@ -99,6 +104,7 @@ def parse_json(body: bytes, max_event_bytes: int, *, namespace: bytes) -> Public
     """One event as a JSON object, from the publisher of this namespace; raises `BadRequest` or `TooLarge` that name the
     field."""
     _check_utf8(body)
+    body = body.removeprefix(BYTE_ORDER_MARK)
     try:
         return _publication(_decoder.decode(body), max_event_bytes, namespace)
     except (msgspec.DecodeError, RecursionError) as error:
@@ -109,6 +115,7 @@ def parse_ndjson(body: bytes, max_event_bytes: int, *, namespace: bytes) -> list
     """A batch from the publisher of this namespace, one JSON object a line; blank lines are skipped. Errors name the
     line (from 1) and the field."""
     _check_utf8(body)
+    body = body.removeprefix(BYTE_ORDER_MARK)
     try:
         parsed = _decoder.decode_lines(body)
     except (msgspec.DecodeError, RecursionError) as error:

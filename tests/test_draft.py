@@ -194,6 +194,15 @@ def test_what_is_received_is_sent_as_it_is() -> None:
     assert (publication.data, publication.is_json) == (b'{"n":   1.50}', True)
 
 
+def test_json_may_begin_with_a_byte_order_mark() -> None:
+    """RFC 8259, 8.1. Text may not: there it is a character like others."""
+    event = b'\xef\xbb\xbf{"topic": "a", "data": 1}'
+    assert parse_json(event, LIMIT).data == b"1"
+    assert [publication.data for publication in parse_ndjson(event + b"\n" + event[3:], LIMIT)] == [b"1", b"1"]
+    assert received(["a"], b"\xef\xbb\xbf1", is_json=True, offset=1, published_at=1).data == b"1"
+    assert received(["a"], b"\xef\xbb\xbf1", offset=1, published_at=1).data == b"\xef\xbb\xbf1"
+
+
 @pytest.mark.parametrize(
     ("arguments", "said"),
     [

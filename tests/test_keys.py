@@ -280,6 +280,8 @@ def test_no_set_raises_anything_but_a_config_error(keys: list[object]) -> None:
 def test_a_set_is_loaded_from_a_file() -> None:
     files = Files(f=json.dumps({"keys": [jwk("rsa", "RS256", kid="a")]}).encode())
     assert [key.kid for key in load_jwks("f", RS256, where="w", read_file=files)] == ["a"]
+    files["f"] = b"\xef\xbb\xbf" + files["f"]  # a byte order mark
+    assert [key.kid for key in load_jwks("f", RS256, where="w", read_file=files)] == ["a"]
     assert problems(lambda: load_jwks("f", ("ES256",), where="w", read_file=files)) == [
         "w: f: none of its 1 keys can check a signature of ES256"
     ]

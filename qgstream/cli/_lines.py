@@ -117,6 +117,8 @@ def _too_long(source: str, number: int) -> BadInput:
 def _line(source: str, number: int, raw: bytes) -> Line:
     if len(raw) > MAX_LINE_BYTES:
         raise _too_long(source, number)
+    if number == 1:
+        raw = raw.removeprefix(b"\xef\xbb\xbf")  # a byte order mark, which editors on Windows put there
     try:
         return Line(source, number, raw.removesuffix(b"\r").decode())
     except UnicodeDecodeError as error:

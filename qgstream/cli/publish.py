@@ -154,9 +154,9 @@ def _is_json(text: str) -> bool:
 def _whole_event(text: str) -> dict[str, Any]:
     import msgspec
 
-    from qgstream.draft import Body, parse_json
+    from qgstream.draft import BYTE_ORDER_MARK, Body, parse_json
 
-    raw = text.encode()
+    raw = text.encode().removeprefix(BYTE_ORDER_MARK)
     parse_json(raw, max_event_bytes=_lines.MAX_LINE_BYTES, namespace=b"")  # says what is wrong in the server's words
     body = msgspec.json.decode(raw, type=Body)
     return {

@@ -15,6 +15,8 @@ Parse = Literal["text", "json", "event"]
 Seconds = Annotated[float, Field(gt=0, le=86400, strict=True)]
 # A line is held in memory until its end comes, and most programs never mean to write one of this size.
 MAX_LINE_BYTES = 1024 * 1024
+# At the beginning of a file or document that was made on Windows; RFC 8259, 8.1 lets a reader of JSON pass over it.
+_BYTE_ORDER_MARK = b"\xef\xbb\xbf"
 
 _Raw = msgspec.json.Decoder(msgspec.Raw)
 _Text = msgspec.json.Decoder(str)
@@ -64,6 +66,7 @@ def event_of(line: bytes | None, topic: str, event: str | None, parse: Parse) ->
         return Refused(f"got a line of more than {MAX_LINE_BYTES} bytes")
     if parse == "text":
         return Draft(topic, line.decode(errors="replace"), event)
+    line = line.removeprefix(_BYTE_ORDER_MARK)
     try:
         line.decode()  # the decoders below pass over what they do not look at
         if parse == "json":

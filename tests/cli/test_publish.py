@@ -77,7 +77,7 @@ def test_the_same_key_twice_is_one_event(server: ServerProcess, topic: str, caps
 
 
 def test_lines_of_files_and_of_standard_input(server: ServerProcess, topic: str, tmp_path: Path) -> None:
-    (tmp_path / "a").write_bytes("eins\r\n\n  \nzw\u2028ei\x0b\n".encode())
+    (tmp_path / "a").write_bytes("\ufeffeins\r\n\n  \nzw\u2028ei\x0b\n".encode())
     (tmp_path / "b").write_bytes(b"drei")
     files = [argument for name in ("a", "-", "b") for argument in ("--file", name)]
     done = subprocess.run(
@@ -122,7 +122,7 @@ def test_whole_events_as_ndjson(
         {"topic": topic, "data": {"a": 1}, "event": "created"},
         {"topic": [topic, "other"], "data": "end", "retry": 5, "idempotency_key": topic},
     ]
-    (tmp_path / "events").write_text("\n".join(map(json.dumps, lines)))
+    (tmp_path / "events").write_text("\ufeff" + "\n\ufeff".join(map(json.dumps, lines)))  # as if joined on Windows
     for _ in range(2):
         assert run("--url", server.url, "--ndjson", "--file", str(tmp_path / "events")) == 0
     events = history(server, topic, "end")

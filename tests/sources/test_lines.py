@@ -74,6 +74,9 @@ def data(line: bytes | None, parse: Parse, **fields: str | None) -> tuple[object
         (b'{"n": 12345678901234567890.10}', "json", (("t",), b'{"n": 12345678901234567890.10}', True, None)),
         (b' "a \\"string\\"" ', "json", (("t",), b'a "string"', False, None)),
         (b"[1]", "json", (("t",), b"[1]", True, None)),
+        (b"\xef\xbb\xbf[1]", "json", (("t",), b"[1]", True, None)),  # a byte order mark
+        (b'\xef\xbb\xbf{"data": 1}', "event", (("t",), b"1", True, None)),
+        (b"\xef\xbb\xbftext", "text", (("t",), b"\xef\xbb\xbftext", False, None)),
         (b'{"data": 1.50}', "event", (("t",), b"1.50", True, None)),
         (b'{"topic": ["a", "b"], "data": "x", "event": "e", "retry": 5}', "event", (("a", "b"), b"x", False, "e")),
     ],
