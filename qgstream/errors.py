@@ -57,6 +57,16 @@ class UnsupportedMediaType(QgstreamError):
     code = "unsupported_media_type"
 
 
+class UnsupportedContentCoding(UnsupportedMediaType):
+    """A body came with a `Content-Encoding` that is not decoded here; `accepted` is the value for `Accept-Encoding`."""
+
+    code = "unsupported_content_coding"
+
+    def __init__(self, message: str, *, accepted: str) -> None:
+        super().__init__(message)
+        self.accepted = accepted
+
+
 class Unauthorized(QgstreamError):
     """No credentials, or credentials that are not valid."""
 

@@ -33,6 +33,8 @@ ADMIN_SOCKETS = 32
 # A last event id may come with a header of a megabyte and is answered `reset`, not a 400 that stops an EventSource.
 MAX_HEADER_BYTES = 1024 * 1024 + 64 * 1024
 # It is also how long a publisher may keep an idle connection.
+# Of anything but a publish, which sets its own.
+MAX_BODY_BYTES = 64 * 1024
 HEADER_SECONDS = 30.0
 BODY_SECONDS = 30.0
 # The kernel's queue of connections not accepted yet, and (in Tornado) the accepts of one turn of the loop.
@@ -155,7 +157,7 @@ class StreamServer(HTTPServer):
             idle_connection_timeout=HEADER_SECONDS,
             body_timeout=BODY_SECONDS,
             max_header_size=MAX_HEADER_BYTES,
-            max_body_size=64 * 1024,  # of anything but a publish, which sets its own
+            max_body_size=MAX_BODY_BYTES,
             **kwargs,
         )
         # Whose request is not there yet, the longest waited for first, and those that are at work on one.

@@ -10,9 +10,12 @@ from typing import Any
 import msgspec
 
 from qgstream.auth import Credentials
+from qgstream.content_codings import decode_body
+from qgstream.draft import BYTE_ORDER_MARK
 from qgstream.errors import BadRequest, InvalidField, NoAdminKeys, UnsupportedMediaType
 from qgstream.handlers.base import BaseHandler
 from qgstream.logs import log
+from qgstream.sockets import MAX_BODY_BYTES
 
 _JSON_TYPES = ("application/json", "application/merge-patch+json")
 _WHOLE = re.compile(r"[0-9]{1,16}")
@@ -90,12 +93,13 @@ class AdminHandler(BaseHandler):
 
     def json_object(self, *, required: bool = True) -> dict[str, Any]:
         """The body, a JSON object; without `required` none at all is an empty one."""
-        body = self.request.body
-        if not body and not required:
+        if not self.request.body and not required:
             return {}
         media_type = self.request.headers.get("Content-Type", "").partition(";")[0].strip().lower()
         if media_type not in _JSON_TYPES:
             raise UnsupportedMediaType(f"Content-Type: got {media_type[:100]!r}, expected {_JSON_TYPES[0]}")
+        coding = self.request.headers.get("Content-Encoding", "")
+        body = decode_body(self.request.body, coding, MAX_BODY_BYTES).removeprefix(BYTE_ORDER_MARK)
         try:
             document = msgspec.json.decode(body)
         except (msgspec.DecodeError, UnicodeDecodeError) as error:

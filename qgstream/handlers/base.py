@@ -23,6 +23,7 @@ from qgstream.errors import (
     NotFound,
     NotImplementedHere,
     QgstreamError,
+    UnsupportedContentCoding,
 )
 from qgstream.logs import log
 from qgstream.service import Service
@@ -190,6 +191,8 @@ class BaseHandler(RequestHandler):
                 self.set_header("Retry-After", str(math.ceil(retry_after)))
             if error.status == 401:
                 self.set_header("WWW-Authenticate", 'Bearer realm="qgstream"')
+            if isinstance(error, UnsupportedContentCoding):
+                self.set_header("Accept-Encoding", error.accepted)
         else:
             message = getattr(error, "log_message", None) or responses.get(status_code, "error")
             args = getattr(error, "args", ())

@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import asyncio
+from collections.abc import Awaitable, Iterator
+
 from tornado.web import stream_request_body
 
 from qgstream import draft
 from qgstream.auth import Principal
+from qgstream.content_codings import Decoder, decoder_for
 from qgstream.errors import (
     BadRequest,
     Forbidden,
@@ -41,10 +45,12 @@ class PublishHandler(BaseHandler):
         self.received_bytes = 0
         self.refusal: QgstreamError | None = None
         self.read_body_up_to(self.limit * _PATIENCE)
+        self.decoder: Decoder | None = None
         declared = self._declared_bytes()
         try:
             self.principal = self._publisher()
             self.media_type = self._check_media_type()
+            self.decoder = decoder_for(self.request.headers.get("Content-Encoding", ""))
             if declared > self.limit:
                 raise TooLarge("body", declared, self.limit)
         except QgstreamError as error:
@@ -73,22 +79,50 @@ class PublishHandler(BaseHandler):
             raise Forbidden("these credentials do not allow to publish")
         return principal
 
-    def data_received(self, chunk: bytes) -> None:
-        """A part of the body."""
+    def data_received(self, chunk: bytes) -> Awaitable[None] | None:
+        """A part of the body. What there is to wait for, if it has to be decoded: nothing more is read until then."""
         self.received_bytes += len(chunk)
         if self.refusal is not None or self.received_bytes > self.limit:
             self.body.clear()
+        elif self.decoder is not None:
+            return self._decode(self.decoder.decode(chunk))
         else:
             self.body += chunk
+        return None
+
+    async def _decode(self, pieces: Iterator[bytes]) -> None:
+        try:
+            for piece in pieces:
+                self._keep_decoded(piece)
+                await asyncio.sleep(0)  # 64 KiB may be 64 MiB when they are decoded
+        except QgstreamError as error:
+            self._refuse_decoded(error)
+
+    def _keep_decoded(self, piece: bytes) -> None:
+        self.body += piece
+        if len(self.body) > self.limit:
+            raise TooLarge("decoded body", len(self.body), self.limit)
+
+    def _refuse_decoded(self, error: QgstreamError) -> None:
+        self.refusal = error.with_traceback(None)  # which would keep what was received
+        self.body.clear()
+
+    def _end_decoding(self) -> None:
+        if self.decoder is not None and self.received_bytes and self.refusal is None:
+            try:
+                self._keep_decoded(self.decoder.finish())
+            except QgstreamError as error:
+                self._refuse_decoded(error)
 
     async def post(self) -> None:
         """Publish. Answered when the events are in the log."""
+        if self.refusal is None and self.received_bytes > self.limit:
+            raise TooLarge("body", self.received_bytes, self.limit)
+        self._end_decoding()
         if self.refusal is not None:
             raise self.refusal
-        if self.received_bytes > self.limit:
-            raise TooLarge("body", self.received_bytes, self.limit)
         body, max_event_bytes = bytes(self.body), self.service.limits.max_event_bytes
-        if not body.strip():
+        if not body.removeprefix(draft.BYTE_ORDER_MARK).strip():
             raise BadRequest("got an empty body, expected a JSON object", code="empty_body")
         namespace = self.principal.namespace
         if self.media_type == JSON:
