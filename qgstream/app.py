@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from typing import Any
 
@@ -27,8 +28,25 @@ from qgstream.handlers.websocket import WebSocketEventsHandler
 from qgstream.logs import access_log, scrub
 from qgstream.service import Service
 
+# The escapes of what RFC 3986, 2.3 calls unreserved: letters, digits and - . _ ~
+_ESCAPED = re.compile(r"%(2[DdEe]|3[0-9]|4[1-9A-Fa-f]|5[0-9AaFf]|6[1-9A-Fa-f]|7[0-9AaEe])")
 
-class MethodMatches(PathMatches):
+
+class PublicPath(PathMatches):
+    """A path in which letters may be escaped (RFC 3986, 6.2.2.2): "/%65vents" is "/events".
+
+    The paths of operators are compared letter by letter: a proxy that guards them may compare so, too.
+    """
+
+    def match(self, request: HTTPServerRequest) -> dict[str, Any] | None:
+        """The match of the path."""
+        if "%" not in request.path or self.regex.groups:
+            return super().match(request)
+        path = _ESCAPED.sub(lambda escape: chr(int(escape[1], 16)), request.path)
+        return {} if self.regex.match(path) else None
+
+
+class MethodMatches(PublicPath):
     """A path for one method: `POST /events` reads a body that `GET /events` must not wait for."""
 
     def __init__(self, method: str, path: str) -> None:
@@ -78,8 +96,8 @@ def _routes(service: Service, prefix: str = "") -> list[Rule]:
     shared = {"service": service}
     return [
         Rule(MethodMatches("POST", f"{prefix}/events"), PublishHandler, shared),
-        Rule(PathMatches(f"{prefix}/events"), EventsHandler, shared),
-        Rule(PathMatches(f"{prefix}/ws"), WebSocketEventsHandler, shared),
+        Rule(PublicPath(f"{prefix}/events"), EventsHandler, shared),
+        Rule(PublicPath(f"{prefix}/ws"), WebSocketEventsHandler, shared),
     ]
 
 
@@ -112,8 +130,8 @@ def public_app(service: Service, *, with_operator_routes: bool = True, on_loopba
         table += [Rule(PathMatches("/health"), HealthHandler, shared)]
     table += [
         Rule(PathMatches("/"), DemoHandler, shared),
-        Rule(PathMatches(r"/client\.js"), ClientHandler, shared),
-        Rule(PathMatches(r"/client\.d\.ts"), ClientTypesHandler, shared),
+        Rule(PublicPath(r"/client\.js"), ClientHandler, shared),
+        Rule(PublicPath(r"/client\.d\.ts"), ClientTypesHandler, shared),
     ]
     return _application(service, table, on_loopback)
 

@@ -15,6 +15,7 @@ from dataclasses import dataclass, field
 from tornado.netutil import bind_sockets
 from tornado.web import Application
 
+from qgstream import cors
 from qgstream.addresses import is_loopback, parse_networks
 from qgstream.app import admin_app, public_app
 from qgstream.brokers.base import open_broker
@@ -103,6 +104,7 @@ class Server:
                 admin_app(self.service, on_loopback=_on_loopback(admin_sockets)),
                 limits=lambda: _ADMIN_LIMITS,
                 detached=lambda: len(self.service.viewers),
+                cors_headers=self._cors_headers,
             )
             admin.add_sockets(admin_sockets)
             self._servers.append(admin)
@@ -121,10 +123,14 @@ class Server:
         server = StreamServer(
             app, limits=lambda: self.service.limits,
             detached=lambda: len(self.service.hub.registry) + len(self.service.viewers),
-            refused=lambda ip: self.service.rejected("max_sockets", ip), ssl_options=tls,
+            refused=lambda ip: self.service.rejected("max_sockets", ip), cors_headers=self._cors_headers,
+            ssl_options=tls,
         )  # fmt: skip
         server.add_sockets(sockets)
         return server
+
+    def _cors_headers(self, origin: str | None) -> list[tuple[str, str]]:
+        return cors.headers(self.service.cors, origin)
 
     async def serve(self) -> None:
         """Return when the last stream is gone after `leave`."""

@@ -24,6 +24,7 @@ from qgstream.errors import ConfigError
 from qgstream.limits import LimitSettings
 from qgstream.lingering import Lingering
 from qgstream.logs import log
+from qgstream.request_connection import CorsHeaders, RequestConnection
 
 # Descriptors that are not accepted sockets: standard streams, epoll, listeners, the self-pipe, certificates being
 # read, /proc for metrics, a broker's connections. And those who ask on admin.port, who must get in when all is full.
@@ -32,9 +33,9 @@ ADMIN_SOCKETS = 32
 
 # A last event id may come with a header of a megabyte and is answered `reset`, not a 400 that stops an EventSource.
 MAX_HEADER_BYTES = 1024 * 1024 + 64 * 1024
-# It is also how long a publisher may keep an idle connection.
 # Of anything but a publish, which sets its own.
 MAX_BODY_BYTES = 64 * 1024
+# It is also how long a publisher may keep an idle connection.
 HEADER_SECONDS = 30.0
 BODY_SECONDS = 30.0
 # The kernel's queue of connections not accepted yet, and (in Tornado) the accepts of one turn of the loop.
@@ -149,9 +150,11 @@ class StreamServer(HTTPServer):
         limits: Callable[[], LimitSettings] = LimitSettings,
         detached: Callable[[], int] = lambda: 0,
         refused: Callable[[str], None] = lambda _ip: None,
+        cors_headers: CorsHeaders = lambda _origin: (),
         **kwargs: Any,
     ) -> None:
-        """See `HTTPServer`; `refused(ip)` is told of each socket closed for the cap."""
+        """See `HTTPServer`; `refused(ip)` is told of each socket closed for the cap, and `cors_headers(origin)` gives
+        the headers that let a page read why its request was refused."""
         super().initialize(
             request_callback,
             idle_connection_timeout=HEADER_SECONDS,
@@ -166,6 +169,7 @@ class StreamServer(HTTPServer):
         self._plain, self._tls = (
             type(kind.__name__, (kind,), {"lingering": self._lingering}) for kind in (ClientsStream, TlsClientsStream)
         )
+        self._requests = type("RequestConnection", (RequestConnection,), {"cors_headers": staticmethod(cors_headers)})
         self._limits = limits
         self._detached = detached
         self._refused = refused
@@ -212,6 +216,8 @@ class StreamServer(HTTPServer):
         stream = _stream_of(server_conn)
         known = self._waited_for.pop(stream, None)
         self._waited_for[stream] = _Waited(known.ip if known else "", cast(HTTP1Connection, request_conn))
+        # Tornado's connection makes it itself; this is how it becomes ours.
+        request_conn.__class__ = self._requests
         return super().start_request(server_conn, request_conn)
 
     def on_close(self, server_conn: object) -> None:

@@ -20,9 +20,12 @@ PACKAGE = ROOT / "qgstream"
 FLOORS: dict[float, tuple[str, ...]] = {
     0.0: ("errors", "settings", "version", "reasons", "bench", "brokers", "handlers", "sources"),
     1.0: ("sse", "topics", "publication", "limits", "addresses", "logs", "metrics", "rates", "reading"),
-    1.04: ("content_codings", "cookies"),
+    1.04: ("content_codings", "cookies", "refusals"),
     1.05: ("environment", "host", "keys", "lingering", "namespaces", "notify", "origins", "timer", "ws"),
+    1.055: ("request_head",),
     1.06: ("allowed_hosts", "clients_stream", "cors", "framing"),
+    1.07: ("chunked",),
+    1.08: ("request_connection",),
     1.1: ("claims", "draft", "slices", "sockets", "subscription", "window", "sources.options"),
     1.2: ("tokens", "messages", "openapi", "pages", "tuning", "sources.base"),
     1.25: ("sources.lines",),

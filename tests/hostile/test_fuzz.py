@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import re
 import socket
 from collections import Counter
 from collections.abc import Iterable
@@ -26,6 +27,8 @@ PUBLISH = {"Authorization": f"Bearer {KEY}", "Content-Type": "application/json"}
 AT_ONCE = 24
 # Less than any time that the server gives a client: whoever ends later was forgotten and not closed.
 HANG_SECONDS = 25.0
+# 501 is for a method, and 505 for a version, that nobody here knows.
+SERVERS_FAULT = re.compile(rb"HTTP/1\.1 5(?!01|05)")
 
 
 async def hold(port: int, seed: int, conversation: Talk) -> bytes:
@@ -73,7 +76,7 @@ async def hold_all(port: int, seeds: Iterable[int]) -> Counter[str]:
             except TimeoutError:
                 pytest.fail(f"seed {seed}: no end of {conversation}")
             assert received[:9] in (b"HTTP/1.1 ", b""), (seed, received)
-            assert b"HTTP/1.1 5" not in received, (seed, conversation, received)
+            assert not SERVERS_FAULT.search(received), (seed, conversation, received)
             statuses[received[9:12].decode()] += 1
 
     async with asyncio.TaskGroup() as group:
