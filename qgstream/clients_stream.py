@@ -9,6 +9,7 @@ from typing import Any, ClassVar, Protocol, cast
 from tornado.iostream import IOStream, SSLIOStream
 
 from qgstream.lingering import Lingering
+from qgstream.tls import say_goodbye
 
 
 class Finder(Protocol):
@@ -108,4 +109,10 @@ class ClientsStream(IOStream):
 
 
 class TlsClientsStream(ClientsStream, SSLIOStream):
-    """The same over TLS."""
+    """The same over TLS. Its end is clean when everything was sent: a client can tell that nothing was cut off."""
+
+    def close_fd(self) -> None:
+        """See `IOStream`."""
+        if self.error is None and not self._ssl_accepting and not self.writing():
+            say_goodbye(self.socket)
+        super().close_fd()

@@ -31,6 +31,7 @@ from qgstream.service import Service
 from qgstream.sockets import ADMIN_SOCKETS, BACKLOG, StreamServer, TlsContext, log_descriptors, raise_descriptor_limit
 from qgstream.sources.base import open_sources
 from qgstream.timer import Timer
+from qgstream.tls import ALPN_PROTOCOL
 
 # The cyclic collector makes a handshake half as dear again at 10 000 streams: it walks every live object, and the
 # streams' objects are not garbage. What was built at the start is frozen out of it; a young collection comes after
@@ -246,7 +247,7 @@ def tls_context(settings: ServerSettings) -> ssl.SSLContext | None:
     if settings.certfile is None or settings.keyfile is None:
         return None
     context = TlsContext(ssl.PROTOCOL_TLS_SERVER)
-    context.set_alpn_protocols(["http/1.1"])
+    context.set_alpn_protocols([ALPN_PROTOCOL])
     try:
         context.load_cert_chain(settings.certfile, settings.keyfile)
     except (OSError, ssl.SSLError) as error:

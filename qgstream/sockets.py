@@ -25,6 +25,7 @@ from qgstream.limits import LimitSettings
 from qgstream.lingering import Lingering
 from qgstream.logs import log
 from qgstream.request_connection import CorsHeaders, RequestConnection
+from qgstream.tls import TlsSocket
 
 # Descriptors that are not accepted sockets: standard streams, epoll, listeners, the self-pipe, certificates being
 # read, /proc for metrics, a broker's connections. And those who ask on admin.port, who must get in when all is full.
@@ -89,6 +90,8 @@ class TlsContext(ssl.SSLContext):
     Wrapping one that was reset, as port scans and balancers' probes do, raises ECONNRESET, EPROTO and others: each
     would be a traceback that anybody could cause.
     """
+
+    sslsocket_class = TlsSocket
 
     def wrap_socket(self, *args: Any, **kwargs: Any) -> ssl.SSLSocket:
         """See `ssl.SSLContext`. Nothing is said on the wire yet."""

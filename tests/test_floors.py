@@ -22,7 +22,7 @@ FLOORS: dict[float, tuple[str, ...]] = {
     1.0: ("sse", "topics", "publication", "limits", "addresses", "logs", "metrics", "rates", "reading"),
     1.04: ("content_codings", "cookies", "refusals"),
     1.05: ("environment", "host", "keys", "lingering", "namespaces", "notify", "origins", "timer", "ws"),
-    1.055: ("request_head",),
+    1.055: ("request_head", "tls"),
     1.06: ("allowed_hosts", "clients_stream", "cors", "framing"),
     1.07: ("chunked",),
     1.08: ("request_connection",),

@@ -50,7 +50,8 @@ class TlsClient(RawClient):
         super().__init__(port, receive_buffer=receive_buffer)
         self.plain: socket.socket = self.socket.dup()
         try:
-            self.socket = context.wrap_socket(self.socket, server_hostname="localhost")
+            # An end without close_notify is an error here, as it is to OpenSSL 3.
+            self.socket = context.wrap_socket(self.socket, server_hostname="localhost", suppress_ragged_eofs=False)
         except OSError:
             self.plain.close()
             self.socket.close()

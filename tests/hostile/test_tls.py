@@ -214,6 +214,140 @@ def test_a_broken_record_behind_a_request_that_was_answered(server: ServerProces
     assert ask(server, "GET", "/health", tls=tls)[0].status == 200
 
 
+# The end. RFC 8446, 6.1: without close_notify a client cannot tell an end from a cut; `TlsClient` raises for one.
+
+
+def to_clean_end(client: TlsClient) -> bytes:
+    received = client.to_end()
+    client.close()
+    return received
+
+
+ANSWERS = [
+    pytest.param(b"GET /health HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n", b'{"status": "ok"}', id="close"),
+    pytest.param(b"GET /health HTTP/1.0\r\n\r\n", b'{"status": "ok"}', id="HTTP/1.0"),
+    pytest.param(b"nonsense\r\n\r\n", b"}}", id="a refused request"),
+    pytest.param(
+        b"POST /events HTTP/1.1\r\nHost: x\r\nExpect: 100-continue\r\nContent-Length: 5\r\n\r\n", b"}}", id="401"
+    ),
+    pytest.param(
+        b"GET /health HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n" + b"x" * 100_000, b"}", id="more behind"
+    ),
+    pytest.param(b"GET /ws HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n", b"}}", id="no handshake of a WebSocket"),
+]
+
+
+@pytest.mark.parametrize(("said", "last"), ANSWERS)
+def test_an_answer_ends_cleanly(server: ServerProcess, tls: ssl.SSLContext, said: bytes, last: bytes) -> None:
+    client = TlsClient(server.port, tls)
+    client.socket.sendall(said)
+    assert to_clean_end(client).endswith(last)
+
+
+@pytest.mark.parametrize("version", ["1.0", "1.1"])
+@pytest.mark.parametrize("tls_version", [ssl.TLSVersion.TLSv1_2, ssl.TLSVersion.TLSv1_3])
+def test_streams_and_idle_connections_end_cleanly(
+    tmp_path: Path, certificate: tuple[Path, Path], version: str, tls_version: ssl.TLSVersion
+) -> None:
+    """In a drain, and over a limit; for a WebSocket, and for a connection that waits for its next request."""
+    context = ssl.create_default_context(cafile=certificate[0])
+    context.minimum_version = context.maximum_version = tls_version
+    with ServerProcess(
+        tmp_path, scheme="https", server__certfile=str(certificate[0]), server__keyfile=str(certificate[1]),
+        limits__max_connections=2,
+    ) as server:  # fmt: skip
+        stream = TlsClient(server.port, context).get("/events", version=version)
+        stream.until(b'"connected"')
+        socket = TlsClient(server.port, context).get(
+            "/ws", "Connection: Upgrade", "Upgrade: websocket", "Sec-WebSocket-Version: 13",
+            "Sec-WebSocket-Key: MDEyMzQ1Njc4OWFiY2RlZg==",
+        )  # fmt: skip
+        socket.until(b'"connected"')
+        idle = TlsClient(server.port, context).get("/health")
+        idle.until(b'{"status": "ok"}')
+        rejected = TlsClient(server.port, context).get("/events", "Accept: text/event-stream", version=version)
+        assert b'"rejected"' in to_clean_end(rejected)
+        refused = TlsClient(server.port, context).get("/events", version=version)
+        assert b'"max_connections"' in to_clean_end(refused)
+        server.process.send_signal(signal.SIGTERM)
+        assert b'"closing"' in to_clean_end(stream)
+        socket.until(b'"closing"')
+        socket.socket.sendall(bytes.fromhex("88820000000003e9"))  # its close frame, masked with zeros
+        to_clean_end(socket)
+        to_clean_end(idle)
+
+
+def test_who_has_not_taken_everything_is_not_told_that_it_ends(server: ServerProcess, tls: ssl.SSLContext) -> None:
+    """Nothing is sent behind what the server gave up on sending: the cut can be seen."""
+    watch = Watch(server, tls=tls)
+    client = TlsClient(server.port, tls, receive_buffer=4096).get("/events?topic=cut")
+    client.until(b'"connected"')
+    for number in range(25):
+        publish(server, tls, "cut", f"{number:02}" + "x" * 40_000)
+    watch.expect(slow_consumer=1)  # closed five seconds after the goodbye that it does not take
+    with pytest.raises(ssl.SSLEOFError):
+        client.to_end()
+    client.close()
+
+
+# The protocol.
+
+
+@pytest.mark.parametrize(
+    ("offered", "selected"),
+    [(["h2", "http/1.1"], "http/1.1"), (["http/1.1"], "http/1.1"), ([], None), (["spdy/1", "http/1.1"], "http/1.1")],
+)
+def test_http_1_1_is_spoken(
+    server: ServerProcess, certificate: tuple[Path, Path], offered: list[str], selected: str | None
+) -> None:
+    context = ssl.create_default_context(cafile=certificate[0])
+    if offered:
+        context.set_alpn_protocols(offered)
+    client = TlsClient(server.port, context).get("/health", "Connection: close")
+    assert isinstance(client.socket, ssl.SSLSocket)
+    assert client.socket.selected_alpn_protocol() == selected
+    assert to_clean_end(client).endswith(b'{"status": "ok"}')
+
+
+def hello(*offered: str) -> bytes:
+    context = ssl.create_default_context()
+    context.set_alpn_protocols(offered)
+    said = ssl.MemoryBIO()
+    with suppress(ssl.SSLWantReadError):
+        context.wrap_bio(ssl.MemoryBIO(), said, server_hostname="localhost").do_handshake()
+    return said.read()
+
+
+@pytest.mark.parametrize("offered", [["h2"], ["h2", "h3"], ["acme-tls/1"], ["HTTP/1.1"]])
+@pytest.mark.parametrize("at", [None, 1, 5, 50, -1])
+def test_who_offers_another_protocol_is_told_so(server: ServerProcess, offered: list[str], at: int | None) -> None:
+    """RFC 7301, 3.2. However the ClientHello is cut: those of today do not fit one packet."""
+    client = RawClient(server.port)
+    client.socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+    said = hello(*offered)
+    client.socket.sendall(said[:at])
+    if at is not None:
+        ask_for_a_turn(server)  # the first piece was looked at
+        client.socket.sendall(said[at:])
+    assert client.to_end() == b"\x15\x03\x03\x00\x02\x02\x78"  # a fatal alert, 120
+    client.close()
+
+
+def ask_for_a_turn(server: ServerProcess) -> None:
+    client = RawClient(server.port)
+    client.socket.sendall(b"this is no TLS record at all")
+    with suppress(ConnectionResetError):
+        client.to_end()
+    client.close()
+
+
+def test_openssl_names_the_alert(server: ServerProcess, certificate: tuple[Path, Path]) -> None:
+    context = ssl.create_default_context(cafile=certificate[0])
+    context.set_alpn_protocols(["h2"])
+    with pytest.raises(ssl.SSLError, match="no application protocol"):
+        TlsClient(server.port, context)
+
+
 GARBAGE = [
     pytest.param(b"GET /events HTTP/1.1\r\nHost: x\r\n\r\n", id="plain HTTP"),
     pytest.param(b"\x16\x03\x01\x02\x00\x01\xff\xff\xff" + b"\xaa" * 600, id="half a handshake"),
