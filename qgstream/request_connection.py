@@ -73,8 +73,8 @@ class RequestConnection(HTTP1Connection):
             self._disconnect_on_finish = not head.persists or self.no_keep_alive
             if head.persists and head.version == "HTTP/1.0":
                 head.headers["Connection"] = "keep-alive"  # for this word alone Tornado says so in its answer
-            must_tell_end = True
             received = delegate.headers_received(start_line, head.headers)
+            must_tell_end = True
             if received is not None:
                 await received
             if self._is_detached():
