@@ -31,9 +31,9 @@ from qgstream.service import Service
 # Tornado's own errors, by status, in our words. Anything else that is a client's fault is `bad_request`.
 _CODES = {401: "unauthorized", 403: "forbidden", 404: "not_found", 405: "method_not_allowed", 413: "too_large"}
 
-# Those that some path here has, and those that RFC 9110 (section 9) and RFC 5789 define.
+# Those that some path here has; and those that clients know: of RFC 9110 (section 9), of RFC 5789, and QUERY.
 _METHODS = "GET, HEAD, POST, PATCH, DELETE, OPTIONS"
-_KNOWN_METHODS = frozenset({"GET", "HEAD", "POST", "PATCH", "DELETE", "OPTIONS", "PUT", "CONNECT", "TRACE"})
+_KNOWN_METHODS = frozenset({"GET", "HEAD", "POST", "PATCH", "DELETE", "OPTIONS", "PUT", "CONNECT", "TRACE", "QUERY"})
 
 
 class BaseHandler(RequestHandler):

@@ -24,7 +24,7 @@ METHODS = [
 
 @pytest.mark.gen_test
 @pytest.mark.parametrize(("path", "allow"), METHODS)
-@pytest.mark.parametrize("method", ["PUT", "DELETE", "PATCH", "TRACE"])
+@pytest.mark.parametrize("method", ["PUT", "DELETE", "PATCH", "TRACE", "QUERY"])
 async def test_a_method_that_is_not_known_is_told_which_are(client: Client, path: str, allow: str, method: str) -> None:
     answer = await client.ask(method, path, headers=BEARER)
     assert answer.code == 405

@@ -76,7 +76,7 @@ async def test_a_websocket_is_refused(client: Client) -> None:
 @pytest.mark.gen_test
 @pytest.mark.parametrize("app", ["public"], indirect=True)
 async def test_the_answer_does_not_grow_with_the_host(client: Client) -> None:
-    answer = await client.ask("GET", "/events", headers={"Host": "a" * 100_000})
+    answer = await client.ask("GET", "/events", headers={"Host": "a" * 1024})
     assert answer.code == 421
     assert len(answer.body) < 600
 
