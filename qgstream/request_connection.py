@@ -133,7 +133,8 @@ class RequestConnection(HTTP1Connection):
             what = "body" if finder is None else "header section"
             error = RequestTimeout(f"the {what} did not arrive in time")
             headers = self._request_headers
-            if self._response_start_line is None:
+            # It may be closed already, by a read that nobody has looked at yet.
+            if self._response_start_line is None and not stream.closed():
                 stream.write(self._refusal(error, None if headers is None else headers.get("Origin")))
         stream.close()
 
