@@ -100,8 +100,14 @@ class Dispatch:
             self.queued_bytes -= entry.size_bytes
 
     def _deliver(self, publications: Sequence[Publication], epoch: str) -> Iterator[None]:
+        made: dict[int, bytes] = {}
+        made_of: Publication | None = None
+
         def append(feed: Feed[Subscriber], publication: Publication) -> None:
-            self._fanout.append(feed, feed.subscription.frame(publication, epoch))
+            nonlocal made, made_of
+            if made_of is not publication:
+                made, made_of = {}, publication
+            self._fanout.append(feed, feed.subscription.frame(publication, epoch, made))
 
         yield from self._visit(publications, append)
 

@@ -32,7 +32,7 @@ class Framing(IntEnum):
 
     CHUNKED = 0  # HTTP/1.1
     RAW = 1  # HTTP/1.0: the body ends with the connection
-    WEBSOCKET = 4  # 2 and 3 are those above with an envelope, where frames are cached; here every event has one
+    WEBSOCKET = 4  # 2 and 3 are those above with an envelope, for subscriptions; here every event has one
 
     def wrap(self, payload: bytes) -> bytes:
         """What is to be said, as the transport has it."""

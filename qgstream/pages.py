@@ -61,7 +61,7 @@ class Pages:
         size, end = 0, 0
         for publication in publications:
             if subscription.wants(publication):
-                frame = subscription.frame(publication, self._window.epoch)
+                frame = subscription.frame(publication, self._window.epoch, {})
                 if frames and size + len(frame) > PAGE_BYTES:
                     break
                 frames.append(frame)

@@ -6,14 +6,17 @@ One total order for the whole hub, so one `Last-Event-ID` is enough for any set 
 from __future__ import annotations
 
 import re
+from sys import getsizeof
 from typing import NamedTuple
 
 # Only characters that the Fetch standard lets a cross-origin request carry in Last-Event-ID without a preflight are
 # in an id, and 64 bytes at most (it allows 128).
 _POSITION = re.compile(r"([A-Za-z0-9._~]{1,40})-([0-9]{1,19})")
 
-# What a publication costs beside its bytes: the object, its topics tuple and frame list (sys.getsizeof, CPython 3.11).
-_OVERHEAD_BYTES = 400
+# What a publication costs beside its texts and bytes, objects and the window's lists, and what each topic costs in the
+# window's table of newest events (tracemalloc, CPython 3.11).
+_OVERHEAD_BYTES = 250
+_TOPIC_BYTES = 40
 
 
 class Position(NamedTuple):
@@ -38,13 +41,11 @@ class Publication:
     `idempotency_key` is the key within its publisher's namespace (`namespaces.scoped`), and not the text that the
     publisher sent.
 
-    `data` is UTF-8: JSON text when `is_json`, else a plain string. `frames` caches its encodings, one for each kind of
-    feed, so that it is encoded once for all subscribers and for every replay.
+    `data` is UTF-8: JSON text when `is_json`, else a plain string.
     """
 
     __slots__ = (
         "topics", "data", "is_json", "event", "retry_ms", "private", "idempotency_key", "offset", "published_at",
-        "frames",
     )  # fmt: skip
 
     def __init__(
@@ -69,9 +70,15 @@ class Publication:
         self.idempotency_key = idempotency_key
         self.offset = offset
         self.published_at = published_at
-        self.frames: list[bytes | None] | None = None
 
     @property
     def size_bytes(self) -> int:
-        """About what it takes in memory, with its data twice: as data and as a frame."""
-        return 2 * len(self.data) + _OVERHEAD_BYTES
+        """About what it takes in memory while a window holds it."""
+        size = _OVERHEAD_BYTES + len(self.data)
+        for topic in self.topics:
+            size += getsizeof(topic) + _TOPIC_BYTES
+        if self.event is not None:
+            size += getsizeof(self.event)
+        if self.idempotency_key is not None:
+            size += getsizeof(self.idempotency_key)
+        return size

@@ -56,8 +56,11 @@ class Subscription:
         private = self.private_topics.patterns
         return all(may_ask(pattern, self.grants, private) for pattern in self.patterns or ("*",))
 
-    def frame(self, publication: Publication, epoch: str) -> bytes:
-        """The bytes of a publication that it wants, made once and shared by all subscriptions of its kind.
+    def frame(self, publication: Publication, epoch: str, made: dict[int, bytes]) -> bytes:
+        """The bytes of a publication that it wants.
+
+        `made` holds what was made of this publication: its bytes are made once, and shared by all subscriptions of a
+        kind. Nobody keeps them longer than they are on their way, or the history would take a multiple of its bound.
 
         Its topics are named in an envelope. Of several, those that the subscriber may not know of are left out: only
         then the bytes depend on its grants.
@@ -67,14 +70,11 @@ class Subscription:
             shown = tuple([topic for topic in publication.topics if self.accepts(publication, topic)])
             if shown != publication.topics:
                 return _frame(publication, epoch, self.framing, shown)
-        frames = publication.frames
-        if frames is None:
-            frames = publication.frames = [None, None, None, None, None]
         kind = self.framing + 2 * self.envelope
-        frame = frames[kind]
+        frame = made.get(kind)
         if frame is None:
             topics = publication.topics if kind > Framing.RAW else ()
-            frame = frames[kind] = self.framing.wrap(_encode(publication, epoch, self.framing, topics))
+            frame = made[kind] = self.framing.wrap(_encode(publication, epoch, self.framing, topics))
         return frame
 
 
@@ -94,9 +94,13 @@ def _encode(publication: Publication, epoch: str, framing: Framing, topics: tupl
     return sse.encode(data, event=publication.event, id=id, retry_ms=retry_ms)
 
 
+# Without escapes for other scripts: they would make six bytes of two.
+_json = json.JSONEncoder(ensure_ascii=False).encode
+
+
 def _enveloped(publication: Publication, topics: tuple[str, ...], more: dict[str, int], id: str) -> bytes:
     # The data is JSON text already and goes in as it is: nothing is parsed, so no number loses a digit.
-    data = publication.data if publication.is_json else json.dumps(publication.data.decode()).encode()
+    data = publication.data if publication.is_json else _json(publication.data.decode()).encode()
     topic = topics[0] if len(topics) == 1 else list(topics)
-    head = json.dumps({"id": id, "topic": topic, "event": publication.event, **more})
+    head = _json({"id": id, "topic": topic, "event": publication.event, **more})
     return b'%b, "data": %b}' % (head[:-1].encode(), data)

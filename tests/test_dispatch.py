@@ -222,7 +222,7 @@ async def test_a_heartbeat_says_no_place_while_the_feeds_are_behind(monkeypatch:
 async def test_publishers_wait_while_too_much_is_queued(monkeypatch: pytest.MonkeyPatch) -> None:
     scene = Scene(monkeypatch, max_total_backlog_bytes=64 * 1024)
     await scene.open(1)
-    first = asyncio.ensure_future(scene.hub.publish("all", "x" * 40_000))
+    first = asyncio.ensure_future(scene.hub.publish("all", "x" * 70_000))
     await turns()
     second = asyncio.ensure_future(scene.hub.publish("all", "y"))
     await turns()

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import json
 import re
+import tracemalloc
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from qgstream.publication import Position, Publication
+from qgstream.draft import parse_json
+from qgstream.publication import Position
+from qgstream.window import HistorySettings, Window
 
 EPOCHS = st.text("abzAZ09._~", min_size=1, max_size=40)
 
@@ -34,7 +38,32 @@ def test_what_is_no_id_of_ours(text: str) -> None:
     assert Position.parse(text) is None
 
 
-def test_a_publication_weighs_its_data_twice_and_itself() -> None:
-    small, large = Publication(("a",), b"x"), Publication(("a",), b"x" * 1001)
-    assert large.size_bytes - small.size_bytes == 2000
-    assert small.size_bytes > 2
+@pytest.mark.parametrize(
+    ("topics", "size", "text", "event", "key"),
+    [
+        (1, 100, "x", None, False), (1, 0, "x", None, False), (64, 10, "x", None, False), (64, 10, "ж", "ново", True),
+        (1, 4000, "x", "created", False), (2, 100, "ж", "created", True), (1, 20_000, "ж", None, False),
+    ],
+)  # fmt: skip
+def test_what_a_window_says_it_holds_is_what_it_holds(
+    topics: int, size: int, text: str, event: str | None, key: bool
+) -> None:
+    window = Window(HistorySettings(max_events=10**6, max_bytes=10**9), Position("log", 0))
+    names = f"user/{text}/%d/%d"
+    tracemalloc.start()
+    try:
+        before = tracemalloc.get_traced_memory()[0]
+        for offset in range(1, 1001):
+            body = {
+                "topic": [names % (offset, number) for number in range(topics)], "data": text * size, "event": event,
+                "idempotency_key": str(offset) if key else None,
+            }  # fmt: skip
+            encoded = json.dumps(body, ensure_ascii=False).encode()
+            publication = parse_json(encoded, 10**6, namespace=b"n" * 32)
+            publication.offset, publication.published_at = offset, 1_800_000_000.5 + offset
+            window.append(publication)
+        del body, encoded, publication
+        held = tracemalloc.get_traced_memory()[0] - before
+    finally:
+        tracemalloc.stop()
+    assert window.size_bytes / 1.5 < held < window.size_bytes * 1.2

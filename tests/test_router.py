@@ -108,8 +108,9 @@ def test_a_topic_that_nobody_hears_looks_at_no_feed(monkeypatch: pytest.MonkeyPa
 @pytest.mark.parametrize("framing", Framing)
 def test_an_event_is_encoded_once_for_all_of_its_kind(framing: Framing) -> None:
     publication = Publication(("a",), b'{"n": 1}', event="x", retry_ms=5, offset=3)
-    first = Subscription(patterns=frozenset({"a"}), framing=framing).frame(publication, "e")
-    assert Subscription(framing=framing).frame(publication, "e") is first
+    made: dict[int, bytes] = {}
+    first = Subscription(patterns=frozenset({"a"}), framing=framing).frame(publication, "e", made)
+    assert Subscription(framing=framing).frame(publication, "e", made) is first
     payload = b'retry: 5\nid: e-3\nevent: x\ndata: {"n": 1}\n\n'
     assert (
         first
@@ -134,7 +135,7 @@ def test_an_event_is_encoded_once_for_all_of_its_kind(framing: Framing) -> None:
     ],
 )
 def test_an_envelope_says_where_an_event_is_from(publication: Publication, expected: object) -> None:
-    frame = Subscription(envelope=True, framing=Framing.RAW).frame(publication, "e")
+    frame = Subscription(envelope=True, framing=Framing.RAW).frame(publication, "e", {})
     (event,) = Parser().feed(frame)
     assert json.loads(event.data) == expected
 
@@ -146,7 +147,7 @@ KINDS = st.sampled_from([(Framing.RAW, True), (Framing.CHUNKED, True), (Framing.
 
 def named(subscription: Subscription, publication: Publication) -> list[str]:
     """The topics that a frame names."""
-    frame = subscription.frame(publication, "e")
+    frame = subscription.frame(publication, "e", {})
     # Neither a chunk's size nor a frame's head has a brace, and names have none here.
     envelope = json.loads(frame[frame.index(b"{") : frame.rindex(b"}") + 1])
     assert (envelope["id"], envelope["data"]) == (f"e-{publication.offset}", 1)
@@ -178,9 +179,10 @@ def test_readers_who_may_know_the_same_share_a_frame(kind: tuple[Framing, bool])
     def reader(*grants: str) -> Subscription:
         return Subscription(framing=framing, envelope=envelope, grants=frozenset(grants), private_topics=private)
 
-    frames = [reader(f"user/{number}").frame(publication, "e") for number in range(100)]
+    made: dict[int, bytes] = {}
+    frames = [reader(f"user/{number}").frame(publication, "e", made) for number in range(100)]
     assert len({id(frame) for frame in frames}) == 2
-    assert frames[7] is reader("*").frame(publication, "e")
+    assert frames[7] is reader("*").frame(publication, "e", made)
     assert named(reader("user/7"), publication) == ["pub", "user/7"]
     assert named(reader("user/8"), publication) == ["pub"]
 
@@ -193,4 +195,5 @@ def test_events_of_one_topic_cost_nothing_more(kind: tuple[Framing, bool], monke
         framing=framing, envelope=envelope, grants=frozenset({"a"}), private_topics=PrivateTopics({"a"})
     )
     publication = Publication(("a",), b"1", private=True)
-    assert subscription.frame(publication, "e") is subscription.frame(publication, "e")
+    made: dict[int, bytes] = {}
+    assert subscription.frame(publication, "e", made) is subscription.frame(publication, "e", made)

@@ -50,6 +50,10 @@ def event(data: str = "x") -> Publication:
     return Publication(("a",), data.encode())
 
 
+# What an event of these tests weighs, such as number 571.
+SIZE_BYTES = Publication(("a",), b"571").size_bytes
+
+
 def data_of(publications: Sequence[Publication]) -> list[str]:
     return [publication.data.decode() for publication in publications]
 
@@ -63,7 +67,7 @@ def data_of(publications: Sequence[Publication]) -> list[str]:
     [
         ({}, 0, 0),
         ({"max_events": 30}, 570, 570),
-        ({"max_bytes": 30 * 402 + 100}, 570, 570),
+        ({"max_bytes": 30 * SIZE_BYTES + 100}, 570, 570),
         ({"max_events": 0}, 600, 600),
     ],
 )
