@@ -67,6 +67,11 @@ class Dispatch:
         else:
             callback()
 
+    def fail(self) -> None:
+        """A fault of ours may have cost any subscriber something: all of them come back, and replay it."""
+        for feed in list(self._router):
+            self._fanout.fail(feed)
+
     async def done(self) -> None:
         """Return when the feeds have everything that is queued now."""
         if self._queue:
@@ -94,8 +99,7 @@ class Dispatch:
             except Exception:
                 # A fault of ours. Which feeds have the publication is not known, so every stream returns and replays.
                 log.exception("dispatch.failed")
-                for feed in list(self._router):
-                    self._fanout.fail(feed)
+                self.fail()
             self._queue.popleft()
             self.queued_bytes -= entry.size_bytes
 

@@ -12,6 +12,7 @@ from typing import cast
 from tornado.iostream import IOStream
 
 from qgstream import messages
+from qgstream.arrivals import Arrivals
 from qgstream.brokers.base import Broker, Sink
 from qgstream.brokers.memory import MemoryBroker
 from qgstream.connection import Connection, Host, tune_socket
@@ -88,6 +89,7 @@ class Hub(Host, Sink):
         self._window: Window | None = None
         self._fanout = Fanout(self.slices, self.metrics, lambda: self.limits, self._drop_slow, self._drop_failed)
         self._dispatch = Dispatch(self.router, self._fanout, self.slices)
+        self._arrivals = Arrivals(self.slices, self._take, self._dispatch.fail)
         self._replays = Replays(
             self.broker, self.slices, self.metrics, in_turn=self._dispatch.call, fell_behind=self._drop_slow
         )
@@ -164,6 +166,7 @@ class Hub(Host, Sink):
             raise RuntimeError(_NOT_STARTED)  # its broker is not open either, and would say that it is away
         await self.room()
         offsets = await self.broker.append(publications)
+        await self._arrivals.done()  # a client that is told an id may come with it at once
         # What an idempotency key had published before keeps its offset, and goes to nobody again.
         fresh = [p for p, offset in zip(publications, offsets, strict=True) if p.offset == offset]
         self.metrics.published(len(fresh))
@@ -177,6 +180,7 @@ class Hub(Host, Sink):
         Publishers slow down to what this process can send; subscribers that keep up do not pay for them.
         """
         await self._fanout.room()
+        await self._arrivals.done()
         while self._dispatch.queued_bytes > self.limits.max_total_backlog_bytes:
             await self._dispatch.done()
 
@@ -184,6 +188,9 @@ class Hub(Host, Sink):
 
     def deliver(self, publications: Sequence[Publication]) -> None:
         """The log has grown: remember, and see that everybody gets it."""
+        self._arrivals.add(publications)
+
+    def _take(self, publications: Sequence[Publication]) -> None:
         window, now = self.window, time.monotonic()
         for publication in publications:
             window.append(publication)
@@ -193,6 +200,9 @@ class Hub(Host, Sink):
     def lost(self, position: Position, reason: ResetReason) -> None:
         """A part of the log is gone before it came here: every stream is told, and a new window begins."""
         log.warning("broker.lost", extra={"reason": reason, "id": str(position)})
+        self._arrivals.call(lambda: self._begin_anew(position, reason))
+
+    def _begin_anew(self, position: Position, reason: ResetReason) -> None:
         self._begin(position)
         message = messages.reset(time.time(), id=str(position), reason=reason)
         self._dispatch.tell(message)
@@ -223,7 +233,9 @@ class Hub(Host, Sink):
         """
         if self._is_ahead(last_event_id):
             offset = int(last_event_id.rpartition("-")[2])
-            if await self.broker.reach(offset) and self._is_ahead(last_event_id):
+            reached = await self.broker.reach(offset)
+            await self._arrivals.done()
+            if reached and self._is_ahead(last_event_id):
                 self.window.newest = offset  # what lies between is no event
         return await self._replays.look_back(subscription, last_event_id)
 

@@ -157,7 +157,9 @@ class Replays:
                 await asyncio.sleep(backoff.seconds())
                 continue
             if connection.replay is replay and replay.window is window:
-                replay.take(stretch.publications, newest if stretch.end is None else stretch.end)
+                # What the broker has and the window has not got yet is for later: no replay is ahead of its window.
+                end = newest if stretch.end is None else min(stretch.end, window.newest)
+                replay.take([p for p in stretch.publications if p.offset <= end], end)
                 self._hold(replay, stretch.size_bytes)
             break
         if connection.replay is replay and connection.is_open:

@@ -59,8 +59,11 @@ class Slices:
             except StopIteration as end:
                 return cast(T, end.value)
         future: asyncio.Future[T] = asyncio.get_running_loop().create_future()
-        self.add(_settle(job, future))
-        return await future
+        try:
+            self.add(_settle(job, future))
+            return await future
+        finally:
+            del future, job  # an error holds this frame: they would hold it, in a cycle, and what the job has read
 
     def __len__(self) -> int:
         return len(self._jobs)
@@ -102,3 +105,5 @@ def _settle(job: Generator[None, None, T], future: asyncio.Future[T]) -> Iterato
     else:
         if not future.done():
             future.set_result(value)
+    finally:
+        del future, job

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import json
 from functools import partial
-from typing import Any
+from itertools import pairwise
+from typing import Any, cast
 
 import pytest
 from hypothesis import given
@@ -14,10 +15,22 @@ from qgstream import draft as drafts
 from qgstream.draft import MAX_EVENTS_PER_BATCH, MAX_RETRY_MS, MAX_TOPICS_PER_EVENT, draft, received
 from qgstream.errors import BadRequest, InvalidField, TooLarge
 from qgstream.namespaces import namespace, scoped
+from qgstream.publication import Publication
 
 ME = namespace("publish_key", "tests")
 parse_json = partial(drafts.parse_json, namespace=ME)
-parse_ndjson = partial(drafts.parse_ndjson, namespace=ME)
+
+
+def parse_ndjson(received: bytes, max_event_bytes: int) -> list[Publication]:
+    """All of it at once."""
+    job = drafts.parse_ndjson(received, max_event_bytes, namespace=ME)
+    try:
+        while True:
+            next(job)
+    except StopIteration as end:
+        return cast(list[Publication], end.value)
+
+
 LIMIT = 1000
 TEXT = st.text(st.characters(exclude_categories=["Cs"]), max_size=50)
 JSON: st.SearchStrategy[Any] = st.recursive(
@@ -114,6 +127,25 @@ def test_a_refusal_names_the_field(received: bytes, field: str) -> None:
 
 
 @pytest.mark.parametrize(
+    ("received", "field"),
+    [
+        (rb'{"event": "\\ud800", "topic": "a", "data": "\ud83d\ude00\ud83d"}', "data"),
+        (rb'{"event": "\ud83d\ude00", "topic": "a", "data": [{"x": "\uDE00\ud83d"}]}', "data"),
+        (rb'{"data": "\ud83d\ud83d\ude00", "topic": "a"}', "data"),
+        (rb'{"data": "\ud83d\ude00\uDE00", "topic": "a"}', "data"),
+        (rb'{"data": {"\udfff": 1}, "topic": "a"}', "data"),
+        (rb'{"data": "\ud83d\ude00", "topic": ["a", "\ud83d"]}', "topic"),
+        (rb'{"data": 1, "topic": "a", "idempotency_key": "\udbff"}', "idempotency_key"),
+    ],
+    ids=range(7),
+)
+def test_a_lone_surrogate_is_found_among_pairs(received: bytes, field: str) -> None:
+    with pytest.raises(InvalidField, match="lone surrogate") as caught:
+        parse_json(received, LIMIT)
+    assert caught.value.field == field
+
+
+@pytest.mark.parametrize(
     "received", [b"", b"[]", b"7", b"{", b'{"topic": "a", "data": 1} x', b"\xff", b'{"topic":\xff}']
 )
 def test_what_is_no_json_object_is_refused(received: bytes) -> None:
@@ -134,14 +166,13 @@ def test_a_batch_is_all_or_nothing_and_says_which_line() -> None:
     for bad, sentence in [
         (b"{", "line 2: "),
         (body(topic=7), "line 2: topic"),
-        (body(topic="a\n"), "event 2: topic"),
-        (body(data="x" * (LIMIT + 1)), "event 2: data is"),
+        (body(topic="a\n"), "line 2: topic"),
+        (body(data="x" * (LIMIT + 1)), "line 2: data is"),
     ]:
         with pytest.raises((BadRequest, TooLarge), match=sentence):
             parse_ndjson(good + b"\n" + bad + b"\n" + good, LIMIT)
     with pytest.raises(BadRequest, match="no event"):
         parse_ndjson(b"\n \n", LIMIT)
-    assert len(parse_ndjson(json.dumps({"topic": "a", "data": 1}, indent=1).encode(), LIMIT)) == 1
     with pytest.raises(BadRequest, match="at most") as caught:
         parse_ndjson(b"\n".join([good] * (MAX_EVENTS_PER_BATCH + 1)), LIMIT)
     assert caught.value.code == "too_many_events"
@@ -176,10 +207,81 @@ def test_python_values_that_cannot_be_sent_name_their_field(arguments: dict[str,
     assert caught.value.field == field
 
 
-def test_a_batch_that_is_wrong_in_no_line_is_refused_all_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("qgstream.draft._find_bad_line", lambda *_: None)
-    with pytest.raises(BadRequest, match="not JSON"):
-        parse_ndjson(b"{", LIMIT)
+# However long a body is.
+
+
+def test_a_long_batch_is_parsed_once_and_in_slices(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whatever is wrong with it, and wherever."""
+    parsed, one = [0], drafts._parse
+
+    def counted(*args: Any) -> Publication:
+        parsed[0] += 1
+        return one(*args)
+
+    monkeypatch.setattr(drafts, "_parse", counted)
+    many = json.dumps({"topic": [f"t{n}" for n in range(MAX_TOPICS_PER_EVENT)], "data": "x" * 100}).encode()
+    for line, bad in [(body(), b"{"), (many, body(data="\ud800")), (body(data="x" * LIMIT), body(topic="a\n"))]:
+        parsed[0] = 0
+        job = drafts.parse_ndjson(b"\n".join([*[line] * 999, bad]), LIMIT, namespace=ME)
+        looks = [0]
+        with pytest.raises(BadRequest, match=r"^line 1000: "):
+            looks.extend(parsed[0] for _ in job)
+        looks.append(parsed[0])
+        assert parsed[0] == 1000
+        event_bytes = len(line) + drafts._EVENT_COSTS_BYTES
+        longest = max(after - before for before, after in pairwise(looks))
+        assert longest * event_bytes < drafts.BYTES_PER_LOOK + event_bytes
+
+
+def test_no_more_events_are_parsed_than_a_batch_may_have(monkeypatch: pytest.MonkeyPatch) -> None:
+    parsed, one = [0], drafts._parse
+
+    def counted(*args: Any) -> Publication:
+        parsed[0] += 1
+        return one(*args)
+
+    monkeypatch.setattr(drafts, "_parse", counted)
+    with pytest.raises(BadRequest, match="more than 10000 events"):
+        parse_ndjson(b"\n".join([body()] * 100_000), LIMIT)
+    assert parsed[0] == MAX_EVENTS_PER_BATCH
+
+
+def test_lines_are_counted_with_the_blank_ones() -> None:
+    with pytest.raises(BadRequest, match=r"^line 6: not JSON"):
+        parse_ndjson(b"\n \r\n" + body() + b"\r\n\n\n{\n" + body(), LIMIT)
+    with pytest.raises(BadRequest, match=r"^line 1: not JSON"):
+        parse_ndjson(json.dumps({"topic": "a", "data": 1}, indent=1).encode(), LIMIT)
+
+
+@pytest.mark.parametrize(
+    "received",
+    [
+        b'{"topic": "a", "data": [' + b"[[]]," * 500_000 + b"1]}",
+        b'{"topic": "a", "data": "' + b"\\ud800" * 500_000 + b'"}',
+        b'{"data": 1, "topic": [' + b'"a",' * 500_000 + b'"a"]}',
+    ],
+    ids=range(3),
+)
+def test_what_no_event_can_be_is_not_parsed(received: bytes, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("_decoder", "_check_utf8", "_find_surrogate"):
+        monkeypatch.delattr(drafts, name)
+    for parse in (parse_json, parse_ndjson):
+        with pytest.raises(TooLarge, match=r"JSON of an event is \d+ bytes, at most 268144"):
+            parse(received, LIMIT)
+
+
+def test_any_event_within_the_bounds_may_be_escaped_as_much_as_json_allows() -> None:
+    smiley = "\\ud83d\\ude00"
+    topics = ", ".join(f'"{smiley * 250}{n}"' for n in range(MAX_TOPICS_PER_EVENT))
+    long = smiley * 256
+    received = f'{{"topic": [{topics}], "event": "{long}", "idempotency_key": "{long}", "data": "{smiley * 250}"}}'
+    assert len(parse_json(received.encode(), LIMIT).topics) == MAX_TOPICS_PER_EVENT
+
+
+def test_a_list_of_names_that_is_too_long_is_not_looked_at(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delattr(drafts, "check_name")
+    with pytest.raises(InvalidField, match="got 65 names"):
+        parse_json(body(topic=["a"] * 65), LIMIT)
 
 
 # What others wrote into an engine's log.

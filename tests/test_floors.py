@@ -27,7 +27,7 @@ FLOORS: dict[float, tuple[str, ...]] = {
     1.07: ("chunked",),
     1.08: ("request_connection",),
     1.1: ("claims", "draft", "slices", "sockets", "subscription", "window", "sources.options"),
-    1.2: ("tokens", "messages", "openapi", "pages", "tuning", "sources.base"),
+    1.2: ("arrivals", "tokens", "messages", "openapi", "pages", "tuning", "sources.base"),
     1.25: ("sources.lines",),
     1.3: (
         "auth",

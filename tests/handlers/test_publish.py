@@ -6,12 +6,16 @@ import gzip
 import json
 import time
 from collections.abc import AsyncIterator
-from typing import Any
+from types import SimpleNamespace
+from typing import Any, cast
 
 import pytest
 from tornado.httpclient import HTTPResponse
 
 from qgstream import Draft, run_source
+from qgstream.auth import Principal
+from qgstream.handlers.publish import PublishHandler
+from qgstream.publication import Publication
 from tests.handlers.asking import BEARER, KEY, Client, document, error_of, until
 from tests.signing import SECRET, payload, sign
 
@@ -361,9 +365,26 @@ async def test_the_bound_is_on_what_is_decoded_and_on_what_is_sent(client: Clien
 async def test_a_batch_that_would_hold_the_loop(client: Client) -> None:
     line = b'{"topic":"a","data":1}'
     error = await refused(client, await client.post(b"\n".join([line] * 10_001), media_type=NDJSON), 400)
-    assert error == {"code": "too_many_events", "message": "got 10001 events, expected at most 10000 at once"}
+    assert error == {
+        "code": "too_many_events",
+        "message": "got more than 10000 events, expected at most so many at once",
+    }
     assert (await client.post(b"\n".join([line] * 10_000), media_type=NDJSON)).code == 200
     assert client.published == 10_000
+
+
+def test_the_grants_of_a_long_batch_are_checked_in_slices(monkeypatch: pytest.MonkeyPatch) -> None:
+    checked, check = [0], Principal.require_publish
+
+    def counted(self: Principal, topics: tuple[str, ...]) -> None:
+        checked[0] += 1
+        check(self, topics)
+
+    monkeypatch.setattr(Principal, "require_publish", counted)
+    principal = Principal("tests", "token", publish=tuple(f"{n}*" for n in range(100)))
+    publications = [Publication(tuple(f"{n}" for n in range(20)), b"") for _ in range(1000)]
+    job = PublishHandler._check_grants(cast(Any, SimpleNamespace(principal=principal)), publications)
+    assert [checked[0] for _ in job] == list(range(1, 1001))
 
 
 @pytest.mark.gen_test
