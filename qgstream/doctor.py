@@ -82,11 +82,12 @@ def _memory(config: Config, host: Host) -> Finding:
     available, streams = min(known), config.limits.max_connections
     of_group = available == host.cgroup_available
     fixed = PROCESS_BYTES + config.history.max_bytes + config.limits.max_total_backlog_bytes
+    fixed += config.limits.max_inflight_body_bytes
     each = (TLS_STREAM_BYTES if config.server.certfile else STREAM_BYTES) + KERNEL_BYTES
     needed = fixed + streams * each
     found = (
         f"{available // MIB} MiB {'left by the cgroup' if of_group else 'available'}; {needed // MIB} MiB needed at "
-        f"worst ({fixed // MIB} for process, history and backlogs + {streams} x {each // 1024} KiB)"
+        f"worst ({fixed // MIB} for process, history, backlogs and bodies + {streams} x {each // 1024} KiB)"
     )
     if needed <= available:
         return Finding("memory", "ok", found, fits=(available - fixed) // each)

@@ -59,6 +59,12 @@ class LimitSettings(Section):
     max_body_bytes: int = Field(
         8 * MIB, ge=1 * KIB, le=GIB, description="A published body at most (a batch of events)."
     )
+    max_inflight_body_bytes: int = Field(
+        64 * MIB,
+        ge=1 * KIB,
+        le=TIB,
+        description="Bodies of all publishes under way at most; one over it gets 503.",
+    )
     publish_rate_per_key: float = Field(
         0, ge=0, le=MANY, description="Events a second by one key, sustained; 0 is off."
     )

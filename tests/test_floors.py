@@ -20,7 +20,7 @@ PACKAGE = ROOT / "qgstream"
 FLOORS: dict[float, tuple[str, ...]] = {
     0.0: ("errors", "settings", "version", "reasons", "bench", "brokers", "handlers", "sources"),
     1.0: ("sse", "topics", "publication", "limits", "addresses", "logs", "metrics", "rates", "reading"),
-    1.04: ("content_codings", "cookies", "refusals"),
+    1.04: ("bodies", "content_codings", "cookies", "refusals"),
     1.05: ("environment", "host", "keys", "lingering", "namespaces", "notify", "origins", "timer", "ws"),
     1.055: ("request_head", "tls"),
     1.06: ("allowed_hosts", "clients_stream", "cors", "framing"),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import time
+from asyncio import Future
 from functools import cached_property
 from http.client import responses
 from typing import Any, cast
@@ -164,6 +165,16 @@ class BaseHandler(RequestHandler):
             stream = cast(HTTP1Connection, self.request.connection).stream
             if not stream.closed():
                 stream.write(b"").add_done_callback(lambda _: stream.close())
+
+    def on_connection_close(self) -> None:
+        """Nobody waits for the answer any more: what the request holds is freed now, and not when the cyclic collector
+        comes, which is tuned to come rarely."""
+        super().on_connection_close()
+        self._break_cycles()
+        if hasattr(self.request, "_body_future"):  # of a streamed body; its error holds the frame that waited for it
+            over: Future[None] = Future()
+            over.set_result(None)
+            self.request._body_future = over  # noqa: SLF001  # Tornado has no other name for it
 
     def answer(self, document: dict[str, object]) -> None:
         """A JSON answer that no cache keeps."""

@@ -39,6 +39,8 @@ class PublishHandler(BaseHandler):
     """Reads the body itself, so that credentials and size are checked before it is held."""
 
     under_way = False  # counted in `service.publishing`
+    held_bytes = 0  # counted in `service.bodies`
+    is_posting = False
 
     def prepare(self) -> None:
         """Decide what can be decided before the body is read: nothing of a refused one is held."""
@@ -57,12 +59,13 @@ class PublishHandler(BaseHandler):
             self.decoder = decoder_for(self.request.headers.get("Content-Encoding", ""))
             if declared > self.limit:
                 raise TooLarge("body", declared, self.limit)
+            self.service.bodies.check(declared, self.service.limits.max_inflight_body_bytes)
         except QgstreamError as error:
             # Who waits for `100 Continue` has not sent it, and nobody reads for ever.
             if "Expect" in self.request.headers or declared > self.limit * _PATIENCE:
                 self.close_after_answer = True
                 raise
-            self.refusal = error
+            self.refusal = error.with_traceback(None)
 
     def _declared_bytes(self) -> int:
         # int() refuses thousands of digits with a ValueError.
@@ -87,12 +90,24 @@ class PublishHandler(BaseHandler):
         """A part of the body. What there is to wait for, if it has to be decoded: nothing more is read until then."""
         self.received_bytes += len(chunk)
         if self.refusal is not None or self.received_bytes > self.limit:
-            self.body.clear()
+            self._let_go()
         elif self.decoder is not None:
             return self._decode(self.decoder.decode(chunk))
         else:
-            self.body += chunk
+            try:
+                self._hold(chunk)
+            except Unavailable as error:
+                self._refuse(error)
         return None
+
+    def _hold(self, data: bytes) -> None:
+        max_bytes = self.service.limits.max_inflight_body_bytes
+        self.held_bytes = self.service.bodies.hold(len(data), max_bytes, own_bytes=self.held_bytes)
+        self.body += data
+
+    def _let_go(self) -> None:
+        self.service.bodies.release(self.held_bytes)
+        self.held_bytes, self.body = 0, bytearray()
 
     async def _decode(self, pieces: Iterator[bytes]) -> None:
         try:
@@ -100,31 +115,43 @@ class PublishHandler(BaseHandler):
                 self._keep_decoded(piece)
                 await asyncio.sleep(0)  # 64 KiB may be 64 MiB when they are decoded
         except QgstreamError as error:
-            self._refuse_decoded(error)
+            self._refuse(error)
 
     def _keep_decoded(self, piece: bytes) -> None:
-        self.body += piece
-        if len(self.body) > self.limit:
-            raise TooLarge("decoded body", len(self.body), self.limit)
+        decoded = len(self.body) + len(piece)
+        if decoded > self.limit:
+            raise TooLarge("decoded body", decoded, self.limit)
+        self._hold(piece)
 
-    def _refuse_decoded(self, error: QgstreamError) -> None:
+    def _refuse(self, error: QgstreamError) -> None:
         self.refusal = error.with_traceback(None)  # which would keep what was received
-        self.body.clear()
+        self._let_go()
 
     def _end_decoding(self) -> None:
         if self.decoder is not None and self.received_bytes and self.refusal is None:
             try:
                 self._keep_decoded(self.decoder.finish())
             except QgstreamError as error:
-                self._refuse_decoded(error)
+                self._refuse(error)
 
     async def post(self) -> None:
         """Publish. Answered when the events are in the log."""
+        self.is_posting = True
+        try:
+            await self._post()
+        finally:
+            self.is_posting = False
+            self._let_go()
+
+    async def _post(self) -> None:
         if self.refusal is None and self.received_bytes > self.limit:
             raise TooLarge("body", self.received_bytes, self.limit)
         self._end_decoding()
         if self.refusal is not None:
-            raise self.refusal
+            try:
+                raise self.refusal
+            finally:
+                self.refusal = None  # or it would hold this frame, and with that the handler, in a cycle
         publications = await self._parse()
         await self.service.hub.slices.result(self._check_grants(publications), looks_at_once=_LOOKS_AT_ONCE)
         self.service.charge(self.principal, len(publications))
@@ -163,6 +190,8 @@ class PublishHandler(BaseHandler):
         if self.under_way:
             self.under_way = False
             self.service.publishing -= 1
+        if not self.is_posting:  # else it is held, and counted, until that is over
+            self._let_go()
 
     def _check_grants(self, publications: list[Publication]) -> Generator[None, None, None]:
         if "*" in self.principal.publish:
