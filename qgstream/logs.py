@@ -7,6 +7,7 @@ import os
 import re
 import select
 import sys
+import time
 from datetime import UTC, datetime
 from typing import Any, Literal, TextIO
 
@@ -69,18 +70,25 @@ class Lines(logging.Handler):
     A pipe that nobody empties takes 64 KiB, two hundred streams; then a write would hold the loop for ever, and all
     streams with it. So a line waits a moment for room; when there is none, lines are lost until there is, without
     waiting again, and the next one that fits stands behind a line that says how many.
+
+    All waiting comes out of one budget. A reader that takes each line just in time would else hold the loop for most of
+    the time. When the budget is used up, a line that finds no room is lost at once.
     """
 
     # What a pipe takes whole when poll(2) says that it has room (pipe(7), PIPE_BUF).
     _PIECE_BYTES = select.PIPE_BUF
-    # Long enough for a reader that is only slow, short enough for a loop that is held once.
-    PATIENCE_MS = 100
+    # The budget when it is full: long enough for a reader that is only late, short enough for a loop that is held once.
+    PATIENCE_MS = 100.0
+    # What comes back into the budget each second: a slow reader takes 2 % of the time of the loop.
+    PATIENCE_MS_PER_SECOND = 20.0
 
     def __init__(self, descriptor: int) -> None:
         super().__init__()
         self._descriptor = descriptor
         self._poll = select.poll()
         self._poll.register(descriptor, select.POLLOUT)
+        self._patience_ms = self.PATIENCE_MS
+        self._counted_at = time.monotonic()
         self._is_stuck = False
         self._is_cut = False  # in the middle of a line
         self._lost = 0
@@ -102,7 +110,7 @@ class Lines(logging.Handler):
     def _write(self, data: bytes) -> bool:
         rest = memoryview(data)
         while rest:
-            if not self._poll.poll(0 if self._is_stuck else self.PATIENCE_MS):
+            if not self._poll.poll(0) and not self._wait():
                 self._is_stuck = True
                 break
             try:
@@ -113,6 +121,18 @@ class Lines(logging.Handler):
         if len(rest) < len(data):
             self._is_cut = bool(rest)
         return not rest
+
+    def _wait(self) -> bool:
+        """Wait for room as long as the budget allows. Whether there is some now."""
+        if self._is_stuck:
+            return False
+        began = time.monotonic()
+        earned_ms = (began - self._counted_at) * self.PATIENCE_MS_PER_SECOND
+        self._patience_ms = min(self.PATIENCE_MS, self._patience_ms + earned_ms)
+        self._counted_at = began
+        has_room = bool(self._poll.poll(max(0, int(self._patience_ms))))
+        self._patience_ms -= (time.monotonic() - began) * 1000
+        return has_room
 
 
 _CLIENTS_FAULTS = ("SSL Error on", "error on read", "Write error on")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import json
 import logging
+import os
 from collections.abc import Iterator
 from typing import Any
 
@@ -91,3 +92,82 @@ def test_no_token_survives(place: str, secret: str) -> None:
 @given(st.text("abc /?&:.", max_size=50))
 def test_what_is_no_secret_stays(text: str) -> None:
     assert logs.scrub(text) == text
+
+
+# A reader that is slow.
+
+
+class Pipe:
+    """The poll(2) of a pipe that is full, and whose reader makes room `late_ms` later, on a clock of its own."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.seconds = 1000.0
+        self.waited_ms = 0.0
+        self.late_ms = 0.0
+        self.reader, self.writer = os.pipe()
+        monkeypatch.setattr("qgstream.logs.time.monotonic", lambda: self.seconds)
+        self.handler = logs.Lines(self.writer)
+        self.handler._poll = self  # type: ignore[assignment]
+
+    def poll(self, timeout_ms: int) -> list[tuple[int, int]]:
+        waited_ms = min(timeout_ms, self.late_ms)
+        self.waited_ms += waited_ms
+        self.seconds += waited_ms / 1000
+        return [(self.writer, 4)] if waited_ms == self.late_ms else []
+
+    def say(self) -> bool:
+        """One line. Whether it is written."""
+        self.handler.emit(logging.LogRecord("qgstream", logging.INFO, "", 0, "a line", None, None))
+        return self.read() == b"a line\n"
+
+    def read(self) -> bytes:
+        os.set_blocking(self.reader, False)
+        try:
+            return os.read(self.reader, 1000)
+        except BlockingIOError:
+            return b""
+
+
+@pytest.fixture
+def pipe(monkeypatch: pytest.MonkeyPatch) -> Iterator[Pipe]:
+    pipe = Pipe(monkeypatch)
+    yield pipe
+    os.close(pipe.reader)
+    os.close(pipe.writer)
+
+
+@pytest.mark.parametrize("late_ms", [1, 9, 50, 99, 101, 10**6])
+def test_a_slow_reader_of_the_log_takes_a_fiftieth_of_the_time(pipe: Pipe, late_ms: float, expect_log: Any) -> None:
+    """However late it is with each line, and whatever it misses."""
+    pipe.late_ms = late_ms
+    began = pipe.seconds
+    for _ in range(3000):
+        pipe.say()
+        pipe.seconds += 0.01
+        allowed_ms = pipe.handler.PATIENCE_MS + (pipe.seconds - began) * pipe.handler.PATIENCE_MS_PER_SECOND
+        assert pipe.waited_ms <= allowed_ms
+    assert pipe.waited_ms >= pipe.handler.PATIENCE_MS
+
+
+def test_a_reader_that_is_late_now_and_then_misses_nothing(pipe: Pipe) -> None:
+    for _ in range(20):
+        pipe.late_ms = 90
+        assert pipe.say()
+        pipe.late_ms = 0
+        for _ in range(100):
+            assert pipe.say()
+        pipe.seconds += 5
+
+
+def test_the_budget_comes_back(pipe: Pipe, expect_log: Any) -> None:
+    expect_log("log.lines_lost")
+    pipe.late_ms = 60
+    assert pipe.say()
+    assert not pipe.say()
+    assert 100 <= pipe.waited_ms <= 102
+    pipe.late_ms = 0
+    assert pipe.say()  # pytest has the line that says how many are missing
+    pipe.seconds += 3.1
+    pipe.late_ms = 60
+    assert pipe.say()
+    assert not pipe.say()
