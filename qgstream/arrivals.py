@@ -41,7 +41,7 @@ class Arrivals:
         """Take these, behind what is queued."""
         self._queue.append(publications)
         if len(self._queue) == 1:
-            self._slices.begin(self._run(), LOOKS_AT_ONCE)
+            self._slices.begin(self._run(), LOOKS_AT_ONCE, is_awaited=True)
 
     def call(self, callback: Callable[[], None]) -> None:
         """Call back when everything that is queued now was taken: at once while nothing is."""

@@ -96,10 +96,13 @@ def list_page(
             yield
     page = nsmallest(limit, found, key=_by_key)
     described = []
-    for visit, (_, connection) in enumerate(page, 1):
+    visits = 0
+    for _, connection in page:
         if connection.is_open:
             described.append(describe(hub, connection, now))
-        if not visit % _DESCRIPTIONS:
+            visits += _DESCRIPTIONS if looks_back(connection) else 1  # for `_MAX_LOOK_BACK` events that is 2 ms
+        if visits >= _DESCRIPTIONS:
+            visits = 0
             yield
     more = f"{sort}-{abs(page[-1][0][0])}-{page[-1][0][1]}" if len(found) > limit else None
     return Page(described, more, matching)
@@ -168,6 +171,18 @@ def state(connection: Connection) -> str:
     return "parked" if connection.cursor == PARKED else "live"
 
 
+def looks_back(connection: Connection) -> bool:
+    """Whether the position of this stream has to be looked for in the log."""
+    return connection.reason is None and connection.replay is None and _waiting(connection) > 0
+
+
+def _waiting(connection: Connection) -> int:
+    """How many chunks the feed still holds for this stream."""
+    feed = connection.feed
+    at = connection.parked_at if connection.cursor == PARKED else connection.cursor
+    return feed.end - at + bool(connection.rest_bytes)
+
+
 def position(hub: Hub, connection: Connection) -> str | None:
     """The position up to which its socket was given everything, as an id; None where that cannot be told any more.
 
@@ -179,8 +194,7 @@ def position(hub: Hub, connection: Connection) -> str | None:
         return None
     if connection.replay is not None:
         return str(Position(window.epoch, connection.replay.offset))
-    at = connection.parked_at if connection.cursor == PARKED else connection.cursor
-    waiting = feed.end - at + bool(connection.rest_bytes)
+    waiting = _waiting(connection)
     if not waiting:
         return str(window.position)
     for publication in islice(window.newest_first(), _MAX_LOOK_BACK):

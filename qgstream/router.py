@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Collection, Iterator
 
 from qgstream.feed import Feed
 from qgstream.publication import Publication
@@ -73,7 +73,7 @@ class Router:
                         found[feed] = None
                         yield feed
 
-    def meeting(self, topic: str) -> Iterable[Feed[Subscriber]]:
+    def meeting(self, topic: str) -> Collection[Feed[Subscriber]]:
         """Each feed that asked for the topic, whatever else it asks of the events."""
         found = dict(self._exact.get(topic, ()))
         for length, prefixes in self._prefix.items():

@@ -37,7 +37,7 @@ class Clock:
 class ManualSlices(Slices):
     """Slices that run when they are told to, and that raise what a job raises."""
 
-    def add(self, job: Iterator[None]) -> None:
+    def add(self, job: Iterator[None], *, is_awaited: bool = False) -> None:
         self._jobs.append(job)
 
     def step(self) -> None:

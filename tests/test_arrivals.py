@@ -19,7 +19,7 @@ from qgstream.window import HistorySettings
 class Steps(Slices):
     """Runs a look when it is told to."""
 
-    def add(self, job: Iterator[None]) -> None:
+    def add(self, job: Iterator[None], *, is_awaited: bool = False) -> None:
         self._jobs.append(job)
 
     def step(self) -> None:

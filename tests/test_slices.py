@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator, Iterator
+from typing import Any
 
 import pytest
 
@@ -117,3 +118,83 @@ async def test_slices_are_short_while_something_else_wants_the_loop(monkeypatch:
         slices._pause(0, next(clock))
     await asyncio.sleep(0)
     assert given == [5, 1]
+
+
+def endless() -> Iterator[None]:
+    while True:
+        yield
+
+
+def answering(looks: int) -> Generator[None, None, str]:
+    for _ in range(looks):
+        yield
+    return "done"
+
+
+async def slices_until_done(slices: Slices, waiting: asyncio.Future[Any], monkeypatch: pytest.MonkeyPatch) -> int:
+    """How many slices are run until then."""
+    count, run = [0], slices._run
+
+    def one_more(seconds: float) -> None:
+        count[0] += 1
+        run(seconds)
+
+    monkeypatch.setattr(slices, "_run", one_more)
+    while not waiting.done() and count[0] < 10_000:  # noqa: ASYNC110  # its slices are counted
+        await asyncio.sleep(0)
+    slices._jobs.clear()
+    slices._awaited.clear()
+    await until_idle(slices)
+    return count[0]
+
+
+@pytest.mark.gen_test
+@pytest.mark.parametrize("others", [1, 1000])
+async def test_what_a_request_waits_for_has_every_other_slice(others: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """However many jobs there are that use up theirs."""
+    slices = Slices(slice_seconds=0, busy_slice_seconds=0)
+    for _ in range(others):
+        slices.add(endless())
+    waiting = asyncio.ensure_future(slices.result(answering(20)))
+    assert await slices_until_done(slices, waiting, monkeypatch) <= 2 * 20 + 3
+    assert await waiting == "done"
+
+
+@pytest.mark.gen_test
+async def test_requests_leave_the_others_every_other_slice(monkeypatch: pytest.MonkeyPatch) -> None:
+    slices, walked = Slices(slice_seconds=0, busy_slice_seconds=0), asyncio.Event()
+
+    def walk() -> Iterator[None]:
+        for _ in range(20):
+            yield
+        walked.set()
+
+    requests = [asyncio.ensure_future(slices.result(answering(10**6))) for _ in range(100)]
+    await asyncio.sleep(0)
+    slices.add(walk())
+    waiting = asyncio.ensure_future(walked.wait())
+    assert await slices_until_done(slices, waiting, monkeypatch) <= 2 * 20 + 3
+    for request in requests:
+        request.cancel()
+
+
+@pytest.mark.gen_test
+async def test_short_jobs_have_whole_slices_beside_a_request(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Rounds of single streams do not wait one by one for a long batch."""
+    clock = iter(range(10**9))
+    monkeypatch.setattr("qgstream.slices.perf_counter", lambda: next(clock))
+    slices, done, all_done = Slices(slice_seconds=20, busy_slice_seconds=20), list[int](), asyncio.Event()
+
+    def short() -> Iterator[None]:
+        done.append(1)
+        if len(done) == 1000:
+            all_done.set()
+        yield from ()
+
+    request = asyncio.ensure_future(slices.result(answering(10**6)))
+    await asyncio.sleep(0)
+    for _ in range(1000):
+        slices.add(short())
+    waiting = asyncio.ensure_future(all_done.wait())
+    assert await slices_until_done(slices, waiting, monkeypatch) <= 2 * 1000 / 18
+    request.cancel()

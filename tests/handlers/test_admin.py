@@ -5,7 +5,8 @@ from __future__ import annotations
 import asyncio
 import json
 import resource
-from collections.abc import Callable
+from collections.abc import Callable, Collection, Generator
+from itertools import pairwise
 from typing import Any
 
 import pytest
@@ -13,10 +14,17 @@ from tornado.httpclient import HTTPResponse
 from tornado.routing import PathMatches
 from tornado.web import Application
 
+from qgstream import census, overview
 from qgstream.app import admin_app, public_app
 from qgstream.auth import AuthSettings
+from qgstream.draft import draft
+from qgstream.feed import Feed
 from qgstream.limits import LimitSettings
+from qgstream.publication import Publication
+from qgstream.router import Router
 from qgstream.service import Service
+from qgstream.subscriber import Subscriber
+from qgstream.subscription import Subscription
 from qgstream.viewers import MAX_VIEWERS
 from tests.handlers.asking import Client, Stream, document, error_of
 
@@ -573,3 +581,53 @@ async def test_a_viewer_that_does_not_read_is_dropped(client: Client) -> None:
         viewers._tick()
         await asyncio.sleep(0)
     assert (await get(client, "overview"))["totals"]["closed"]["slow_consumer"] == 0
+
+
+# What an answer costs others.
+
+
+def longest_look(job: Generator[None, None, object], count: Callable[[], int]) -> int:
+    """How much of something is done at most between two looks at the clock."""
+    counts = [count(), *(count() for _ in job), count()]
+    return max(after - before for before, after in pairwise(counts))
+
+
+@pytest.mark.gen_test
+async def test_streams_that_are_behind_are_described_one_at_a_time(
+    client: Client, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Where such a stream is must be looked for in the log."""
+    asked, wants = [0], Subscription.wants
+
+    def counted(self: Subscription, publication: Publication) -> bool:
+        asked[0] += 1
+        return wants(self, publication)
+
+    streams = [await client.stream("a") for _ in range(40)]
+    await client.hub.publish_all([draft("b", n, max_event_bytes=100) for n in range(5000)])
+    monkeypatch.setattr(census, "_waiting", lambda _: 1)
+    monkeypatch.setattr(Subscription, "wants", counted)
+    job = census.list_page(client.hub, census.Filter(), sort="oldest", limit=100)
+    assert longest_look(job, lambda: asked[0]) == census._MAX_LOOK_BACK
+    assert asked[0] == 40 * census._MAX_LOOK_BACK
+    for stream in streams:
+        stream.close()
+
+
+@pytest.mark.gen_test
+async def test_topics_that_many_feeds_ask_for_are_counted_in_slices(
+    client: Client, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    looked_up, meeting = [0], Router.meeting
+
+    def counted(self: Router, topic: str) -> Collection[Feed[Subscriber]]:
+        looked_up[0] += 1
+        return meeting(self, topic)
+
+    streams = [await client.stream("t*", f"of {n}") for n in range(40)]
+    await client.hub.publish_all([draft(f"t{n}", n, max_event_bytes=100) for n in range(500)])
+    monkeypatch.setattr(Router, "meeting", counted)
+    assert longest_look(overview.topics(client.hub, 1000), lambda: looked_up[0]) == 2
+    assert looked_up[0] == 500
+    for stream in streams:
+        stream.close()
