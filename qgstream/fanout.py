@@ -201,10 +201,14 @@ class Fanout:
 
     def _settle_all(self) -> Iterator[None]:
         try:
-            while self._unsettled:
-                feed, _ = self._unsettled.popitem()
-                yield from self._settle(feed)
-                yield
+            while True:
+                while self._unsettled:
+                    feed, _ = self._unsettled.popitem()
+                    yield from self._settle(feed)
+                    yield
+                # Only now: while others of those that caught up were not settled, the sum was too large.
+                if not (yield from self._shed_worst()):
+                    return
         finally:
             self._is_settling = False
 
@@ -212,10 +216,14 @@ class Fanout:
         yield from self._check(feed)
         feed.forget(_reached(feed))
         self._weigh(feed)
-        while self._lagging_bytes > self._limits().max_total_backlog_bytes:
-            worst = max(self._lagging, key=self._lagging.__getitem__)
-            if not (yield from self._shed(worst)):
-                return  # nobody waits for what is left: it is for the next round
+
+    def _shed_worst(self) -> Generator[None, None, bool]:
+        """Free something of the feed that holds most while too much is held, and return whether there was anything to
+        free: nobody may wait for what is left, which is for the next round."""
+        if self._lagging_bytes <= self._limits().max_total_backlog_bytes:
+            return False
+        worst = max(self._lagging, key=self._lagging.__getitem__)
+        return (yield from self._shed(worst))
 
     def _shed(self, feed: Feed[Subscriber]) -> Generator[None, None, bool]:
         """Free something of what a feed holds, and return whether there was anything to free."""

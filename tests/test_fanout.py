@@ -414,7 +414,8 @@ def test_slow_readers_are_ended_also_while_rounds_never_end(rig: Rig) -> None:
     assert fast.is_live
 
 
-def test_nobody_is_ended_for_what_was_caught_up_meanwhile(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("size", [20_000, 60_000])
+def test_nobody_is_ended_for_what_was_caught_up_meanwhile(monkeypatch: pytest.MonkeyPatch, size: int) -> None:
     rig = Rig(monkeypatch, max_total_backlog_bytes=64 * KIB)
     large, small = rig.feed("large"), rig.feed("small")
     reading, behind = rig.peers(large, 0, 0)
@@ -423,7 +424,7 @@ def test_nobody_is_ended_for_what_was_caught_up_meanwhile(monkeypatch: pytest.Mo
     rig.slices.run()
     reading.give_room(ENDLESS)
     behind.give_room(50_000)
-    rig.publish(small, b"z" * 20_000)  # settled before the feed of those who have read
+    rig.publish(small, b"z" * size)  # settled before the feed of those who have read
     rig.slices._jobs.rotate(1)
     rig.slices.run()
     assert rig.dropped == []
