@@ -27,6 +27,7 @@ BROKERS = {
 LINT = [
     "mypy>=1.11,<3",
     "ruff>=0.8,<1",
+    "sortedcontainers-stubs>=2.4,<3",
     "types-PyYAML>=6,<7",
     "types-cachetools>=5.3",
 ]
@@ -77,6 +78,7 @@ setup(
         "pydantic>=2.9,<3",
         "PyJWT[crypto]>=2.13,<3",  # before, a public key in JWK form passed for a shared secret
         "python-json-logger>=3.1,<5",
+        "sortedcontainers>=2.4,<3",
         "tornado>=6.5,<7",
         "websockets>=15,<18",  # reads and writes the frames of WebSockets; its client drives the tests
     ],

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
+from itertools import chain
 
 from qgstream import messages
 from qgstream.framing import Message
 from qgstream.publication import Position, Publication
 from qgstream.reasons import ReplayResult
+from qgstream.state import state
 from qgstream.subscription import Subscription
 from qgstream.window import Window
 
@@ -17,7 +19,8 @@ from qgstream.window import Window
 class Opening:
     """What a stream is told first, and its replay.
 
-    `replay_from` is the offset that the replay starts after; None without one. `latest` comes before that.
+    `replay_from` is the offset that the replay starts after; None without one. `latest` comes before that: the steps
+    of `state`, of which only the first is made here.
     `everything` means that what is forgotten already is not missed.
     """
 
@@ -25,7 +28,7 @@ class Opening:
     result: ReplayResult
     replay_from: int | None = None
     everything: bool = False
-    latest: Sequence[Publication] = ()
+    latest: Iterator[Sequence[Publication]] | None = None
 
 
 def opening(
@@ -52,10 +55,11 @@ def opening(
         )
         return Opening((connected,), "complete", resumed.offset, everything=everything)
     newest = window.position
-    state = [p for p in window.latest(subscription.patterns) if subscription.wants(p)] if latest else []
+    steps = state(window, subscription) if latest else iter(())
+    step = next(steps, None)
     # A client that leaves before the state has arrived must not resume after it, so then there is no position yet.
-    id = None if state else str(newest)
-    replay_from = newest.offset if state else None
+    id = str(newest) if step is None else None
+    replay_from = None if step is None else newest.offset
     first: tuple[Message, ...] = (
         messages.connected(
             # A client that leaves before `reset` has arrived must be told again when it comes back.
@@ -65,4 +69,4 @@ def opening(
     )  # fmt: skip
     if resumed:
         first += (messages.reset(now, id=id, reason=resumed),)
-    return Opening(first, resumed or "none", replay_from, latest=state)
+    return Opening(first, resumed or "none", replay_from, latest=None if step is None else chain((step,), steps))

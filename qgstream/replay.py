@@ -16,7 +16,7 @@ MakeHeartbeat = Callable[[str | None], bytes]
 
 
 class Replay:
-    """Sends `first`, then the log after `offset`, page by page as the socket drains.
+    """Sends the steps of `state`, then the log after `offset`, page by page as the socket drains.
 
     When a page reaches the end of the log the subscriber joins its feed in the same tick, so that nothing falls between
     and nothing comes twice. What the window does not hold (any more) is asked for by `fetch(subscriber)`: that gets it
@@ -25,7 +25,7 @@ class Replay:
 
     __slots__ = (
         "subscriber", "window", "pages", "offset", "events", "waits_for", "is_stalled", "_message", "_heartbeat",
-        "_first", "_is_fetched", "_generation", "_shelves", "_fetch", "_join",
+        "_first", "_state", "_is_fetched", "_generation", "_shelves", "_fetch", "_join",
     )  # fmt: skip
 
     def __init__(
@@ -35,7 +35,7 @@ class Replay:
         pages: Pages,
         offset: int,
         *,
-        first: Sequence[Publication] = (),
+        state: Iterator[Sequence[Publication]] | None = None,
         everything: bool = False,
         fetch: Callable[[Subscriber], None],
         join: Callable[[Subscriber], None],
@@ -50,7 +50,8 @@ class Replay:
         self.is_stalled = False  # its socket calls when it has room
         self._message: bytes | None = None
         self._heartbeat: MakeHeartbeat | None = None
-        self._first = deque(first)
+        self._first: deque[Publication] = deque()
+        self._state = state
         self._is_fetched = False  # what `_first` holds: it can be had again
         self._watch(everything=everything)
         self._fetch = fetch
@@ -84,6 +85,7 @@ class Replay:
         self.window, self.pages = window, pages
         self.offset = window.newest
         self._first.clear()
+        self._state = None
         self._message = message
         self._watch()
 
@@ -101,8 +103,10 @@ class Replay:
     @property
     def _id(self) -> str | None:
         """The id up to which the client was told everything; None where there is no such place."""
-        # The state that `first` may begin with lies before the offset, and is not sent yet.
-        is_told = self._message is None and (not self._first or self._first[0].offset > self.offset)
+        # The state lies before the offset, and is not sent yet.
+        is_told = (
+            self._message is None and self._state is None and (not self._first or self._first[0].offset > self.offset)
+        )
         return f"{self.window.epoch}-{self.offset}" if is_told else None
 
     def run(self) -> Iterator[None]:
@@ -117,6 +121,15 @@ class Replay:
                 page, self._message = Page(self._message, 1, self.offset), None
             elif self._first:
                 page = self._page_of_first()
+            elif self._state is not None:
+                step = next(self._state, None)
+                if step is None:
+                    self._state = None
+                elif step:
+                    self._first.extend(step)
+                else:
+                    yield
+                continue
             elif self._has_lost_something():
                 self.waits_for = "log"
                 self._fetch(subscriber)
@@ -141,7 +154,7 @@ class Replay:
         page = self.pages.of(self.subscriber.feed.subscription, self._first)
         while self._first and self._first[0].offset <= page.end:
             self._first.popleft()
-        self.offset = max(self.offset, page.end)  # the state that `first` may begin with lies before it
+        self.offset = max(self.offset, page.end)  # the state lies before it
         return page
 
     def _send(self, page: Page) -> bool:

@@ -88,7 +88,7 @@ class Replays:
     def start(self, connection: Connection, opening: Opening, replay_from: int) -> None:
         """Replay to a new connection what its opening promised, from the offset `replay_from` on."""
         connection.replay = Replay(
-            connection, self._window, self._pages, replay_from, first=opening.latest, everything=opening.everything,
+            connection, self._window, self._pages, replay_from, state=opening.latest, everything=opening.everything,
             fetch=self._fetch, join=self._join,
         )  # fmt: skip
         self.go_on(connection)

@@ -11,6 +11,7 @@ from functools import lru_cache
 
 from qgstream import sse
 from qgstream.framing import Framing
+from qgstream.patterns import pattern_set
 from qgstream.publication import Position, Publication
 from qgstream.topics import PrivateTopics, matches_any, may_ask
 
@@ -35,8 +36,9 @@ class Subscription:
 
     def wants(self, publication: Publication) -> bool:
         """Whether the publication is part of this subscription."""
+        patterns = self.patterns
         return any(
-            (not self.patterns or topic in self.patterns or matches_any(self.patterns, topic))
+            (not patterns or topic in patterns or pattern_set(patterns).covers(topic))
             and self.accepts(publication, topic)
             for topic in publication.topics
         )

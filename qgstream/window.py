@@ -11,6 +11,8 @@ from typing import Literal
 from pydantic import Field, field_validator
 
 from qgstream.errors import InvalidField
+from qgstream.names import Names
+from qgstream.patterns import PatternSet
 from qgstream.publication import Position, Publication
 from qgstream.settings import Section
 from qgstream.topics import check_pattern, covers, matches
@@ -110,6 +112,7 @@ class Window:
         self._log_start = 0  # how many were cut off the front of _log, so that index + _log_start never changes
         self._gone = 0  # how many in _log are gone
         self._latest: dict[str, Publication] = {}
+        self._topics = Names()  # those of _latest
         self._shelves: list[Shelf] = []
         self._settings = settings
         self._build_shelves(position.offset)
@@ -182,6 +185,8 @@ class Window:
         self._log.append(publication)
         self.size_bytes += publication.size_bytes
         for topic in publication.topics:
+            if topic not in self._latest:
+                self._topics.add(topic)
             self._latest[topic] = publication
         self.forget(publication.published_at)
 
@@ -225,6 +230,7 @@ class Window:
         for topic in publication.topics:
             if self._latest.get(topic) is publication:
                 del self._latest[topic]
+                self._topics.discard(topic)
 
     def _clear_up(self) -> None:
         # Rewriting the list moves what is held: do it when that is at most as much as what is gone.
@@ -284,18 +290,37 @@ class Window:
         """What is held, from its end."""
         return (publication for publication in reversed(self._log) if isinstance(publication, Publication))
 
-    def latest(self, patterns: Iterable[str]) -> list[Publication]:
-        """The newest held publication of each topic that the patterns cover, in the log's order."""
-        wanted = tuple(patterns)
-        if wanted and not any(pattern.endswith("*") for pattern in wanted):
-            found = {id(p): p for topic in wanted if (p := self._latest.get(topic)) is not None}
-        else:
-            found = {
-                id(publication): publication
-                for topic, publication in self._latest.items()
-                if not wanted or any(matches(pattern, topic) for pattern in wanted)
-            }
-        return sorted(found.values(), key=_offset)
+    def at(self, offset: int) -> Publication | None:
+        """The publication with this offset, if it is held."""
+        index = bisect_left(self._log, offset, key=_offset)
+        found = self._log[index] if index < len(self._log) else None
+        return found if isinstance(found, Publication) and found.offset == offset else None
+
+    def newest_on(self, topic: str) -> Publication | None:
+        """The newest publication of this topic, if it is held."""
+        return self._latest.get(topic)
+
+    def sort_topics(self, most: int) -> bool:
+        """Prepare for `topics_under`, at the cost of at most so many topics; True when that is done."""
+        return self._topics.settle(most)
+
+    def topics_under(self, patterns: PatternSet, most: int) -> list[str] | None:
+        """The topics whose newest publication is held and that the patterns cover; None if they are more than `most`.
+
+        The cost is what is found, and a search for each pattern. Call `sort_topics` first, unless the patterns are
+        names or `*`.
+        """
+        found: list[str] = []
+        for pattern in patterns:
+            if not pattern.endswith("*"):
+                found += [pattern] if pattern in self._latest else []
+            elif pattern == "*":
+                return list(self._latest) if len(self._latest) <= most else None
+            elif len(found) + self._topics.count(pattern[:-1]) <= most:
+                found += self._topics.under(pattern[:-1])
+            else:
+                return None
+        return found if len(found) <= most else None
 
 
 def holds(shelves: Iterable[Shelf], offset: int) -> bool:

@@ -19,6 +19,7 @@ from qgstream.heartbeat import HeartbeatSettings, Wheel
 from qgstream.hub import Hub
 from qgstream.pages import PAGE_PUBLICATIONS
 from qgstream.publication import Position, Publication
+from qgstream.state import LOOKS, MOST_TOPICS
 from qgstream.subscription import Subscription
 from qgstream.window import HistorySettings
 from tests.fakes import ENDLESS, FakeStream, ManualSlices, connect, turns
@@ -176,4 +177,39 @@ async def test_before_the_state_has_come_there_is_no_place() -> None:
     scene.step()
     said = scene.said()
     assert said.index("heartbeat") < said.index("data: 1")
+    assert "id:" not in said[: said.index("heartbeat")]
+
+
+@pytest.mark.gen_test
+async def test_a_large_state_is_sent_in_steps_and_what_comes_meanwhile_follows_it() -> None:
+    scene = await Scene.begin()
+    topics = 2 * (LOOKS + MOST_TOPICS)
+    for number in range(topics):
+        await scene.hub.publish(f"mine/{number:05}", number)
+    while not scene.hub.window.sort_topics(LOOKS):
+        pass
+    scene.connect(None, "mine/*", latest=True)
+    scene.step()
+    assert scene.connection is not None
+    assert not scene.connection.is_live
+    await scene.hub.publish("mine/00000", "early")
+    await scene.hub.publish(f"mine/{topics - 1:05}", "late")
+    scene.finish()
+    said = scene.said()
+    heard = [line.removeprefix("data: ") for line in said.splitlines() if line.startswith("data: ") and "{" not in line]
+    # The last topic was replaced before its turn, the first after its event was sent.
+    assert [item for item in heard if item.isdigit()] == [str(number) for number in range(topics - 1)]
+    assert [item for item in heard if not item.isdigit()] == ["early", "late"]
+
+
+@pytest.mark.gen_test
+async def test_while_the_state_is_looked_for_there_is_no_place() -> None:
+    scene = await Scene.begin()
+    for number in range(LOOKS + 1):
+        await scene.hub.publish(f"mine/{number}", "state")
+    scene.connect(None, "mine/*", latest=True)  # the first step sorts topics, and finds nothing yet
+    scene.beat()
+    scene.step()
+    said = scene.said()
+    assert said.count("heartbeat") == 1
     assert "id:" not in said[: said.index("heartbeat")]

@@ -10,6 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import ValidationError
 
+from qgstream.patterns import PatternSet
 from qgstream.publication import Position, Publication
 from qgstream.window import HistorySettings, TopicHistory, Window
 from tests.model import Ask, Bounds, Fact
@@ -224,22 +225,29 @@ def test_new_settings_put_away_what_is_not_stored_any_more() -> None:
     made.settings = HistorySettings(topics=(TopicHistory(pattern="b", store=False),))
     assert held(made) == [1, 3]
     assert made.size_bytes == 2 * publication(1).size_bytes
-    assert made.latest(["b"]) == []
+    assert made.newest_on("b") is None
     made.settings = HistorySettings(topics=(TopicHistory(pattern="*", store=False),))
     assert held(made) == []
     assert made.size_bytes == 0
 
 
-def test_the_latest_of_each_topic_comes_once_and_in_order() -> None:
+def test_it_knows_the_newest_of_each_topic_while_that_is_held() -> None:
     both = publication(3, "a", "b/1")
     made = window(publication(1, "a"), publication(2, "c"), both, publication(4, "d"), max_events=10)
-    assert made.latest(["a", "b/1"]) == [both]
-    assert [one.offset for one in made.latest(["c", "a", "nobody"])] == [2, 3]
-    assert [one.offset for one in made.latest(["b*", "d"])] == [3, 4]
-    assert [one.offset for one in made.latest([])] == [2, 3, 4]
+    assert made.sort_topics(10)
+    assert made.topics_under(PatternSet(["a", "b*", "nobody"]), 2) == ["a", "b/1"]
+    assert made.topics_under(PatternSet(["a*", "b*", "c*", "d"]), 4) == ["a", "b/1", "c", "d"]
+    assert made.topics_under(PatternSet(["a*", "b*", "c*", "d*"]), 3) is None
+    assert made.topics_under(PatternSet([]), 3) is None
+    assert set(made.topics_under(PatternSet([]), 4) or ()) == {"a", "b/1", "c", "d"}
+    assert made.topics_under(PatternSet(["a", "c"]), 1) is None
+    assert made.newest_on("a") is made.newest_on("b/1") is made.at(3) is both
     made.settings = HistorySettings(max_events=1)
     made.forget(0)
-    assert [one.offset for one in made.latest([])] == [4]
+    assert made.newest_on("a") is made.at(3) is made.at(5) is None
+    assert not made.sort_topics(2)
+    assert made.sort_topics(2)
+    assert made.topics_under(PatternSet([]), 10) == ["d"]
 
 
 def test_what_the_log_held_before_is_taken_over() -> None:
