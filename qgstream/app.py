@@ -15,7 +15,7 @@ from qgstream.handlers.admin_connections import ConnectionHandler, ConnectionsHa
 from qgstream.handlers.admin_events import AdminEventsHandler
 from qgstream.handlers.admin_limits import LimitsHandler
 from qgstream.handlers.admin_server import ConfigHandler, DrainHandler, OpenApiHandler, OverviewHandler, TopicsHandler
-from qgstream.handlers.base import BaseHandler, NotFoundHandler
+from qgstream.handlers.base import MAX_METHOD_CHARACTERS, MAX_PATH_CHARACTERS, BaseHandler, NotFoundHandler
 from qgstream.handlers.client import ClientHandler, ClientTypesHandler
 from qgstream.handlers.dashboard import DashboardHandler
 from qgstream.handlers.demo import DemoHandler
@@ -25,7 +25,7 @@ from qgstream.handlers.metrics import MetricsHandler
 from qgstream.handlers.misdirected import MisdirectedHandler
 from qgstream.handlers.publish import PublishHandler
 from qgstream.handlers.websocket import WebSocketEventsHandler
-from qgstream.logs import access_log, scrub
+from qgstream.logs import access_log, quote
 from qgstream.service import Service
 
 # The escapes of what RFC 3986, 2.3 calls unreserved: letters, digits and - . _ ~
@@ -157,8 +157,8 @@ def _log_request(handler: RequestHandler) -> None:
     access_log.debug(
         "request",
         extra={
-            "method": request.method,
-            "path": scrub(request.uri or ""),
+            "method": (request.method or "")[:MAX_METHOD_CHARACTERS],
+            "path": quote(request.uri or "", MAX_PATH_CHARACTERS),
             "status": handler.get_status(),
             "remote_ip": handler.remote_ip if isinstance(handler, BaseHandler) else request.remote_ip,
             "milliseconds": round(1000 * request.request_time(), 1),

@@ -21,7 +21,7 @@ from qgstream.draft import draft
 from qgstream.fanout import Fanout
 from qgstream.framing import Framing
 from qgstream.limits import LimitSettings, jittered
-from qgstream.logs import log
+from qgstream.logs import excerpt, log
 from qgstream.metrics import Live, Metrics
 from qgstream.opening import Opening, opening
 from qgstream.publication import Position, Publication
@@ -268,10 +268,13 @@ class Hub(Host, Sink):
         self.registry.add(connection)
         self.metrics.opened(connection.transport)
         self.metrics.resumed(opening.result)
+        topics = excerpt(subscription.patterns)
+        more = len(subscription.patterns) - len(topics)
         log.info(
             "events.connected",
             extra={
-                "connection": connection.id, "remote_ip": ip, "topics": sorted(subscription.patterns),
+                "connection": connection.id, "remote_ip": ip, "topics": topics,
+                **({"more_topics": more} if more else {}),
                 "replay": opening.result, "user_agent": user_agent, "transport": connection.transport,
             },
         )  # fmt: skip

@@ -40,6 +40,9 @@ class LimitSettings(Section):
         20, ge=1, le=MANY, description="New streams at once from one address, before the rate."
     )
     max_topics_per_connection: int = Field(64, ge=1, le=10_000, description="`topic` parameters of one stream at most.")
+    max_subscription_characters: int = Field(
+        8192, ge=256, le=MIB, description="Characters of one stream's `topic` and `event` parameters together at most."
+    )
     max_connection_age_seconds: float = Field(
         0, ge=0, le=MANY, description="A stream is told to reconnect after this long, jittered by 20 %; 0 is off."
     )

@@ -8,6 +8,7 @@ import re
 import select
 import sys
 import time
+from collections.abc import Iterable
 from datetime import UTC, datetime
 from typing import Any, Literal, TextIO
 
@@ -36,6 +37,23 @@ class LogSettings(Section):
 def scrub(text: str) -> str:
     """The text without the tokens that URLs and headers carry."""
     return _SECRET.sub(r"\1[secret]", text)
+
+
+def quote(text: str, max_characters: int) -> str:
+    """The beginning of what a stranger said, without the tokens in it."""
+    # Cut before it is searched: a header may have a megabyte. A token that is cut is still a token behind its name.
+    return scrub(text[:max_characters])[:max_characters]
+
+
+def excerpt(names: Iterable[str], max_names: int = 10, max_characters: int = 512) -> list[str]:
+    """The first of these names, in order, as many as fit."""
+    found: list[str] = []
+    for name in sorted(names)[:max_names]:
+        max_characters -= len(name)
+        if max_characters < 0:
+            break
+        found.append(name)
+    return found
 
 
 class Formatter(MsgspecFormatter):

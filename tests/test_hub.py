@@ -560,6 +560,16 @@ async def test_a_stream_is_counted_named_and_told_to_those_who_asked(lines: Line
 
 
 @pytest.mark.gen_test
+async def test_a_line_names_the_first_of_many_topics(lines: Lines) -> None:
+    hub = await started()
+    connect(hub, raw(*[f"topic/{number:02}" for number in range(64)]))
+    connect(hub, raw(*[letter * 255 for letter in "abc"]))
+    many, long = lines("events.connected")
+    assert (many["topics"], many["more_topics"]) == ([f"topic/{number:02}" for number in range(10)], 54)
+    assert (long["topics"], long["more_topics"]) == (["a" * 255, "b" * 255], 1)
+
+
+@pytest.mark.gen_test
 async def test_its_socket_is_tuned_as_the_limits_say(monkeypatch: pytest.MonkeyPatch) -> None:
     hub = await started(send_buffer_bytes=4321, tcp_user_timeout_seconds=0)
     asked: list[object] = []

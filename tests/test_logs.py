@@ -94,6 +94,19 @@ def test_what_is_no_secret_stays(text: str) -> None:
     assert logs.scrub(text) == text
 
 
+def test_what_is_quoted_is_short_and_has_no_secret() -> None:
+    assert logs.quote("a" * 1_000_000, 200) == "a" * 200
+    assert logs.quote("x" * 100 + " token=s3cr3t", 110) == "x" * 100 + " token=[se"
+    assert logs.quote("token=s3cr3t&more", 200) == "token=[secret]&more"
+
+
+def test_an_excerpt_has_as_many_names_as_fit() -> None:
+    assert logs.excerpt(["b", "a"]) == ["a", "b"]
+    assert logs.excerpt(map(str, range(100, 200)), 3) == ["100", "101", "102"]
+    assert logs.excerpt(["aaa", "bbb", "c"], 3, 6) == ["aaa", "bbb"]
+    assert logs.excerpt(["aaaa"], 3, 3) == []
+
+
 # A reader that is slow.
 
 

@@ -26,8 +26,12 @@ from qgstream.errors import (
     QgstreamError,
     UnsupportedContentCoding,
 )
-from qgstream.logs import log
+from qgstream.logs import log, quote
 from qgstream.service import Service
+
+# What a line of the log holds of a request.
+MAX_METHOD_CHARACTERS = 50
+MAX_PATH_CHARACTERS = 500
 
 # Tornado's own errors, by status, in our words. Anything else that is a client's fault is `bad_request`.
 _CODES = {401: "unauthorized", 403: "forbidden", 404: "not_found", 405: "method_not_allowed", 413: "too_large"}
@@ -185,7 +189,7 @@ class BaseHandler(RequestHandler):
     def write_error(self, status_code: int, **kwargs: Any) -> None:
         """`{"error": {"code", "message"}}`, for our own errors and for Tornado's."""
         error = kwargs.get("exc_info", (None, None, None))[1]
-        method = (self.request.method or "")[:50]
+        method = (self.request.method or "")[:MAX_METHOD_CHARACTERS]
         if isinstance(error, HTTPError) and error.status_code == 405 and method not in _KNOWN_METHODS:
             # RFC 9110, 9.1: 405 is for a method that is known, and not allowed on this path.
             error = NotImplementedHere(f"got the method {method!r}, expected one of {_METHODS}")
@@ -219,7 +223,11 @@ class BaseHandler(RequestHandler):
         log.error(
             "request.failed",
             exc_info=exc_info,
-            extra={"method": self.request.method, "path": self.request.path, "remote_ip": self.remote_ip},
+            extra={
+                "method": (self.request.method or "")[:MAX_METHOD_CHARACTERS],
+                "path": quote(self.request.path, MAX_PATH_CHARACTERS),
+                "remote_ip": self.remote_ip,
+            },
         )
 
 

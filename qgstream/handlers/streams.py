@@ -13,7 +13,7 @@ from qgstream.errors import InvalidField, TooManyRequests, Unauthorized, Unavail
 from qgstream.framing import Framing
 from qgstream.handlers.base import BaseHandler
 from qgstream.limits import Rejection
-from qgstream.logs import scrub
+from qgstream.logs import quote
 from qgstream.opening import Opening
 from qgstream.publication import Position
 from qgstream.subscription import Subscription
@@ -64,6 +64,13 @@ class StreamHandler(BaseHandler):
         patterns = frozenset(check_pattern(topic) for topic in topics)
         principal.require_subscribe(patterns or ("*",), private.patterns)
         events = self._values("event")
+        characters, most = sum(map(len, topics)) + sum(map(len, events)), limits.max_subscription_characters
+        if characters > most:
+            raise InvalidField(
+                "topic" if topics else "event",
+                f"got {characters} characters in all topics and types, expected at most {most} "
+                "(limits.max_subscription_characters)",
+            )
         if len(events) > limits.max_topics_per_connection:
             raise InvalidField("event", f"got {len(events)}, expected at most {limits.max_topics_per_connection}")
         return Subscription(
@@ -152,7 +159,7 @@ class StreamHandler(BaseHandler):
         if stream.closed():
             return
         ip = self.remote_ip
-        user_agent = sys.intern(scrub(self.request.headers.get("User-Agent", ""))[:_MAX_USER_AGENT])
+        user_agent = sys.intern(quote(self.request.headers.get("User-Agent", ""), _MAX_USER_AGENT))
         connection = self.service.hub.adopt(
             stream, wanted.subscription, opening, ip=ip, client_key=client_key(ip), user_agent=user_agent
         )

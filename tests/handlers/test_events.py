@@ -4,15 +4,21 @@ from __future__ import annotations
 
 import json
 import math
+import sys
 from typing import Any
 from urllib.parse import quote
 
 import pytest
 from tornado.httpclient import HTTPResponse
 
+from qgstream.handlers import streams
 from qgstream.sse import Event, Parser
-from tests.handlers.asking import Client, Stream, error_of
+from tests.handlers.asking import Client, Stream, error_of, until
 
+HANDSHAKE = {
+    "Connection": "Upgrade", "Upgrade": "websocket", "Sec-WebSocket-Version": "13",
+    "Sec-WebSocket-Key": "A" * 22 + "==",
+}  # fmt: skip
 STREAM = {"Accept": "text/event-stream"}
 FULL = {"limits": {"max_connections": 0, "overload_retry_seconds": 10}}
 
@@ -72,6 +78,25 @@ async def test_as_many_topics_as_the_limit(client: Client) -> None:
     answer = await client.ask("GET", "/events?topic=a&topic=b&topic=c")
     assert error_of(answer)["message"] == "topic: got 3, expected at most 2"
     stream.close()
+
+
+@pytest.mark.gen_test
+@pytest.mark.parametrize("settings", [{"limits": {"max_subscription_characters": 256}}])
+async def test_the_names_of_a_subscription_are_bounded_together(client: Client) -> None:
+    stream = await client.stream("ä" * 255)
+    stream.close()
+    for path, headers, query, field in [
+        ("/events", STREAM, "topic=" + "a" * 200 + "&event=" + "b" * 57, "topic"),
+        ("/events", STREAM, "event=" + "b" * 200 + "&event=" + "c" * 57, "event"),
+        ("/ws", HANDSHAKE, "topic=" + "a" * 200 + "&topic=" + "b" * 57, "topic"),
+    ]:
+        answer = await client.ask("GET", f"{path}?{query}", headers=headers)
+        assert error_of(answer) == {
+            "code": "invalid_field",
+            "field": field,
+            "message": f"{field}: got 257 characters in all topics and types, expected at most 256 "
+            "(limits.max_subscription_characters)",
+        }
 
 
 @pytest.mark.gen_test

@@ -150,6 +150,14 @@ def test_what_a_client_says_of_itself_is_bounded_in_the_log(server: ServerProces
     line = server.wait_for_log("events.connected", topics=["agent"])
     assert len(line["user_agent"]) <= 200
     assert line["remote_ip"] == "127.0.0.1"
+    many = RawClient(server.port).get(
+        "/events?" + "&".join(f"topic=many/{number}/" + "x" * 100 for number in range(64))
+    )
+    many.until(b'"connected"')
+    many.close()
+    server.wait_for_log("events.connected", more_topics=60)
+    talk(server, b"M" * 60_000 + b" /" + b"p" * 60_000 + b" HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n")
+    assert max(len(line) for line in server.log_path.read_text().splitlines()) < 2000
 
 
 def test_secrets_in_odd_places_do_not_reach_the_log(server: ServerProcess) -> None:
