@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import sys
 from dataclasses import dataclass
+from functools import lru_cache
 
 from tornado.iostream import IOStream
 
@@ -34,6 +34,13 @@ class Wanted:
     last_event_id: str | None
     latest: bool
     ignored: tuple[str, ...]
+
+
+# Most clients send one of a few: shared, the text costs a stream nothing (else 0.2 KiB of its 4). Not `sys.intern`: on
+# CPython 3.12.0 to 3.12.5 an interned text stays for ever.
+@lru_cache(maxsize=256)
+def _shared(user_agent: str) -> str:
+    return user_agent
 
 
 class StreamHandler(BaseHandler):
@@ -159,7 +166,7 @@ class StreamHandler(BaseHandler):
         if stream.closed():
             return
         ip = self.remote_ip
-        user_agent = sys.intern(quote(self.request.headers.get("User-Agent", ""), _MAX_USER_AGENT))
+        user_agent = _shared(quote(self.request.headers.get("User-Agent", ""), _MAX_USER_AGENT))
         connection = self.service.hub.adopt(
             stream, wanted.subscription, opening, ip=ip, client_key=client_key(ip), user_agent=user_agent
         )

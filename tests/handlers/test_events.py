@@ -100,6 +100,27 @@ async def test_the_names_of_a_subscription_are_bounded_together(client: Client) 
 
 
 @pytest.mark.gen_test
+async def test_a_user_agent_is_shared_and_not_kept_for_ever(client: Client, monkeypatch: pytest.MonkeyPatch) -> None:
+    interned: list[str] = []
+
+    def intern(text: str) -> str:
+        interned.append(text)
+        return text
+
+    monkeypatch.setattr(sys, "intern", intern)  # CPython 3.12.0 keeps each for ever
+    for agent in ("agent of two", "agent of two", *(f"agent {number}" for number in range(300))):
+        stream = await client.stream(headers={"User-Agent": agent})
+        stream.close()
+        await until(lambda: len(client.hub.registry) == 0)
+    assert not [text for text in interned if text.startswith("agent")]
+    assert streams._shared.cache_info().currsize == 256
+    for _ in range(2):
+        await client.stream(headers={"User-Agent": "agent of " + "two"})
+    one, other = client.hub.registry
+    assert one.user_agent is other.user_agent
+
+
+@pytest.mark.gen_test
 @pytest.mark.parametrize("name", ["orders", "*", "orders*", "a b", "ünï/cødé", "a&b=c", "x" * 256, "."])
 async def test_a_topic_may_be_any_line_of_text(client: Client, name: str) -> None:
     stream = await client.stream(name)
