@@ -6,7 +6,7 @@ from bisect import bisect_right
 from collections.abc import Iterable, Iterator
 from functools import lru_cache
 
-from qgstream.topics import matches
+from qgstream.topics import covers, matches
 
 
 class PatternSet:
@@ -29,15 +29,26 @@ class PatternSet:
     def __iter__(self) -> Iterator[str]:
         return iter(self._patterns)
 
-    def covers(self, name: str) -> bool:
-        """Whether any of the patterns covers the name."""
-        # The greatest stem that is not above the name. When a prefix covers the name, every string between the prefix
-        # and the name begins with the prefix, and such stems are not in the set.
-        index = bisect_right(self._stems, name) - 1
-        return index >= 0 and matches(self._patterns[index], name)
+    def covers(self, pattern: str) -> bool:
+        """Whether one of the patterns covers the name, or the other pattern."""
+        # The greatest stem that is not above this one. When a prefix covers this one, all between the two begins
+        # with the prefix, and such stems are not in the set.
+        index = bisect_right(self._stems, pattern.removesuffix("*")) - 1
+        return index >= 0 and covers(self._patterns[index], pattern)
 
 
 @lru_cache(maxsize=256)
 def pattern_set(patterns: frozenset[str]) -> PatternSet:
     """The set of these patterns; the sets that were used last are remembered."""
     return PatternSet(patterns)
+
+
+def narrowed(grants: frozenset[str], patterns: frozenset[str]) -> frozenset[str]:
+    """What of these grants matters to a subscriber of these patterns: patterns for the names that both cover.
+
+    No grants are no names; no patterns are every name.
+    """
+    if not grants:
+        return grants
+    granted, asked = pattern_set(grants), pattern_set(patterns)
+    return frozenset([g for g in granted if asked.covers(g)] + [p for p in asked if granted.covers(p)])

@@ -6,12 +6,12 @@ Two subscribers with equal subscriptions share one feed, so everything that deci
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
 
 from qgstream import sse
 from qgstream.framing import Framing
-from qgstream.patterns import pattern_set
+from qgstream.patterns import narrowed, pattern_set
 from qgstream.publication import Position, Publication
 from qgstream.topics import PrivateTopics, matches_any, may_ask
 
@@ -78,6 +78,16 @@ class Subscription:
             topics = publication.topics if kind > Framing.RAW else ()
             frame = made[kind] = self.framing.wrap(_encode(publication, epoch, self.framing, topics))
         return frame
+
+
+def narrow(subscription: Subscription) -> Subscription:
+    """The same subscription without the grants that never decide what its bytes are."""
+    if not subscription.grants:
+        return subscription
+    # An envelope names every topic of an event that the reader may know of, not only those that the reader asked for.
+    has_envelope = subscription.envelope or subscription.framing is Framing.WEBSOCKET
+    within: frozenset[str] = frozenset() if has_envelope else subscription.patterns
+    return replace(subscription, grants=narrowed(subscription.grants, within))
 
 
 # An event goes to all feeds in one go, so a few are enough: there may be thousands of feeds that are shown the same.

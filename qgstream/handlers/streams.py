@@ -16,7 +16,7 @@ from qgstream.limits import Rejection
 from qgstream.logs import quote
 from qgstream.opening import Opening
 from qgstream.publication import Position
-from qgstream.subscription import Subscription
+from qgstream.subscription import Subscription, narrow
 from qgstream.topics import check_pattern, check_text
 
 _LAST_EVENT_ID_PARAMETERS = ("last_event_id", "lastEventId", "lastEventID")
@@ -64,7 +64,8 @@ class StreamHandler(BaseHandler):
         limits, private = self.service.limits, self.service.private_topics
         if not self.request.query:  # by far the most common, so nothing is parsed for it
             principal.require_subscribe(("*",), private.patterns)
-            return Subscription(framing=framing, grants=frozenset(principal.subscribe), private_topics=private)
+            grants = frozenset(principal.subscribe)
+            return narrow(Subscription(framing=framing, grants=grants, private_topics=private))
         topics = self._values("topic")
         if len(topics) > limits.max_topics_per_connection:
             raise InvalidField("topic", f"got {len(topics)}, expected at most {limits.max_topics_per_connection}")
@@ -80,14 +81,17 @@ class StreamHandler(BaseHandler):
             )
         if len(events) > limits.max_topics_per_connection:
             raise InvalidField("event", f"got {len(events)}, expected at most {limits.max_topics_per_connection}")
-        return Subscription(
-            patterns=frozenset() if "*" in patterns else patterns,
+        if "*" in patterns:
+            patterns = frozenset()
+        asked = Subscription(
+            patterns=patterns,
             events=frozenset(check_text("event", event) for event in events),
             envelope=self._flag("envelope") and framing is not Framing.WEBSOCKET,
             framing=framing,
             grants=frozenset(principal.subscribe),
             private_topics=private,
         )
+        return narrow(asked)  # whose grants differ only elsewhere shares a feed
 
     def _wants_latest(self) -> bool:
         value = self.get_query_argument("replay", "") if self.request.query else ""

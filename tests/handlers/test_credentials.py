@@ -127,6 +127,23 @@ async def test_private_topics_are_not_named_to_who_may_not_know_them(
 
 @pytest.mark.gen_test
 @pytest.mark.parametrize("settings", [COOKIES])
+async def test_grants_that_do_not_meet_the_topics_make_no_feed_of_their_own(client: Client) -> None:
+    streams = [
+        await client.stream(
+            "news", "inbox.ann", access_token=token(subscribe=[f"inbox.{number}", "inbox.ann", *("*" * (number == 0))])
+        )
+        for number in range(5)
+    ]
+    streams += [await client.stream("news", access_token=token(subscribe=[f"inbox.{number}"])) for number in range(20)]
+    streams.append(await client.stream("news"))
+    assert len(client.hub.router) == 3
+    assert (await client.publish("news", "for those who are granted it", private=True))["subscribers"] == 1
+    for stream in streams:
+        stream.close()
+
+
+@pytest.mark.gen_test
+@pytest.mark.parametrize("settings", [COOKIES])
 async def test_a_token_publishes_what_it_grants(client: Client) -> None:
     bearer = {"Authorization": f"Bearer {token(publish=['a', 'b.*'])}"}
     assert (await client.post({"topic": "a", "data": 1}, headers=bearer)).code == 200
