@@ -331,9 +331,11 @@ class SqliteBroker(Broker):
     def _trim(self, file: Log) -> bool:
         """Whether there is more to do at once."""
         try:
-            if self._new_history is not None:
-                history, self._new_history = self._new_history, None
-                file.keep(history)
+            history = self._new_history
+            if history is not None:
+                file.keep(history)  # when that fails, it is tried again
+                if self._new_history is history:
+                    self._new_history = None
             return file.trim(time.time())
         except sqlite3.Error as error:
             log.warning("broker.trim_failed", extra={"broker": "sqlite", "reason": str(error)})

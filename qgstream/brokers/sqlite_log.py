@@ -51,7 +51,10 @@ class Log:
                 self._db.execute("PRAGMA synchronous = FULL")
                 self._db.execute(f"PRAGMA journal_size_limit = {64 * 1024 * 1024}")
                 self.epoch, self.newest = self._db.execute("SELECT epoch, newest FROM state").fetchone()
-                self._count()
+                count = "SELECT count(*), ifnull(sum(size), 0) FROM log"
+                self.events, self.size_bytes = self._db.execute(count).fetchone()
+                # Rows after the first offset, and up to the second, may still lie on shelves of the settings before.
+                self._reshelving = self._begun_to_reshelve()
                 self.keep(history)
                 self._names = Names(path, real)
                 if identity_of(real) != opened:
@@ -60,10 +63,6 @@ class Log:
             except sqlite3.Error as error:
                 raise OSError(f"{path}: cannot be opened as a log of events: {error}") from error
             self._resources = stack.pop_all()
-
-    def _count(self) -> None:
-        count = "SELECT count(*), ifnull(sum(size), 0) FROM log"
-        self.events, self.size_bytes = self._db.execute(count).fetchone()
 
     def close(self) -> None:
         """Let go of the file."""
@@ -79,26 +78,61 @@ class Log:
         (before,) = self._db.execute("SELECT shelves FROM state").fetchone()
         if shelves != before:
             with transaction(self._db) as db:
-                self._put_on_shelves(db, history, shelves, before)
-            self._count()
+                self._begin_to_reshelve(db, len(history.topics) + 1, shelves, before)
+            self._reshelving = (0, self.newest)
         self.history = history
 
-    def _put_on_shelves(self, db: sqlite3.Connection, history: HistorySettings, shelves: str, before: str) -> None:
+    def _begin_to_reshelve(self, db: sqlite3.Connection, shelves_count: int, shelves: str, before: str) -> None:
         # What was forgotten under the old shelves may concern any of the new ones: each starts with the worst. And what
-        # was not stored at all may be asked for from now on.
+        # was not stored at all may be asked for from now on. Readers look at these marks and never at a row's shelf, so
+        # they are told the truth from this transaction on. `trim` puts the rows on their new shelves, a few at a time.
         (worst,) = db.execute("SELECT max(forgotten) FROM shelves").fetchone()
         if not all(stored for _, stored in json.loads(before)):
             worst = self.newest
         db.execute("DELETE FROM shelves")
-        marks = [(shelf, worst) for shelf in range(len(history.topics) + 1)]
-        db.executemany("INSERT INTO shelves VALUES (?, ?)", marks)
-        for offset, topics in db.execute("SELECT offset, topics FROM log").fetchall():
-            shelf = _shelf(history, json.loads(topics))
-            if shelf is None:
-                db.execute("DELETE FROM log WHERE offset = ?", (offset,))
-            else:
-                db.execute("UPDATE log SET shelf = ? WHERE offset = ?", (shelf, offset))
+        db.executemany("INSERT INTO shelves VALUES (?, ?)", [(shelf, worst) for shelf in range(shelves_count)])
+        db.execute("CREATE TABLE IF NOT EXISTS reshelving (done INTEGER NOT NULL, until INTEGER NOT NULL)")
+        db.execute("DELETE FROM reshelving")
+        db.execute("INSERT INTO reshelving VALUES (0, ?)", (self.newest,))
         db.execute("UPDATE state SET shelves = ?", (shelves,))
+
+    def _begun_to_reshelve(self) -> tuple[int, int] | None:
+        """What a process that ended in the middle has left to do."""
+        if self._db.execute("SELECT 1 FROM sqlite_master WHERE name = 'reshelving'").fetchone() is None:
+            return None  # it never had other shelves; a log of an older version has no such table
+        found: tuple[int, int] | None = self._db.execute("SELECT done, until FROM reshelving").fetchone()
+        return found
+
+    def _reshelve(self, done: int, until: int) -> None:
+        """Put some of the rows after the offset `done` on the shelves of the settings."""
+        query = "SELECT offset, shelf, size, topics FROM log WHERE offset > ? AND offset <= ? ORDER BY offset LIMIT ?"
+        moved, doomed, freed_bytes = [], [], 0
+        looks = TRIM_EVENTS
+        rows = self._db.execute(query, (done, until, TRIM_EVENTS)).fetchall()
+        for offset, before, size, topics in rows:
+            names = json.loads(topics)
+            shelf = _shelf(self.history, names)
+            if shelf is None:
+                doomed.append((offset,))
+                freed_bytes += size
+            elif shelf != before:
+                moved.append((shelf, offset))
+            done = offset
+            looks -= len(names)
+            if looks <= 0:
+                break  # of events with many topics there are fewer in one transaction
+        if looks > 0:
+            done = until  # there were no more rows
+        with transaction(self._db) as db:
+            db.executemany("UPDATE log SET shelf = ? WHERE offset = ?", moved)
+            db.executemany("DELETE FROM log WHERE offset = ?", doomed)
+            if done < until:
+                db.execute("UPDATE reshelving SET done = ?", (done,))
+            else:
+                db.execute("DELETE FROM reshelving")
+        self._reshelving = (done, until) if done < until else None
+        self.events -= len(doomed)
+        self.size_bytes -= freed_bytes
 
     # Writing.
 
@@ -140,10 +174,19 @@ class Log:
     def trim(self, now: float) -> bool:
         """Delete some of what the settings do not keep; True while there may be more. Raises `sqlite3.Error`."""
         more = self._trim_old_keys(now)
-        for shelf in range(len(self.history.topics) + 1):
-            more |= self._trim_shelf(shelf, now - _max_age_seconds(self.history, shelf))
+        if self._reshelving is not None:
+            self._reshelve(*self._reshelving)
+            more = True
+        else:
+            more |= self._trim_shelves(now)
         more |= self._trim_oldest()
         return more | self._shrink()
+
+    def _trim_shelves(self, now: float) -> bool:
+        more = False
+        for shelf in range(len(self.history.topics) + 1):
+            more |= self._trim_shelf(shelf, now - _max_age_seconds(self.history, shelf))
+        return more
 
     def _trim_old_keys(self, now: float) -> bool:
         oldest = now - IDEMPOTENCY_SECONDS
@@ -154,12 +197,12 @@ class Log:
             return db.execute(f"DELETE FROM keys WHERE key IN ({old})", (oldest, TRIM_EVENTS)).rowcount == TRIM_EVENTS  # noqa: S608
 
     def _trim_shelf(self, shelf: int, oldest: float) -> bool:
-        query = "SELECT offset, shelf, size, topics, published_at FROM log WHERE shelf = ? ORDER BY offset LIMIT ?"
+        query = "SELECT offset, size, topics, published_at FROM log WHERE shelf = ? ORDER BY offset LIMIT ?"
         doomed = []
         for row in self._db.execute(query, (shelf, TRIM_EVENTS)):
-            if row[4] >= oldest:
+            if row[3] >= oldest:
                 break
-            doomed.append(row[:4])
+            doomed.append(row[:3])
         return self._delete(doomed)
 
     def _trim_oldest(self) -> bool:
@@ -167,30 +210,29 @@ class Log:
         if events <= 0 and size_bytes <= 0:
             return False
         doomed = []
-        for row in self._db.execute(
-            "SELECT offset, shelf, size, topics FROM log ORDER BY offset LIMIT ?", (TRIM_EVENTS,)
-        ):
+        for row in self._db.execute("SELECT offset, size, topics FROM log ORDER BY offset LIMIT ?", (TRIM_EVENTS,)):
             if events <= 0 and size_bytes <= 0:
                 break
             doomed.append(row)
             events -= 1
-            size_bytes -= row[2]
+            size_bytes -= row[1]
         return self._delete(doomed)
 
-    def _delete(self, doomed: Sequence[tuple[int, int, int, str]]) -> bool:
+    def _delete(self, doomed: Sequence[tuple[int, int, str]]) -> bool:
         if not doomed:
             return False
         forgotten: dict[int, int] = {}
-        for offset, shelf, _, topics in doomed:
-            # Whoever asks for another of its topics misses it too, and looks at that topic's shelf.
-            for concerned in {shelf, *self.history.shelves_of_event(json.loads(topics))}:
+        for offset, _, topics in doomed:
+            # Whoever asks for another of its topics misses it too, and looks at that topic's shelf. (Not the row's own
+            # number: a row that is not put on its new shelf yet has the number of an old one.)
+            for concerned in self.history.shelves_of_event(json.loads(topics)):
                 forgotten[concerned] = offset
         with transaction(self._db) as db:
             db.executemany("DELETE FROM log WHERE offset = ?", [row[:1] for row in doomed])
             update = "UPDATE shelves SET forgotten = max(forgotten, ?) WHERE shelf = ?"
             db.executemany(update, [(offset, shelf) for shelf, offset in forgotten.items()])
         self.events -= len(doomed)
-        self.size_bytes -= sum(row[2] for row in doomed)
+        self.size_bytes -= sum(row[1] for row in doomed)
         return len(doomed) == TRIM_EVENTS
 
     def _shrink(self) -> bool:

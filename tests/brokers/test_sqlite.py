@@ -7,7 +7,7 @@ import os
 import re
 import sqlite3
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import closing
 from pathlib import Path
 
@@ -352,6 +352,27 @@ async def test_settings_that_change_while_it_runs_hold(disk: Disk) -> None:
     tail.broker.keep(HistorySettings(topics=(TopicHistory(pattern="chatter", max_age_seconds=0.1),)))
     await until_trimmed(tail, ("chatter",), to=19)
     assert len(await tail.broker.read(0, 100, ("a",))) == 10
+
+
+@pytest.mark.gen_test(timeout=30)
+async def test_settings_that_the_disk_did_not_take_are_tried_again(
+    disk: Disk, monkeypatch: pytest.MonkeyPatch, expect_log: Callable[..., None]
+) -> None:
+    expect_log("broker.trim_failed")
+    tail = await disk.open()
+    await tail.broker.append([event(str(n), "a" if n % 2 else "chatter") for n in range(20)])
+    keep, refused = sqlite_log.Log.keep, list[HistorySettings]()
+
+    def refuse_once(log: sqlite_log.Log, history: HistorySettings) -> None:
+        if not refused:
+            refused.append(history)
+            raise sqlite3.OperationalError("database or disk is full")
+        keep(log, history)
+
+    monkeypatch.setattr(sqlite_log.Log, "keep", refuse_once)
+    tail.broker.keep(HistorySettings(topics=(TopicHistory(pattern="chatter", max_age_seconds=0.1),)))
+    assert await until_trimmed(tail, ("chatter",), to=19) == 19
+    assert refused
 
 
 @pytest.mark.gen_test(timeout=30)
