@@ -14,9 +14,9 @@ from typing import NamedTuple
 _POSITION = re.compile(r"([A-Za-z0-9._~]{1,40})-([0-9]{1,19})")
 
 # What a publication costs beside its texts and bytes, objects and the window's lists, and what each topic costs in the
-# window's table of newest events (tracemalloc, CPython 3.11).
+# window's tables of newest events and of names (tracemalloc, CPython 3.11).
 _OVERHEAD_BYTES = 250
-_TOPIC_BYTES = 40
+_TOPIC_BYTES = 80
 
 
 class Position(NamedTuple):
