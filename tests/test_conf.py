@@ -41,7 +41,7 @@ def test_qgstream_toml_names_every_option_with_its_default(tmp_path: Path) -> No
     text = re.sub(r"^#\[\[.*?(?=^#?\[\w)", "", "\n".join(lines), flags=re.MULTILINE | re.DOTALL)
     with_default = [
         line.removeprefix("#") for line in text.splitlines()
-        if re.match(r"(#\w+ =|\[)(?!.*# not set by default)", line)
+        if re.match(r'(#\w+ =|\[|#    "|#\])(?!.*# not set by default)', line)
     ]  # fmt: skip
     # The keys of a table that is not set by default would bring that table.
     claims = with_default.index("leeway_seconds = 10")
@@ -50,7 +50,7 @@ def test_qgstream_toml_names_every_option_with_its_default(tmp_path: Path) -> No
     path.write_text("\n".join(with_default), encoding="utf-8")
     loaded = load(path)
     assert loaded.config == Config()
-    everything = tomllib.loads("\n".join(re.sub(r"^#(?=\w+ =|\[)", "", line) for line in lines))
+    everything = tomllib.loads("\n".join(re.sub(r'^#(?=\w+ =|\[|    "|\])', "", line) for line in lines))
     (source,) = everything.pop("sources")
     (topic,) = everything["history"]["topics"]
     named = {f"{section}.{key}" for section, table in everything.items() for key in table if key != "jwt"}

@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 import json
 import textwrap
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Any, Literal, get_args, get_origin
 
 if TYPE_CHECKING:
@@ -86,7 +86,17 @@ def _option(key: str, info: FieldInfo) -> Iterator[str]:
         yield f"#{key} = {_toml(example)}  # not set by default"
     else:
         mib, rest = divmod(info.default, 1024**2) if key.endswith("_bytes") else (0, 0)
-        yield f"#{key} = {_toml(info.default)}" + (f"  # {mib} MiB" if mib and not rest else "")
+        line = f"#{key} = {_toml(info.default)}" + (f"  # {mib} MiB" if mib and not rest else "")
+        yield from [line] if len(line) <= WIDTH else _long_list(key, info.default)
+
+
+def _long_list(key: str, values: Sequence[object]) -> Iterator[str]:
+    yield f"#{key} = ["
+    lines = textwrap.wrap(
+        ", ".join(map(_toml, values)) + ",", WIDTH - len("#    "), break_long_words=False, break_on_hyphens=False
+    )
+    yield from [f"#    {line}" for line in lines]
+    yield "#]"
 
 
 def _about(model: type[BaseModel]) -> str:

@@ -28,6 +28,7 @@ class Options(Section):
     needed: tuple[Literal["x", "y"], ...] = Field(description="Words.")
     long: int = Field(1, description=" ".join(["word"] * 40))
     silent: int = 1
+    longer: tuple[str, ...] = Field(("a" * 60, "b" * 45, "c"), description="Words.")
 
 
 @pytest.mark.parametrize(
@@ -48,6 +49,7 @@ class Options(Section):
         ("needed", ["# Words.", '#needed = ["x"]  # not set by default']),
         ("long", ["# " + " ".join(["word"] * 23), "# " + " ".join(["word"] * 17), "#long = 1"]),
         ("silent", ["#silent = 1"]),
+        ("longer", ["# Words.", "#longer = [", f'#    "{"a" * 60}", "{"b" * 45}",', '#    "c",', "#]"]),
     ],
 )
 def test_an_option(key: str, lines: list[str]) -> None:
