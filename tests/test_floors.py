@@ -91,6 +91,7 @@ FLOORS: dict[float, tuple[str, ...]] = {
     9.5: ("bench.session",),
     9.6: ("bench.scenarios",),
     9.7: ("bench.report",),
+    9.95: ("cli._streams",),
     10.0: ("cli._*",),
     10.1: ("cli.*",),
     10.2: ("cli",),

@@ -10,11 +10,11 @@ from __future__ import annotations
 
 import argparse
 import importlib
-import os
 import pkgutil
 import sys
 from collections.abc import Sequence
 
+from qgstream.cli import _streams
 from qgstream.cli._parser import Parser
 from qgstream.errors import QgstreamError
 from qgstream.version import __version__
@@ -22,6 +22,28 @@ from qgstream.version import __version__
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one command; returns the exit status."""
+    _streams.open_missing()
+    try:
+        try:
+            status = _run(argv)
+        finally:
+            sys.stdout.flush()  # what --help printed too, which ends by SystemExit
+    except KeyboardInterrupt:
+        return 130  # 128 + SIGINT, as shells say it
+    except BrokenPipeError:
+        # Whoever read the output has left (`qgstream ... | head`).
+        _streams.drop(sys.stdout)
+        return 141  # 128 + SIGPIPE
+    except OSError as error:
+        if not _streams.is_unwritable(error):
+            raise
+        _streams.drop(sys.stdout)
+        _streams.say(f"standard output: {error.strerror}")
+        return 1
+    return status
+
+
+def _run(argv: Sequence[str] | None) -> int:
     parser = Parser(prog="qgstream", description="A server for Server-Sent Events.")
     parser.add_argument("--version", action="version", version=f"qgstream {__version__}")
     subparsers = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
@@ -31,14 +53,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     args: argparse.Namespace = parser.parse_args(argv)
     try:
         status: int = args.run(args)
-        sys.stdout.flush()
     except QgstreamError as error:
-        print(error, file=sys.stderr)
+        _streams.say(str(error))
         return 1
-    except KeyboardInterrupt:
-        return 130  # 128 + SIGINT, as shells say it
-    except BrokenPipeError:
-        # Whoever read the output has left (`qgstream ... | head`). Python flushes once more at exit and would complain.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return 141  # 128 + SIGPIPE
     return status

@@ -31,8 +31,11 @@ class Line:
     text: str
 
     def __str__(self) -> str:
-        name = "standard input" if self.source == STANDARD_INPUT else self.source
-        return f"{name}, line {self.number}"
+        return f"{_name(self.source)}, line {self.number}"
+
+
+def _name(source: str) -> str:
+    return "standard input" if source == STANDARD_INPUT else source
 
 
 def batches(sources: Sequence[str], *, most_lines: int, most_bytes: int) -> Iterator[list[Line]]:
@@ -75,7 +78,7 @@ def _read(sources: Sequence[str], ready: queue.Queue[list[Line] | Exception | No
                 ready.put(lines)
         ready.put(None)
     except (OSError, BadInput) as error:
-        ready.put(error if isinstance(error, BadInput) else BadInput(f"{source}: {error.strerror or error}"))
+        ready.put(error if isinstance(error, BadInput) else BadInput(f"{_name(source)}: {error.strerror or error}"))
 
 
 def _lines_of(source: str) -> Iterator[list[Line]]:

@@ -5,8 +5,11 @@ from __future__ import annotations
 import argparse
 import difflib
 import re
+import sys
 from collections.abc import Sequence
 from typing import Any, NoReturn
+
+from qgstream.cli import _streams
 
 
 class Parser(argparse.ArgumentParser):
@@ -43,3 +46,14 @@ class Parser(argparse.ArgumentParser):
     def error(self, message: str) -> NoReturn:
         """Say what is wrong in one line and where the help is."""
         self.exit(2, f"{self.prog}: {message}\nTry: {self.prog} --help\n")
+
+    def exit(self, status: int = 0, message: str | None = None) -> NoReturn:
+        """See `ArgumentParser`."""
+        if message:
+            _streams.say(message, end="")
+        sys.exit(status)
+
+    def _print_message(self, message: str, file: Any = None) -> None:
+        # argparse passes over a failure: --help and --version would end with status 0 and nothing said.
+        if message:
+            (file or sys.stderr).write(message)

@@ -9,6 +9,7 @@ import stat
 import sys
 from datetime import datetime
 
+from qgstream.cli import _streams
 from qgstream.client import Reset, State, Stream
 from qgstream.envelope import ReceivedEvent
 
@@ -61,9 +62,9 @@ def _printable(text: str) -> str:
 def say_state(state: State) -> None:
     """Why nothing comes just now; on a terminal also that it does again."""
     if state.name == "waiting":
-        print(f"{state.reason}; again in {state.seconds:.1f} s", file=sys.stderr, flush=True)
+        _streams.say(f"{state.reason}; again in {state.seconds:.1f} s")
     elif sys.stderr.isatty():
-        print(f"connected, replay: {state.replay}", file=sys.stderr, flush=True)
+        _streams.say(f"connected, replay: {state.replay}")
 
 
 async def tail(stream: Stream, show: ForPrograms | ForPeople, count: int | None) -> None:

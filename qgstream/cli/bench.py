@@ -12,6 +12,8 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from qgstream.cli import _streams
+
 if TYPE_CHECKING:
     from argparse import _SubParsersAction
 
@@ -78,13 +80,13 @@ def run(args: argparse.Namespace) -> int:
     from qgstream.bench.processes import pin
 
     if not sys.platform.startswith("linux"):
-        print("qgstream bench needs Linux: it uses epoll and /proc", file=sys.stderr)
+        _streams.say("qgstream bench needs Linux: it uses epoll and /proc")
         return 1
     options, status = _options(args), 130
     bench = _bench(args, options)
     pin(0, bench.cores.load)
     if bench.cores.are_shared:
-        print("one core for server and load: compare ratios, not figures", file=sys.stderr)
+        _streams.say("one core for server and load: compare ratios, not figures")
     # Whoever ends this command ends its servers too, and still wants what there is.
     before = signal.signal(signal.SIGTERM, signal.default_int_handler)
     started_at = datetime.now(UTC).isoformat(timespec="seconds")
@@ -160,9 +162,9 @@ def _subject(args: argparse.Namespace) -> Subject | None:
 def _say(text: str, *, keep: bool = False) -> None:
     """Progress: one line that is written over on a terminal; elsewhere only the lines to keep."""
     if sys.stderr.isatty():
-        print(f"\r\x1b[K{text[:100]}", end="\n" if keep else "", file=sys.stderr, flush=True)
+        _streams.say(f"\r\x1b[K{text[:100]}", end="\n" if keep else "")
     elif keep:
-        print(text, file=sys.stderr, flush=True)
+        _streams.say(text)
 
 
 def _scenario(text: str) -> str:

@@ -4,10 +4,9 @@ from __future__ import annotations
 
 import argparse
 import json
-import sys
 from typing import TYPE_CHECKING
 
-from qgstream.cli import _settings
+from qgstream.cli import _settings, _streams
 
 if TYPE_CHECKING:
     from argparse import _SubParsersAction
@@ -42,7 +41,7 @@ def run(args: argparse.Namespace) -> int:
     open_sources(config.sources)
     print("ok")
     for warning in loaded.warnings:
-        print(f"warning: {warning}", file=sys.stderr)
+        _streams.say(f"warning: {warning}")
     if args.show:
         for key, value, source in loaded.effective():
             print(f"{key} = {json.dumps(value, ensure_ascii=False)}  # {source}")

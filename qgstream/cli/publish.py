@@ -9,7 +9,7 @@ import sys
 import time
 from typing import TYPE_CHECKING, Any, NoReturn
 
-from qgstream.cli import _lines
+from qgstream.cli import _lines, _streams
 from qgstream.errors import QgstreamError
 
 if TYPE_CHECKING:
@@ -88,9 +88,9 @@ def _publish_arguments(args: argparse.Namespace, publisher: Publisher) -> int:
     try:
         if len(events) == 1:
             one = publisher.publish(**events[0], idempotency_key=args.idempotency_key)
-            print(json.dumps({"id": one.id, "subscribers": one.subscribers}))
+            _report({"id": one.id, "subscribers": one.subscribers})
         else:
-            _print_summary(len(events), publisher.publish_all(events).ids[-1])
+            _report({"published": len(events), "last_id": publisher.publish_all(events).ids[-1]})
     except QgstreamError as error:
         _explain(error)
     return 0
@@ -116,7 +116,7 @@ def _publish_lines(args: argparse.Namespace, publisher: Publisher) -> int:
         progress.end(f"stopped; published before: {progress.count}")
         raise
     progress.end()
-    _print_summary(progress.count, last_id)
+    _report({"published": progress.count, "last_id": last_id})
     return 0
 
 
@@ -176,8 +176,14 @@ def _explain(error: QgstreamError, *, where: str | None = None) -> NoReturn:
     raise QgstreamError(said) from error
 
 
-def _print_summary(count: int, last_id: str | None) -> None:
-    print(json.dumps({"published": count, "last_id": last_id}))
+def _report(outcome: dict[str, object]) -> None:
+    """Print what was published. A failure to do so does not change the exit status: a script that sees another one than
+    0 publishes everything again."""
+    try:
+        print(json.dumps(outcome), flush=True)
+    except OSError as error:
+        _streams.drop(sys.stdout)
+        _streams.say(f"standard output: {error.strerror}; everything was published: {json.dumps(outcome)}")
 
 
 class _Progress:
@@ -199,7 +205,7 @@ class _Progress:
         if self._is_shown:
             self._say("")
         if said:
-            print(said, file=sys.stderr)
+            _streams.say(said)
 
     def _say(self, text: str) -> None:
-        print(f"\r\x1b[K{text}", end="", file=sys.stderr, flush=True)
+        _streams.say(f"\r\x1b[K{text}", end="")

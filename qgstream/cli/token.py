@@ -8,7 +8,7 @@ import time
 from typing import TYPE_CHECKING
 
 from qgstream.cli import _settings
-from qgstream.errors import ConfigError
+from qgstream.errors import ConfigError, QgstreamError
 
 if TYPE_CHECKING:
     from argparse import _SubParsersAction
@@ -75,7 +75,10 @@ def _explain(config: Config, given: str) -> int:
     authenticator = Authenticator(config.auth)
     if given == "-":
         # What is no text is no token either: it is for the checks to say so.
-        given = sys.stdin.buffer.read(_MAX_INPUT_BYTES).decode(errors="replace").strip()
+        try:
+            given = sys.stdin.buffer.read(_MAX_INPUT_BYTES).decode(errors="replace").strip()
+        except OSError as error:
+            raise QgstreamError(f"standard input: {error.strerror}") from None
     checks = authenticator.explain(given, time.time())
     width = max(len(check.check) for check in checks)
     for check in checks:
