@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import gc
-import signal
+import os
 import socket
 import ssl
+import threading
 import time
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Sequence
@@ -28,6 +29,7 @@ from qgstream.limits import LimitSettings
 from qgstream.logs import configure, log
 from qgstream.notify import Supervisor
 from qgstream.service import Service
+from qgstream.signals import Signals
 from qgstream.sockets import ADMIN_SOCKETS, BACKLOG, StreamServer, TlsContext, log_descriptors, raise_descriptor_limit
 from qgstream.sources.base import open_sources
 from qgstream.timer import Timer
@@ -49,6 +51,12 @@ _ADMIN_LIMITS = LimitSettings(max_sockets=ADMIN_SOCKETS)
 
 # How long publishes under way, and sources that clean up, may take at the end of a drain.
 _ANSWER_SECONDS = 5.0
+
+# How long a start that was told to leave may take to let go of a broker that says nothing.
+_GIVE_UP_SECONDS = 1.0
+
+# How long the process may take to end when the server has: programs of sources have 3 seconds, and threads may hang.
+_EXIT_SECONDS = 5.0
 
 # What an end takes at most besides drain.notice_seconds and drain.seconds, for whoever would kill it later.
 STOP_SECONDS = LINGER_SECONDS + _ANSWER_SECONDS
@@ -73,12 +81,42 @@ class Server:
         # Here and not in `start`: a signal to leave may come while that waits for a broker.
         self._drain_seconds: float | None = None
         self._started = asyncio.Event()
+        self._starting: asyncio.Task[None] | None = None
+        self._reload_later = False
         self._left = asyncio.Event()
         self._drain_task: asyncio.Task[None] | None = None
         self._hurry = asyncio.Event()
 
+    @property
+    def is_started(self) -> bool:
+        """Whether it serves, or has served."""
+        return self._started.is_set()
+
     async def start(self) -> None:
-        """Bind, open the broker, begin to serve. Raises `ConfigError` or `OSError` when that cannot be."""
+        """Bind, open the broker, begin to serve. Raises `ConfigError`, `OSError` or `Unavailable` when that cannot be.
+
+        Also returns as soon as `leave` is called: then it is not `is_started`, and `serve` returns at once.
+        """
+        if self._is_leaving():
+            return
+        starting = self._starting = asyncio.get_running_loop().create_task(self._start())
+        given_up = asyncio.ensure_future(self._left.wait())
+        try:
+            await asyncio.wait({starting, given_up}, return_when=asyncio.FIRST_COMPLETED)
+        finally:
+            given_up.cancel()
+            if not starting.done():
+                starting.cancel()
+        if self._is_leaving() and not self.is_started:
+            return
+        await starting  # raises what went wrong in it
+        if self._reload_later:
+            self.reconfigure()
+
+    def _is_leaving(self) -> bool:
+        return self._drain_task is not None
+
+    async def _start(self) -> None:
         config = self.config
         broker = open_broker(config.broker.url, timeout_seconds=config.broker.timeout_seconds)
         sources = open_sources(config.sources)
@@ -95,7 +133,13 @@ class Server:
         tls = self._tls = tls_context(config.server)
         sockets = _bind(config.server.host, config.server.port, reuse_port=config.server.reuse_port)
         admin_sockets = _bind(config.admin.host, config.admin.port) if has_admin else []
-        await self.service.start()
+        try:
+            await self.service.start()
+        except BaseException:
+            for one in [*sockets, *admin_sockets]:
+                one.close()
+            await self.service.stop()
+            raise
         public = public_app(self.service, with_operator_routes=not has_admin, on_loopback=_on_loopback(sockets))
         self._servers = [self._listen(public, sockets, tls)]
         self.ports = [s.getsockname()[1] for s in sockets]
@@ -134,7 +178,7 @@ class Server:
         return cors.headers(self.service.cors, origin)
 
     async def serve(self) -> None:
-        """Return when the last stream is gone after `leave`."""
+        """Return when the last stream is gone after `leave`, or at once when that was called before it had started."""
         await self._left.wait()
         if self._drain_task is not None:
             await self._drain_task  # raises what went wrong in it
@@ -160,10 +204,25 @@ class Server:
 
     async def _leave(self) -> None:
         try:
-            await self._started.wait()
-            await self._drain()
+            if self.is_started:
+                await self._drain()
+            else:
+                await self._give_up()
         finally:
             self._left.set()
+
+    async def _give_up(self) -> None:
+        """The start waits for a broker or for keys, and nobody needs it any more."""
+        self.supervisor.stopping(STOP_SECONDS)
+        if self._starting is not None:
+            self._starting.cancel()
+            await asyncio.wait({self._starting}, timeout=_GIVE_UP_SECONDS)
+            if self._starting.done() and not self._starting.cancelled():
+                self._starting.exception()  # it does not matter any more
+        if self.is_started:  # it was faster
+            await self._drain()
+        else:
+            log.info("server.stopped")
 
     async def _drain(self) -> None:
         settings = self.config.drain
@@ -190,7 +249,10 @@ class Server:
 
     def reconfigure(self) -> None:
         """Load the configuration again and take what can change; on any error keep what is in effect, and say so."""
-        if self.reload is None or not self._started.is_set():
+        if self.reload is None:
+            return
+        if not self.is_started:
+            self._reload_later = True  # what it starts with was read before
             return
         try:
             loaded = self.reload()
@@ -262,25 +324,33 @@ def _value(config: Config, key: str) -> object:
     return value
 
 
-async def _main(server: Server) -> None:
+async def _main(server: Server, signals: Signals) -> None:
     loop = asyncio.get_running_loop()
-    for number in (signal.SIGTERM, signal.SIGINT):
-        loop.add_signal_handler(number, server.leave)
-    loop.add_signal_handler(signal.SIGHUP, _reload, server)
+    signals.watch(loop, leave=server.leave, reload=lambda: _reload(server))
     await server.start()
-    gc.collect()
-    gc.freeze()
-    gc.set_threshold(*_GC_THRESHOLDS)
-    _begin_watchdog(server.supervisor)
-    server.supervisor.ready()
+    if server.is_started:
+        gc.collect()
+        gc.freeze()
+        gc.set_threshold(*_GC_THRESHOLDS)
+        _begin_watchdog(server.supervisor)
+        server.supervisor.ready()
     await server.serve()
-    for number in (signal.SIGTERM, signal.SIGINT):
-        # One more in the last instant must not turn a clean end into a death by signal.
-        loop.remove_signal_handler(number)
-        signal.signal(number, signal.SIG_IGN)
+    signals.ignore(loop)
+    _end_by(_EXIT_SECONDS if server.is_started else _GIVE_UP_SECONDS)
+
+
+def _end_by(seconds: float) -> None:
+    """End the process after `seconds` if it has not ended by then: asyncio and Python wait for threads at the end, and
+    one may hang in a name server or a disk that says nothing."""
+    timer = threading.Timer(seconds, os._exit, (0,))
+    timer.daemon = True
+    timer.start()
 
 
 def _reload(server: Server) -> None:
+    if not server.is_started:
+        server.reconfigure()  # later; the manager would take the end of this reload for that of the start
+        return
     server.supervisor.reloading()
     try:
         server.reconfigure()
@@ -294,8 +364,8 @@ def _begin_watchdog(supervisor: Supervisor) -> None:
         Timer(supervisor.alive, supervisor.watchdog_seconds / 2).start()
 
 
-def run(loaded: Loaded, reload: Callable[[], Loaded] | None = None) -> int:
-    """Serve until SIGTERM or SIGINT has drained the streams; the exit status. Raises `ConfigError`."""
+def run(loaded: Loaded, reload: Callable[[], Loaded] | None = None, signals: Signals | None = None) -> int:
+    """Serve until a signal (see `Signals`) has drained the streams; the exit status. Raises `ConfigError`."""
     config = loaded.config
     configure(config.log)
     for warning in loaded.warnings:
@@ -303,7 +373,7 @@ def run(loaded: Loaded, reload: Callable[[], Loaded] | None = None) -> int:
     raise_descriptor_limit(config.limits)
     log_descriptors(config.limits)
     try:
-        asyncio.run(_main(Server(config, reload, loaded, Supervisor())))
+        asyncio.run(_main(Server(config, reload, loaded, Supervisor()), signals or Signals()))
     except (OSError, Unavailable) as error:
         log.error("server.failed", extra={"reason": str(error)})
         return 1

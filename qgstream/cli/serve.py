@@ -1,4 +1,4 @@
-"""`qgstream serve`: the server, until SIGTERM or SIGINT."""
+"""`qgstream serve`: the server, until SIGTERM, SIGINT or SIGQUIT."""
 
 from __future__ import annotations
 
@@ -13,13 +13,17 @@ if TYPE_CHECKING:
 
 def add_parser(subparsers: _SubParsersAction[argparse.ArgumentParser]) -> None:
     """Add the command."""
-    parser = subparsers.add_parser("serve", help="serve until SIGTERM or SIGINT", description=__doc__)
+    parser = subparsers.add_parser("serve", help="serve until SIGTERM, SIGINT or SIGQUIT", description=__doc__)
     _settings.add_arguments(parser)
     parser.set_defaults(run=run)
 
 
 def run(args: argparse.Namespace) -> int:
     """Load the configuration and serve; SIGHUP loads it again."""
+    from qgstream.signals import Signals
+
+    signals = Signals()
+    signals.hold()  # before what takes long to import
     from qgstream import server
 
-    return server.run(_settings.load(args), lambda: _settings.load(args))
+    return server.run(_settings.load(args), lambda: _settings.load(args), signals)
