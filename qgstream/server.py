@@ -20,6 +20,7 @@ from qgstream import cors
 from qgstream.addresses import is_loopback, parse_networks
 from qgstream.app import admin_app, public_app
 from qgstream.brokers.base import open_broker
+from qgstream.certificates import load_cert_chain
 from qgstream.config import Config, Loaded, ServerSettings
 from qgstream.drain import LINGER_SECONDS, drain, wait
 from qgstream.errors import ConfigError, Unavailable
@@ -130,7 +131,7 @@ class Server:
         self.service.leave = self.leave_within
         self._started_with, self._started_from = config, self.loaded
         has_admin = bool(config.admin.port)
-        tls = self._tls = tls_context(config.server)
+        tls = tls_context(config.server)
         sockets = _bind(config.server.host, config.server.port, reuse_port=config.server.reuse_port)
         admin_sockets = _bind(config.admin.host, config.admin.port) if has_admin else []
         try:
@@ -258,7 +259,7 @@ class Server:
             loaded = self.reload()
             config = loaded.config
             raise_descriptor_limit(config.limits)
-            tls_context(config.server)
+            tls = tls_context(config.server)
             self.service.reload_auth(config.auth)
         except ConfigError as error:
             log.error("config.rejected", extra={"problems": error.problems})
@@ -272,10 +273,11 @@ class Server:
         self.service.hub.reload(limits=config.limits, history=config.history)
         if config.log != self.config.log:
             configure(config.log)
-        certfile, keyfile = config.server.certfile, config.server.keyfile
-        if self._tls is not None and certfile is not None and certfile == self._started_with.server.certfile:
+        started = self._started_with.server
+        if tls is not None and (config.server.certfile, config.server.keyfile) == (started.certfile, started.keyfile):
             # The same files may hold a new certificate: it is for the handshakes from now on. Others need a restart.
-            self._tls.load_cert_chain(certfile, keyfile)
+            # The whole context is exchanged: one that takes half of a pair serves nobody any more.
+            self._servers[0].ssl_options = tls
         needs_restart = [key for key in _FIXED if _value(config, key) != _value(self._started_with, key)]
         self.config, self.loaded = config, loaded
         forgotten = sorted(self.service.tuned)  # what was changed through /admin/limits holds until now
@@ -311,8 +313,8 @@ def tls_context(settings: ServerSettings) -> ssl.SSLContext | None:
     context = TlsContext(ssl.PROTOCOL_TLS_SERVER)
     context.set_alpn_protocols([ALPN_PROTOCOL])
     try:
-        context.load_cert_chain(settings.certfile, settings.keyfile)
-    except (OSError, ssl.SSLError) as error:
+        load_cert_chain(context, settings.certfile, settings.keyfile)
+    except OSError as error:
         raise ConfigError([f"server.certfile, server.keyfile: cannot be used: {error}"]) from error
     return context
 

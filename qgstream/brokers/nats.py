@@ -23,6 +23,7 @@ from qgstream.brokers.nats_inbox import Inbox, is_event, place_of
 from qgstream.brokers.nats_messages import size_bytes, to_headers, to_publication, to_subject
 from qgstream.brokers.options import Address, read_options
 from qgstream.brokers.remote import PAGE_EVENTS, Bounds, Page, Placed, Remote, Replaced
+from qgstream.certificates import load_cert_chain
 from qgstream.errors import ConfigError, InvalidField, TooLarge
 from qgstream.logs import log
 from qgstream.publication import Publication
@@ -83,7 +84,7 @@ class NatsBroker(Remote):
         try:
             context = ssl.create_default_context(cafile=options.cafile)
             if options.certfile:
-                context.load_cert_chain(options.certfile, options.keyfile)
+                load_cert_chain(context, options.certfile, options.keyfile)
         except OSError as error:
             raise ConfigError([f"broker.url: the certificates cannot be used: {error}"]) from error
         return context

@@ -8,6 +8,7 @@ from pydantic import Field
 from yarl import URL
 
 from qgstream.brokers.options import Address
+from qgstream.certificates import load_cert_chain
 from qgstream.errors import ConfigError
 from qgstream.limits import MIB
 from qgstream.settings import Section
@@ -53,7 +54,7 @@ def tls_context(address: Address, options: Options) -> ssl.SSLContext | None:
     try:
         context = ssl.create_default_context(cafile=options.cafile)
         if options.certfile:
-            context.load_cert_chain(options.certfile, options.keyfile)
+            load_cert_chain(context, options.certfile, options.keyfile)
     except OSError as error:
         raise ConfigError([f"broker.url: the certificates cannot be used: {error}"]) from error
     return context
