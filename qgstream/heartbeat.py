@@ -21,6 +21,8 @@ from qgstream.subscriber import PARKED
 from qgstream.timer import Timer
 
 TICK_SECONDS = 0.05
+# A minute: a process that was stopped for hours tells no more of them.
+_MAX_MISSED = 1200
 
 
 class HeartbeatSettings(Section):
@@ -49,14 +51,12 @@ class Wheel:
         self._ages: list[tuple[float, int, CloseReason]] = []
         self._dates: list[tuple[float, int, CloseReason]] = []
         self._callback = Timer(self.tick, TICK_SECONDS)
-        self._due_at: float | None = None
         self._settings = settings
         hub.on_open.append(self.add)
         hub.on_close.append(self.remove)
 
     def start(self) -> None:
         """Begin to tick on the running loop."""
-        self._due_at = None
         self._callback.start()
 
     def stop(self) -> None:
@@ -118,19 +118,26 @@ class Wheel:
     def tick(self) -> None:
         """One tick: called by the timer."""
         now = time.monotonic()
-        if self._due_at is not None:
-            self._hub.metrics.loop_was_late(max(0.0, now - self._due_at))
-        self._due_at = now + TICK_SECONDS
-        self._tick += 1
-        slot = self._slots.get(self._tick % self._size)
-        if slot:
-            self._hub.slices.add(self._beat(list(slot)))
+        missed = self._callback.missed
+        self._measure(self._callback.late_seconds, missed)
+        # The turns that were missed have streams too, whose next heartbeat would otherwise be an interval late.
+        self._tick += 1 + missed
+        for tick in range(self._tick - min(missed, self._size - 1), self._tick + 1):
+            slot = self._slots.get(tick % self._size)
+            if slot:
+                self._hub.slices.add(self._beat(list(slot)))
         if self._ages and self._ages[0][0] <= now:
             self._hub.slices.add(self._end_due(self._ages, time.monotonic))
         if self._dates and self._dates[0][0] <= time.time():
             self._hub.slices.add(self._end_due(self._dates, time.time))
         self._hub.check_slow()
         self._hub.sweep()
+
+    def _measure(self, late_seconds: float, missed: int) -> None:
+        # Each tick that was due counts, also those that were missed: what came to the loop at that moment waited so
+        # long. Without them a stall of a second would be one sample among a hundred good ones ("coordinated omission").
+        for number in range(min(missed, _MAX_MISSED) + 1):
+            self._hub.metrics.loop_was_late(max(0.0, late_seconds - number * TICK_SECONDS))
 
     def _end_due(self, deadlines: list[tuple[float, int, CloseReason]], clock: Callable[[], float]) -> Iterator[None]:
         # In slices: a thousand tokens may expire in the same second.

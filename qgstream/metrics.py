@@ -95,7 +95,7 @@ class Metrics:
             "From publish until the last subscriber's turn, the longest of each 0.1 s.",
             _FAST,
         )
-        self._loop_lag = histogram("loop_lag_seconds", "How late the event loop ran a timer.", _FAST)
+        self._loop_lag = histogram("loop_lag_seconds", "What waited for the event loop, every 50 ms.", _FAST)
         self._replay_events = histogram("replay_events", "Events in one finished replay.", _EVENTS)
         # The names of sources are the operator's, from the configuration: as closed a set as the reasons.
         self._source_events = counter("source_events", "Events that a source brought into the log.", "source")
@@ -180,7 +180,7 @@ class Metrics:
         self._lag.observe(lag_seconds)
 
     def loop_was_late(self, seconds: float) -> None:
-        """A timer of the event loop ran this late."""
+        """What was due at a moment was run by the event loop this much later."""
         self._loop_lag.observe(seconds)
 
     def knows_source(self, name: str) -> None:

@@ -10,13 +10,19 @@ class Timer:
     """Calls `callback` every so many seconds on the running loop, from `start` to `stop`.
 
     Tornado's PeriodicCallback goes by the wall clock: when that is stepped back by an hour, as it is on machines that
-    find out the time only then, it is silent for an hour. A call that comes too late is not made up for.
+    find out the time only then, it is silent for an hour.
+
+    The moments at which a call is due are `start` and whole intervals after it, however late a call comes. One that
+    comes a whole interval late stands for the others that were due meanwhile: `missed` of them are not made up for.
     """
 
     def __init__(self, callback: Callable[[], object], seconds: float) -> None:
         self._callback = callback
         self._seconds = seconds
         self._next: asyncio.TimerHandle | None = None
+        # Of the call that is under way, or was the last.
+        self.late_seconds = 0.0
+        self.missed = 0
 
     def start(self) -> None:
         """Begin; the first call comes after one interval."""
@@ -38,6 +44,7 @@ class Timer:
 
     def _run(self, due: float, loop: asyncio.AbstractEventLoop) -> None:
         # Before the call, which may stop it, and may fail: the loop says so, and the next one comes all the same.
-        late = loop.time() - due
-        self._call_at(due + self._seconds * (1 + max(0.0, late) // self._seconds), loop)
+        self.late_seconds = max(0.0, loop.time() - due)
+        self.missed = int(self.late_seconds // self._seconds)
+        self._call_at(due + self._seconds * (1 + self.missed), loop)
         self._callback()
