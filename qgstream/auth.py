@@ -16,7 +16,7 @@ from typing import Annotated, Any, ClassVar, Literal
 from pydantic import Discriminator, Field, SecretStr, Tag, field_validator
 
 from qgstream.claims import Claims
-from qgstream.errors import ConfigError, Forbidden, InvalidField, Unauthorized
+from qgstream.errors import ConfigError, Forbidden, InvalidField, Unauthorized, Unavailable, UnknownKeyId
 from qgstream.keys import ReadFile, Secret, SecretFile, SecretSection, VerifyingKey, load_secret, read_file
 from qgstream.namespaces import namespace
 from qgstream.tokens import MAX_TOKEN_CHARACTERS, Check, Evidence, JwtSettings, TokenVerifier, looks_like_jwt
@@ -215,8 +215,11 @@ class Authenticator:
         # SHA-256 of each key: equal lengths, so that comparing takes equal time.
         self._keys: dict[bytes, Principal] = {}
         self._tokens: TokenVerifier | None = None
-        # Called when a token names a key that is not in the set: the issuer may have rotated its keys.
-        self.on_unknown_key_id: Callable[[], None] = lambda: None
+        # Of a new `jwks_url`, whose keys have not come yet: until then `_tokens` are those of before.
+        self._coming: TokenVerifier | None = None
+        # Called when a token names a key that is not in the set: the issuer may have rotated its keys. It gets the time
+        # (unix seconds) at which the token says that it was issued, and returns whether the next set may have its key.
+        self.on_unknown_key_id: Callable[[float | None], bool] = lambda _issued_at: False
         places: dict[bytes, str] = {}
         for where, secret, principal in _principals(settings):
             try:
@@ -241,8 +244,9 @@ class Authenticator:
     def authenticate(self, credentials: Credentials, now: float) -> Principal:
         """Who asks at `now` (unix seconds): anonymous without credentials, `Unauthorized` with bad ones.
 
-        Its code says which check failed, and its message repeats nothing of the credentials. `Unavailable` until the
-        first JWK set has come. A key is not taken from a cookie: that is for tokens, which expire.
+        Its code says which check failed, and its message repeats nothing of the credentials. `Unavailable` when that
+        cannot be known yet: until the first JWK set has come, and for a token that is newer than the set and names a
+        key that is not in it. A key is not taken from a cookie: that is for tokens, which expire.
         """
         token = credentials.token
         if token is None:
@@ -257,9 +261,10 @@ class Authenticator:
             raise Unauthorized("credentials: neither one of the keys nor a JWT", code="unknown_key")
         try:
             claims, evidence = self._tokens.verify_with_evidence(token, now)
-        except Unauthorized as error:
-            if error.code == "unknown_key_id":
-                self.on_unknown_key_id()
+        except UnknownKeyId as error:
+            if self.on_unknown_key_id(self._believed(error.issued_at, now)):
+                said = f"{error}, but newer ones are on their way"
+                raise Unavailable(said, retry_after_seconds=5, code="auth_unavailable") from None
             raise
         return Principal(
             claims.subject or "token", "token", claims.publish, claims.subscribe, claims.expires_at,
@@ -278,6 +283,11 @@ class Authenticator:
             return self._tokens is not None and self._tokens.still_accepts(evidence)
         return True
 
+    def _believed(self, issued_at: float | None, now: float) -> float | None:
+        # The issuer's clock may be behind ours by the leeway, and no genuine token is from the future.
+        leeway = self.settings.jwt.leeway_seconds if self.settings.jwt is not None else 0.0
+        return None if issued_at is None or issued_at > now + leeway else issued_at + leeway
+
     def explain(self, token: str, now: float) -> list[Check]:
         """Every check that `authenticate` makes of a key or token, with its outcome, for whoever holds it."""
         principal = self._match(token)
@@ -293,9 +303,22 @@ class Authenticator:
 
     def replace_jwks(self, document: object) -> int:
         """Use a JWK set that was fetched from `auth.jwt.jwks_url`; see `TokenVerifier.replace_jwks`."""
-        if self._tokens is None:
+        tokens = self._coming or self._tokens
+        if tokens is None:
             raise ConfigError(["auth.jwt: not set, so no key set is expected"])
-        return self._tokens.replace_jwks(document)
+        count = tokens.replace_jwks(document)
+        self._tokens, self._coming = tokens, None
+        return count
+
+    def keep_tokens_of(self, old: Authenticator) -> None:
+        """Until `replace_jwks` brings the first key set, verify tokens as `old` does, by its settings and its keys."""
+        if self._tokens is not None and old.token_keys is not None:
+            self._tokens, self._coming = old._tokens, self._tokens
+
+    @property
+    def awaits_keys(self) -> bool:
+        """Whether tokens are still verified as before a reload, because the new key set has not come."""
+        return self._coming is not None
 
     @property
     def token_keys(self) -> tuple[VerifyingKey, ...] | None:

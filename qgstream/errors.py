@@ -79,6 +79,16 @@ class Unauthorized(QgstreamError):
             self.code = code
 
 
+class UnknownKeyId(Unauthorized):
+    """A token is signed with a key that is not in the set. `issued_at` (unix seconds) is what it says of itself."""
+
+    code = "unknown_key_id"
+
+    def __init__(self, message: str, *, issued_at: float | None) -> None:
+        super().__init__(message)
+        self.issued_at = issued_at
+
+
 class Forbidden(QgstreamError):
     """Valid credentials that do not allow this."""
 

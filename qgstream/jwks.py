@@ -8,7 +8,9 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import json
+import math
 import os
+import time
 from collections.abc import Callable
 
 from tornado.httpclient import HTTPRequest
@@ -44,6 +46,9 @@ class KeySet:
     ) -> None:
         self.url = url
         self.document: object = None  # the last set that was taken
+        # Whether there are keys to go on with: a set that was taken, or what is in use instead of the first one.
+        self.has_keys = False
+        self._as_of = -math.inf  # when the fetch of the document began, in Unix seconds
         self._take = take
         self._refresh_seconds, self._pause_seconds = refresh_seconds, pause_seconds
         self._timeout_seconds = timeout_seconds
@@ -64,9 +69,14 @@ class KeySet:
         """Return when the first fetch is over, well or not."""
         await self._tried.wait()
 
-    def refresh(self) -> None:
-        """Fetch soon: a token named a key that is not in the set."""
+    def refresh(self, issued_at: float | None = None) -> bool:
+        """Fetch soon: a token named a key that is not in the set.
+
+        Returns whether a token that was issued then (unix seconds) may be signed with a key of the next set: only if it
+        is newer than this one. A token with a key that does not exist is so told apart, though only one fetch later.
+        """
         self._wanted.set()
+        return issued_at is not None and issued_at > self._as_of
 
     async def _keep(self) -> None:
         # Not the client that a program may have configured for itself: its bounds would not be these.
@@ -86,18 +96,19 @@ class KeySet:
             client.close()
 
     async def _fetch(self, client: SimpleAsyncHTTPClient) -> None:
+        as_of = time.time()
         try:
             document = await self._get(client)
             keys = self._take(document)
         except Exception as error:  # noqa: BLE001 - whatever an issuer sends, the set in use outlives it
             if not self._failing:
                 reason = explained(error, os.environ)[:300]
-                log.warning("jwks.failed", extra={"reason": reason, "has_keys": self.document is not None})
+                log.warning("jwks.failed", extra={"reason": reason, "has_keys": self.has_keys, "url": self.url})
             self._failing = True
             return
         if self._failing or document != self.document:
-            log.info("jwks.loaded", extra={"keys": keys})
-        self._failing, self.document = False, document
+            log.info("jwks.loaded", extra={"keys": keys, "url": self.url})
+        self._failing, self.document, self.has_keys, self._as_of = False, document, True, as_of
 
     async def _get(self, client: SimpleAsyncHTTPClient) -> object:
         request = HTTPRequest(
@@ -110,7 +121,10 @@ class KeySet:
             decompress_response=False,
             ssl_options=system_tls(os.environ) if self.url.startswith("https:") else None,
         )
-        response = await client.fetch(request, raise_error=False)
+        fetching = client.fetch(request, raise_error=False)
+        # `stop` may cancel this, and the client would log an error when it hears of its timeout later.
+        fetching.add_done_callback(lambda fetched: fetched.cancelled() or fetched.exception())
+        response = await asyncio.shield(fetching)
         if response.code != 200:
             raise ConfigError([f"auth.jwt.jwks_url: got status {response.code}, expected 200"])
         try:

@@ -295,6 +295,8 @@ class Server:
             source = "program" if loaded is None else loaded.came_from[key]
             if key in _FIXED and _value(self.config, key) != _value(self._started_with, key):
                 source += " (changed since, which needs a restart)"
+            elif key.startswith("auth.jwt.") and self.service.auth.awaits_keys:
+                source += " (in effect once its key set has come)"
             yield key, value, "admin API" if key.removeprefix("limits.") in self.service.tuned else source
 
 

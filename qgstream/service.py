@@ -92,7 +92,7 @@ class Service:
         self._sweeper.start()
         if self._key_set is not None:
             self._key_set.start()
-            # A 503 would stop an EventSource for good: better that the first ones wait for the keys, if not for long.
+            # Better that the first clients wait for the keys than that they are told to come back, if not for long.
             await self._key_set.tried()
 
     async def __aenter__(self) -> Self:
@@ -145,14 +145,15 @@ class Service:
 
     def _replace_jwks(self, document: object) -> int:
         auth = self.auth  # the authenticator that is in effect by then
-        before = auth.token_keys
+        before, settings_change = auth.token_keys, auth.awaits_keys
         count = auth.replace_jwks(document)
-        if auth.token_keys != before:
+        if settings_change or auth.token_keys != before:
             self._review_access()
         return count
 
     def _take_key_set(self, new: Authenticator) -> None:
-        """Give what was fetched to the authenticator that follows, so that no token is refused meanwhile."""
+        """See that the authenticator that follows refuses no token for the want of keys: it gets what was fetched, or
+        goes on with the keys of before until the first set from another URL has come."""
         old, jwt = self._key_set, new.settings.jwt
         if old is not None and jwt is not None and old.url == jwt.jwks_url and old.document is not None:
             # No key of it may fit other algorithms. Then it is fetched again, at once.
@@ -164,6 +165,8 @@ class Service:
             old.stop()
         self._key_set = self._key_set_for(new)
         if self._key_set is not None:
+            new.keep_tokens_of(self.auth)
+            self._key_set.has_keys = new.token_keys is not None
             self._key_set.start()
 
     def tune(self, changes: Mapping[str, object]) -> dict[str, tuple[object, object]]:

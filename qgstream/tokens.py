@@ -16,7 +16,7 @@ import jwt
 from pydantic import Field, field_validator
 
 from qgstream.claims import CLAIM_CHECKS, LAST_DATE, Claims, ClaimSettings, check_aud, check_iss
-from qgstream.errors import ConfigError, InvalidField, QgstreamError, Unauthorized, Unavailable
+from qgstream.errors import ConfigError, InvalidField, QgstreamError, Unauthorized, Unavailable, UnknownKeyId
 from qgstream.keys import (
     MIN_SECRET_BYTES,
     Algorithm,
@@ -157,7 +157,7 @@ def _check_algorithm(proof: _Proof) -> str:
 def _check_key(proof: _Proof) -> str:
     if proof.known is None:
         raise Unavailable(
-            "token: the issuer's keys have not been fetched yet", retry_after_seconds=5, code="keys_not_loaded"
+            "token: the issuer's keys have not been fetched yet", retry_after_seconds=5, code="auth_unavailable"
         )
     kid = proof.header.get("kid")
     # A key without a `kid` (a secret, a PEM file) is for every token, and a token without one is for every key.
@@ -166,8 +166,17 @@ def _check_key(proof: _Proof) -> str:
     ]
     if not proof.keys:
         wanted = f"is for {proof.algorithm}" + ("" if kid is None else " and has the token's key id (kid)")
-        raise Unauthorized(f"token: none of the {len(proof.known)} known keys {wanted}", code="unknown_key_id")
+        said = f"token: none of the {len(proof.known)} known keys {wanted}"
+        raise UnknownKeyId(said, issued_at=_issued_at(proof.claims))
     return f"{len(proof.keys)} of the {len(proof.known)} known keys may be it"
+
+
+def _issued_at(claims: dict[str, Any]) -> float | None:
+    # RFC 7519 4.1.6. Not proven: it decides only whether the client is told to come back.
+    issued_at = claims.get("iat")
+    if not isinstance(issued_at, int | float) or isinstance(issued_at, bool):
+        return None
+    return issued_at if 0 <= issued_at <= LAST_DATE else None
 
 
 def _check_signature(proof: _Proof) -> str:
@@ -214,7 +223,7 @@ class TokenVerifier:
         """The claims of a genuine token that is valid at `now` (unix seconds).
 
         Raises `Unauthorized` with the code of the check that failed, and `Unavailable` until the set from `jwks_url`
-        has come. After `unknown_key_id` it is worth fetching that again: the issuer may have rotated its keys.
+        has come. After `UnknownKeyId` it is worth fetching that again: the issuer may have rotated its keys.
         """
         return self.verify_with_evidence(token, now)[0]
 

@@ -26,9 +26,11 @@ from tests.conftest import ExpectLog
 from tests.fakes import connect, turns
 from tests.handlers.asking import until
 from tests.hostile.certificates import make_certificate
+from tests.hostile.observing import ask as request
 from tests.proxying import set_environment
 from tests.serving import RawClient, ServerProcess
 from tests.signing import jwk, payload, private_key, sign
+from tests.test_server import Reloadable
 
 ANSWER_SECONDS = 10.0
 
@@ -41,6 +43,12 @@ def answer(body: bytes, status: str = "200 OK", *headers: str) -> bytes:
 def key_set(**names: str) -> bytes:
     """The answer with a set of public keys: key id to name of the pair."""
     return answer(json.dumps({"keys": [jwk(name, "ES256", kid=kid) for kid, name in names.items()]}).encode())
+
+
+def set_of(issuer: Issuer) -> bytes:
+    """The set that it answers with."""
+    assert issuer.answer is not None
+    return issuer.answer.partition(b"\r\n\r\n")[2]
 
 
 class Issuer:
@@ -221,7 +229,7 @@ async def test_an_issuer_that_is_away_at_the_start(expect_log: ExpectLog, caplog
     async with serving(auth(issuer)) as service:
         with pytest.raises(Unavailable) as caught:
             ask(service, "p256", "one")
-        assert (caught.value.code, caught.value.retry_after_seconds) == ("keys_not_loaded", 5)
+        assert (caught.value.code, caught.value.retry_after_seconds) == ("auth_unavailable", 5)
         await asyncio.sleep(0.3)  # a few more tries, without a line
         assert events(caplog) == ["jwks.failed"]
         async with issuer.listening():
@@ -251,13 +259,103 @@ async def test_a_reload_to_another_issuer(caplog: pytest.LogCaptureFixture) -> N
         service.reload_auth(auth(two))
         assert old is not None
         assert old._task is not None
-        with pytest.raises(Unavailable):
+        assert ask(service, "p256", "one").name == "ann"  # as before, until the new set has come
+        with pytest.raises(Unauthorized):
             ask(service, "p256", "two")
-        await until(lambda: events(caplog) == ["jwks.loaded"] * 2)
+        assert service.auth.awaits_keys
+        await until(lambda: events(caplog) == ["jwks.loaded"] * 2 and not service.auth.awaits_keys)
         assert ask(service, "p256", "two").name == "ann"
+        with pytest.raises(Unauthorized):
+            ask(service, "p256", "one")
         assert old._task.cancelled()
         service.reload_auth(AuthSettings())
         assert service._key_set is None
+
+
+@pytest.mark.gen_test(timeout=20)
+async def test_a_reload_to_an_issuer_that_is_away(expect_log: ExpectLog, caplog: pytest.LogCaptureFixture) -> None:
+    """Its keys are tried for until they come. Until then tokens are verified as before, and all else is new at once."""
+    expect_log("jwks.failed")
+    one, two = Issuer(key_set(one="p256")), Issuer(None)
+    async with one.listening(), two.listening(), serving(auth(one, audience="before")) as service:
+
+        def name(kid: str, audience: str) -> str:
+            claims = payload(exp=time.time() + 600, aud=audience)
+            signed = sign(claims, private_key("p256"), "ES256", kid=kid)
+            return service.auth.authenticate(Credentials(f"Bearer {signed}"), time.time()).name
+
+        settings = auth(two, audience="after").model_copy(update={"private_topics": ("secret",)})
+        service.reload_auth(settings)
+        assert service.auth.is_private("secret")
+        await until(lambda: len(two.requests) >= 3)
+        assert events(caplog) == ["jwks.loaded", "jwks.failed"]
+        assert caplog.records[-1].__dict__["has_keys"]
+        assert name("one", "before") == "ann"
+        with pytest.raises(Unauthorized, match="does not name 'before'"):
+            name("one", "after")
+        service.reload_auth(settings)  # once more, while it waits
+        assert name("one", "before") == "ann"
+        two.answer = key_set(two="p256")
+        await until(lambda: events(caplog)[-1] == "jwks.loaded")
+        assert name("two", "after") == "ann"
+        with pytest.raises(Unauthorized):
+            name("one", "before")
+
+
+@pytest.mark.gen_test(timeout=20)
+async def test_a_reload_and_back_while_the_new_issuer_is_away(expect_log: ExpectLog) -> None:
+    expect_log("jwks.failed", required=False)
+    one, two = Issuer(key_set(one="p256")), Issuer(None)
+    async with one.listening(), two.listening(), serving(auth(one)) as service:
+        service.reload_auth(auth(two))
+        service.reload_auth(auth(one))
+        assert ask(service, "p256", "one").name == "ann"
+        await until(lambda: not service.auth.awaits_keys)
+        assert ask(service, "p256", "one").name == "ann"
+
+
+@pytest.mark.gen_test(timeout=20)
+async def test_a_token_newer_than_the_set_is_no_bad_one_yet() -> None:
+    """After a rotation the first token with the new key comes before the new set. A 401 would end its EventSource."""
+    async with Issuer(key_set(one="p256")).listening() as issuer, serving(auth(issuer)) as service:
+
+        def asked(kid: str, issued_at: object) -> Principal:
+            claims = payload(exp=time.time() + 600, iat=issued_at)
+            signed = sign(claims, private_key("p256"), "ES256", kid=kid)
+            return service.auth.authenticate(Credentials(f"Bearer {signed}"), time.time())
+
+        issued_at = time.time() + 5  # the clocks differ
+        with pytest.raises(Unavailable) as caught:
+            asked("two", issued_at)
+        assert caught.value.code == "auth_unavailable"
+        issuer.answer = key_set(two="p256")
+        kept = service._key_set
+        assert kept is not None
+        await until(lambda: kept.document == json.loads(set_of(issuer)))
+        assert asked("two", issued_at).name == "ann"
+        # What cannot be newer than the set is a bad one.
+        for old in (None, time.time() - 60, time.time() + 60, True, -1.0, 1e300):
+            with pytest.raises(Unauthorized) as refused:
+                asked("three", old)
+            assert refused.value.code == "unknown_key_id"
+
+
+@pytest.mark.gen_test(timeout=20)
+async def test_a_key_that_does_not_exist_is_found_out_by_the_next_set() -> None:
+    async with Issuer(key_set(one="p256")).listening() as issuer, serving(auth(issuer, leeway_seconds=0)) as service:
+        claims = payload(exp=time.time() + 600, iat=time.time())
+        signed = sign(claims, private_key("p256"), "ES256", kid="made up")
+
+        def code() -> str:
+            try:
+                service.auth.authenticate(Credentials(f"Bearer {signed}"), time.time())
+            except (Unauthorized, Unavailable) as error:
+                return error.code
+            raise AssertionError("it was let in")
+
+        assert code() == "auth_unavailable"
+        await until(lambda: code() == "unknown_key_id")
+        assert len(issuer.requests) == 2
 
 
 @pytest.mark.gen_test(timeout=20)
@@ -314,8 +412,8 @@ async def test_streams_wait_for_the_keys_of_another_issuer() -> None:
     async with first.listening(), second.listening(), serving(auth(first)) as service:
         one, two = opened(service, "p256", "one"), opened(service, "other p256", "two")
         service.reload_auth(auth(second))
+        assert service.auth.awaits_keys
         await turns(1)
-        assert (len(service.hub.slices), service.auth.token_keys) == (0, None)
         assert (one.reason, two.reason) == (None, None)  # nobody can tell yet
         await until(lambda: one.reason == "access_changed")
         await until(lambda: not service.hub.slices)
@@ -415,3 +513,23 @@ async def test_a_server_uses_it(tmp_path: Path) -> None:
                 return over_http(server.port)
 
         assert await asyncio.to_thread(run) == b"HTTP/1.1 200 OK\r\n"
+
+
+@pytest.mark.gen_test(timeout=40)
+async def test_a_reload_refuses_no_stream(tmp_path: Path) -> None:
+    """The set of the new URL is on its way, and is never there: tokens are good as before, and the operator sees it."""
+
+    def run(url: str, new_url: str) -> None:
+        jwt = {"algorithms": ["ES256"]}
+        reloadable = Reloadable(tmp_path, auth={"jwt": jwt | {"jwks_url": url}, "admin_keys": {"boss": "admin-key"}})
+        server = reloadable.server
+        reloadable.reload(auth={"jwt": jwt | {"jwks_url": new_url}, "admin_keys": {"boss": "admin-key"}})
+        client = RawClient(server.port).get("/events", f"Authorization: Bearer {token('p256', 'one')}")
+        client.until(b'"connected"')
+        client.close()
+        _, config = request(server, "GET", "/admin/config", headers={"Authorization": "Bearer admin-key"})
+        assert b"(in effect once its key set has come)" in config
+        server.stop(expect=("jwks.failed",))
+
+    async with Issuer(key_set(one="p256")).listening() as issuer, Issuer(None).listening() as silent:
+        await asyncio.to_thread(run, issuer.url, silent.url)

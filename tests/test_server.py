@@ -125,10 +125,10 @@ class Reloadable:
         "drain": {"seconds": 0},
     }
 
-    def __init__(self, tmp_path: Path) -> None:
+    def __init__(self, tmp_path: Path, **sections: dict[str, Any]) -> None:
         self.path = tmp_path / "qgstream.toml"
         self._reloads = 0
-        self.write({})
+        self.write(sections)
         self.server = FromFile(tmp_path, config=str(self.path))
 
     def write(self, sections: dict[str, dict[str, Any]]) -> None:

@@ -31,6 +31,9 @@ class EventsHandler(StreamHandler):
     def get(self) -> Awaitable[None] | None:
         """The stream."""
         wanted = self.wanted(self._framing)
+        if isinstance(wanted, Rejection):
+            self._reject(wanted)
+            return None
         if self.is_outside_window(wanted):
             return self._begin_outside_window(wanted)
         self._begin(wanted)
@@ -42,7 +45,11 @@ class EventsHandler(StreamHandler):
             self._reject(older)
         else:
             # What was allowed when the broker was asked may have been changed by a reload since.
-            self._begin(self.wanted(self._framing), older)
+            again = self.wanted(self._framing)
+            if isinstance(again, Rejection):
+                self._reject(again)
+            else:
+                self._begin(again, older)
 
     def _begin(self, wanted: Wanted, older: Position | None = None) -> None:
         rejection = self.service.admit(self.remote_ip)

@@ -48,14 +48,19 @@ class StreamHandler(BaseHandler):
 
     # What is asked for.
 
-    def wanted(self, framing: Framing) -> Wanted:
-        """Who asks for what. Raises `Unauthorized`, which is counted, `Forbidden` or `InvalidField`."""
+    def wanted(self, framing: Framing) -> Wanted | Rejection:
+        """Who asks for what; a refusal while nobody can tell who asks. Raises `Unauthorized`, which is counted,
+        `Forbidden` or `InvalidField`."""
         try:
             principal = self.authenticate()
         except Unauthorized:
             # A real 401: a client that was told anything else would come back with the same token for ever.
             self.service.rejected("unauthorized", self.remote_ip)
             raise
+        except Unavailable as error:
+            # Later it can be told, so an EventSource must come back.
+            self.service.rejected("auth_unavailable", self.remote_ip)
+            return Rejection("auth_unavailable", str(error), False)
         subscription = self.subscription(principal, framing)
         return Wanted(principal, subscription, self._last_event_id(), self._wants_latest(), self._ignored())
 

@@ -33,6 +33,8 @@ class WebSocketEventsHandler(WebSocketHandler, StreamHandler):
         self._check_handshake()
         self._check_page()
         wanted, older = self.wanted(Framing.WEBSOCKET), None
+        if isinstance(wanted, Rejection):
+            raise self.refusal(wanted)
         if self.is_outside_window(wanted):
             looked_up = await self.look_up(wanted)
             if isinstance(looked_up, Rejection):
@@ -41,6 +43,8 @@ class WebSocketEventsHandler(WebSocketHandler, StreamHandler):
             # What was allowed when the broker was asked may have been changed by a reload since.
             self._check_page()
             wanted = self.wanted(Framing.WEBSOCKET)
+            if isinstance(wanted, Rejection):
+                raise self.refusal(wanted)
         rejection = self.service.admit(self.remote_ip)
         if rejection is not None:
             # No answer makes a browser's WebSocket stop for good, so here it is the one that says what is wrong.
