@@ -29,6 +29,7 @@ from qgstream.intake import Intakes
 from qgstream.limits import LimitSettings
 from qgstream.logs import configure, log
 from qgstream.notify import Supervisor
+from qgstream.reaper import Reaper
 from qgstream.service import Service
 from qgstream.signals import Signals
 from qgstream.sockets import ADMIN_SOCKETS, BACKLOG, StreamServer, TlsContext, log_descriptors, raise_descriptor_limit
@@ -337,6 +338,7 @@ async def _main(server: Server, signals: Signals) -> None:
         gc.freeze()
         gc.set_threshold(*_GC_THRESHOLDS)
         _begin_watchdog(server.supervisor)
+        Reaper().start()
         server.supervisor.ready()
     await server.serve()
     signals.ignore(loop)

@@ -38,7 +38,7 @@ FLOORS: dict[float, tuple[str, ...]] = {
     1.06: ("allowed_hosts", "clients_stream", "cors", "framing"),
     1.07: ("chunked",),
     1.08: ("request_connection",),
-    1.09: ("certificates", "signals"),
+    1.09: ("certificates", "reaper", "signals"),
     1.1: ("claims", "draft", "slices", "sockets", "subscription", "window", "sources.options"),
     1.2: ("arrivals", "messages", "openapi", "pages", "sources.base", "state", "tokens", "tuning"),
     1.25: ("sources.lines",),

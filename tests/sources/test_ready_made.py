@@ -157,6 +157,32 @@ async def test_a_program_and_what_it_started_end_with_the_source(tmp_path: Path)
     await until(lambda: not _runs(int(pid)))
 
 
+@pytest.mark.gen_test(timeout=30)
+@pytest.mark.parametrize("has_pidfd", [True, False])
+async def test_what_a_program_leaves_behind_ends_with_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, has_pidfd: bool
+) -> None:
+    """It holds the program's pipes: without that the source would neither end nor be begun again."""
+    if not has_pidfd:
+        monkeypatch.delattr(os, "pidfd_open")
+    mark = tmp_path / "cleaned"
+    child = (
+        "import signal, sys, time, pathlib, os\n"
+        f"def end(*_): time.sleep(0.1); pathlib.Path({str(mark)!r}).write_text('up'); sys.exit()\n"
+        f"signal.signal(signal.SIGTERM, end); print(os.getpid(), flush=True); {SLEEP}"
+    )
+    code = (
+        f"import subprocess, sys; child = subprocess.Popen([sys.executable, '-c', {child!r}], stdout=subprocess.PIPE)\n"
+        "print(child.stdout.readline().decode(), flush=True)\n"
+        f"subprocess.Popen([sys.executable, '-c', 'import time; {SLEEP}']); sys.exit(3)"
+    )
+    async with taking(process(command=python(code))) as taken:
+        pid, *_ = await taken.over()
+    assert str(taken.error) == f"{sys.executable}: ended with status 3"
+    assert mark.read_text() == "up"  # it had its time
+    assert not _runs(int(pid))
+
+
 def _runs(pid: int) -> bool:
     """Whether a process runs; one that nobody has waited for does not."""
     try:
