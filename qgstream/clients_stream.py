@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import time
 from collections.abc import Awaitable
 from typing import Any, ClassVar, Protocol, cast
 
@@ -43,14 +44,15 @@ class EndOfHead:
         self._max_bytes = max_bytes
         self._seen = 0
         self._end = 0
-        self.has_begun = False  # anything but empty lines has come
+        self.begun_at: float | None = None  # when anything but empty lines was first there, by the monotonic clock
 
     def search(self, buffer: bytearray) -> EndOfHead | None:
         """As of a compiled pattern. The buffer is the one of the last call with more behind it."""
         found = self._pattern.search(buffer, max(0, self._seen - 2), self._max_bytes)
         self._seen = len(buffer)
-        self.has_begun = self.has_begun or self._seen > 4 or bool(buffer.strip(b"\r\n"))
         if found is None and self._seen < self._max_bytes:
+            if self.begun_at is None and (self._seen > 4 or buffer.strip(b"\r\n")):
+                self.begun_at = time.monotonic()
             return None
         self._end = self._max_bytes if found is None else found.end()
         return self

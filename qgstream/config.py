@@ -25,6 +25,7 @@ from qgstream.limits import LimitSettings
 from qgstream.logs import LogSettings
 from qgstream.reading import Catalogue, Reading
 from qgstream.settings import Section
+from qgstream.sockets import KEEPALIVE_SECONDS
 from qgstream.sources.base import SourceSettings
 from qgstream.window import HistorySettings
 
@@ -76,6 +77,12 @@ class ServerSettings(Section):
         description='Names by which clients reach this server: exact ones, `*.example.com` patterns, or "*" for every '
         "name. Requests with another Host are refused. Without any, a server on the loopback answers to localhost and "
         "loopback addresses, and every other server to every name.",
+    )
+    keepalive_seconds: float = Field(
+        KEEPALIVE_SECONDS,
+        gt=0,
+        le=86_400,
+        description="Idle time allowed between two requests on one connection; above that of the proxy in front.",
     )
     reuse_port: bool = Field(False, description="Share the port with other processes (SO_REUSEPORT).")
 

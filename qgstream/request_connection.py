@@ -57,6 +57,11 @@ class RequestConnection(HTTP1Connection):
         """The CORS headers of a refusal for this `Origin`. A server puts its own function here."""
         return ()
 
+    # How long the client may take to begin this request, on a connection that has carried others; its head is to come
+    # within `header_timeout` from then on. None: it is the first, and that time begins with the connection.
+    idle_seconds: float | None = None
+    _late: object = None  # the timer of what is waited for
+
     async def read_response(self, delegate: HTTPMessageDelegate) -> bool:
         """Read one request, hand it on, and wait for its answer. Whether the connection may carry another.
 
@@ -107,14 +112,15 @@ class RequestConnection(HTTP1Connection):
     # Reading.
 
     async def _receive_head(self, stream: ClientsStream) -> bytes:
-        max_bytes, seconds = self.params.max_header_size, self.params.header_timeout or 0
+        max_bytes, since = self.params.max_header_size, time.monotonic()
         for _ in range(_MAX_EMPTY_LINES):
             finder = EndOfHead(max_bytes)
-            late = stream.io_loop.call_later(seconds, self._close_late, stream, finder)
+            self._expect_head(stream, finder, since)
             try:
                 data = await stream.read_until_found(finder)
             finally:
-                stream.io_loop.remove_timeout(late)
+                stream.io_loop.remove_timeout(self._late)
+                self._late = None
             if data[:1] in b"\r\n":
                 data = _EMPTY_LINES.sub(b"", data)
             if data:
@@ -127,9 +133,23 @@ class RequestConnection(HTTP1Connection):
             raise TargetTooLong(f"request line: got more than {max_bytes} bytes, expected at most so many")
         raise HeadersTooLarge(f"got more than {max_bytes} bytes of headers, expected at most so many")
 
+    def _expect_head(self, stream: ClientsStream, finder: EndOfHead, since: float) -> None:
+        """Look again when its time is over, or, as long as it has not begun, when that could be at the earliest."""
+        now, seconds = time.monotonic(), self.params.header_timeout or 0
+        if self.idle_seconds is None:
+            left = since + seconds - now
+        elif finder.begun_at is not None:
+            left = finder.begun_at + seconds - now
+        else:
+            left = min(since + self.idle_seconds - now, seconds)
+        if left > 0:
+            self._late = stream.io_loop.call_later(left, self._expect_head, stream, finder, since)
+        else:
+            self._close_late(stream, finder)
+
     def _close_late(self, stream: ClientsStream, finder: EndOfHead | None) -> None:
         """What was waited for has not come. A connection on which nothing was begun closes without a word."""
-        if finder is None or finder.has_begun:
+        if finder is None or finder.begun_at is not None:
             what = "body" if finder is None else "header section"
             error = RequestTimeout(f"the {what} did not arrive in time")
             headers = self._request_headers

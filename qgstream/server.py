@@ -49,6 +49,9 @@ _FIXED = (
     "broker.timeout_seconds", "admin.host", "admin.port", "sources",
 )  # fmt: skip
 
+# What it can change of `[server]`; all of the other sections but those above.
+_RELOADABLE = ("trusted_proxies", "allowed_hosts", "keepalive_seconds")
+
 _ADMIN_LIMITS = LimitSettings(max_sockets=ADMIN_SOCKETS)
 
 # How long publishes under way, and sources that clean up, may take at the end of a drain.
@@ -152,6 +155,7 @@ class Server:
                 limits=lambda: _ADMIN_LIMITS,
                 detached=lambda: len(self.service.viewers),
                 cors_headers=self._cors_headers,
+                keepalive_seconds=self._keepalive_seconds,
             )
             admin.add_sockets(admin_sockets)
             self._servers.append(admin)
@@ -171,13 +175,16 @@ class Server:
             app, limits=lambda: self.service.limits,
             detached=lambda: len(self.service.hub.registry) + len(self.service.viewers),
             refused=lambda ip: self.service.rejected("max_sockets", ip), cors_headers=self._cors_headers,
-            ssl_options=tls,
+            keepalive_seconds=self._keepalive_seconds, ssl_options=tls,
         )  # fmt: skip
         server.add_sockets(sockets)
         return server
 
     def _cors_headers(self, origin: str | None) -> list[tuple[str, str]]:
         return cors.headers(self.service.cors, origin)
+
+    def _keepalive_seconds(self) -> float:
+        return self.config.server.keepalive_seconds
 
     async def serve(self) -> None:
         """Return when the last stream is gone after `leave`, or at once when that was called before it had started."""
@@ -288,7 +295,7 @@ class Server:
     def effective(self) -> Iterator[tuple[str, object, str]]:
         """Every key of the configuration in effect, its value without secrets, and where it came from."""
         sections = {name: getattr(self._started_with, name) for name in ("server", "admin", "broker", "sources")}
-        reloadable = {name: getattr(self.config.server, name) for name in ("trusted_proxies", "allowed_hosts")}
+        reloadable = {name: getattr(self.config.server, name) for name in _RELOADABLE}
         sections["server"] = self._started_with.server.model_copy(update=reloadable)
         in_effect = self.config.model_copy(update=sections | {"limits": self.service.limits})
         for key, value, _ in Loaded(in_effect, (), defaultdict(str)).effective():

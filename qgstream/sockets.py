@@ -36,8 +36,10 @@ ADMIN_SOCKETS = 32
 MAX_HEADER_BYTES = 1024 * 1024 + 64 * 1024
 # Of anything but a publish, which sets its own.
 MAX_BODY_BYTES = 64 * 1024
-# It is also how long a publisher may keep an idle connection.
+# Of the first request of a connection; of the next ones, from their first byte on.
 HEADER_SECONDS = 30.0
+# Until that byte comes. Above the 60 s of common balancers: whoever closes first knows that no request is on its way.
+KEEPALIVE_SECONDS = 75.0
 BODY_SECONDS = 30.0
 # The kernel's queue of connections not accepted yet, and (in Tornado) the accepts of one turn of the loop.
 BACKLOG = 1024
@@ -154,10 +156,12 @@ class StreamServer(HTTPServer):
         detached: Callable[[], int] = lambda: 0,
         refused: Callable[[str], None] = lambda _ip: None,
         cors_headers: CorsHeaders = lambda _origin: (),
+        keepalive_seconds: Callable[[], float] = lambda: KEEPALIVE_SECONDS,
         **kwargs: Any,
     ) -> None:
-        """See `HTTPServer`; `refused(ip)` is told of each socket closed for the cap, and `cors_headers(origin)` gives
-        the headers that let a page read why its request was refused."""
+        """See `HTTPServer`; `refused(ip)` is told of each socket closed for the cap, `cors_headers(origin)` gives the
+        headers that let a page read why its request was refused, and `keepalive_seconds()` how long a connection may be
+        idle between two requests."""
         super().initialize(
             request_callback,
             idle_connection_timeout=HEADER_SECONDS,
@@ -176,6 +180,7 @@ class StreamServer(HTTPServer):
         self._limits = limits
         self._detached = detached
         self._refused = refused
+        self._keepalive_seconds = keepalive_seconds
 
     def add_sockets(self, sockets: Iterable[socket.socket]) -> None:
         """See `TCPServer`."""
@@ -221,6 +226,8 @@ class StreamServer(HTTPServer):
         self._waited_for[stream] = _Waited(known.ip if known else "", cast(HTTP1Connection, request_conn))
         # Tornado's connection makes it itself; this is how it becomes ours.
         request_conn.__class__ = self._requests
+        if known is not None and known.served_by is not None:
+            cast(RequestConnection, request_conn).idle_seconds = self._keepalive_seconds()
         return super().start_request(server_conn, request_conn)
 
     def on_close(self, server_conn: object) -> None:

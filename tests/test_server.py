@@ -271,6 +271,14 @@ def test_allowed_hosts_change(reloadable: Reloadable) -> None:
     assert status("events.example.com") == 421
 
 
+def test_how_long_a_connection_is_kept_changes(reloadable: Reloadable) -> None:
+    client = RawClient(reloadable.server.port, timeout_seconds=40)
+    assert reloadable.reload(server={"keepalive_seconds": 0.2})["needs_restart"] == []
+    client.get("/health").until(b'"ok"}')
+    assert client.to_end().endswith(b'"ok"}')  # long before 75 s
+    client.close()
+
+
 def test_what_needs_a_restart_is_said(reloadable: Reloadable) -> None:
     line = reloadable.reload(server={"host": "127.0.0.2"}, admin={"port": 1})
     assert sorted(line["needs_restart"]) == ["admin.port", "server.host"]

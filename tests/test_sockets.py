@@ -14,8 +14,8 @@ import ssl
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
-from contextlib import suppress
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager, suppress
 from pathlib import Path
 
 import pytest
@@ -387,7 +387,6 @@ def hasty(monkeypatch: pytest.MonkeyPatch) -> None:
         pytest.param(b"", b"", id="silence"),
         pytest.param(b"\r\n", b"", id="an empty line, as some send behind a body"),
         pytest.param(b"GET /events HTTP/1.1\r\nHost: x\r\nX: ", b"408", id="half a header"),
-        pytest.param(b"GET /health HTTP/1.1\r\nHost: x\r\n\r\n", b"200", id="a kept-alive connection"),
         pytest.param(
             b"GET /events HTTP/1.1\r\nHost: x\r\nContent-Length: 9\r\n\r\nhalf", b"408", id="half a body of a GET"
         ),
@@ -427,6 +426,81 @@ async def test_who_sends_a_byte_now_and_then_is_closed_too(port: int) -> None:
     trickle()
     assert (await stream.read_until_close()).startswith(b"HTTP/1.1 408 ")
     assert 0.2 < time.monotonic() - began < 3
+
+
+HEALTH = b"GET /health HTTP/1.1\r\nHost: x\r\n\r\n"
+
+
+@asynccontextmanager
+async def keeping(service: Service, *, idle_seconds: float, header_seconds: float) -> AsyncIterator[IOStream]:
+    """A client that has been answered once, by a server with these times."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(sockets, "HEADER_SECONDS", header_seconds)
+        server = StreamServer(public_app(service), keepalive_seconds=lambda: idle_seconds)
+    server.listen(0, "127.0.0.1")
+    (listener,) = server._sockets.values()
+    stream = await TCPClient().connect("127.0.0.1", listener.getsockname()[1])
+    try:
+        await answered(stream, HEALTH)
+        yield stream
+    finally:
+        stream.close()
+        server.stop()
+        await server.close_all_connections()
+
+
+async def answered(stream: IOStream, *request: bytes) -> None:
+    for part in request:
+        await stream.write(part)
+        await asyncio.sleep(0.05)  # each is read by itself
+    await stream.read_until(b'"ok"}')
+
+
+@pytest.mark.gen_test(timeout=30)
+async def test_an_idle_connection_may_wait_longer_than_a_request_may_take(service: Service) -> None:
+    """As long as a proxy keeps it: one that is closed under a request makes a 502."""
+    async with keeping(service, idle_seconds=60, header_seconds=2) as stream:
+        for part in (b"\r\n", HEALTH[:1]):
+            await asyncio.sleep(2.3)
+            await answered(stream, part, HEALTH[len(part.strip()) : 20], HEALTH[20:])
+
+
+@pytest.mark.gen_test(timeout=30)
+async def test_an_idle_connection_is_closed_without_a_word(service: Service) -> None:
+    began = time.monotonic()
+    async with keeping(service, idle_seconds=0.6, header_seconds=0.2) as stream:
+        assert await stream.read_until_close() == b""
+        assert time.monotonic() - began >= 0.6
+    async with keeping(service, idle_seconds=0.2, header_seconds=60) as stream:
+        assert await stream.read_until_close() == b""
+
+
+@pytest.mark.gen_test(timeout=30)
+@pytest.mark.parametrize("pause", [0.0, 0.5])
+async def test_a_request_that_was_begun_late_has_no_more_time_than_others(service: Service, pause: float) -> None:
+    async with keeping(service, idle_seconds=3600, header_seconds=0.3) as stream:
+        await asyncio.sleep(pause)
+        await stream.write(b"GET /health HTTP/1.1\r\nX: ")
+        reading = asyncio.ensure_future(stream.read_until_close())
+        while not reading.done():
+            with suppress(StreamClosedError):
+                await stream.write(b"x")
+            await asyncio.sleep(0.02)
+        assert (await reading).startswith(b"HTTP/1.1 408 ")
+
+
+@pytest.mark.gen_test(timeout=30)
+@pytest.mark.usefixtures("hasty")
+@pytest.mark.parametrize("line", [b"", b"\r\n"])
+async def test_a_new_connection_has_no_time_to_be_idle(port: int, line: bytes) -> None:
+    """The default for idle ones is 75 s; empty lines are no request, and give no more time."""
+    stream = await TCPClient().connect("127.0.0.1", port)
+    reading = asyncio.ensure_future(stream.read_until_close())
+    while not reading.done():
+        with suppress(StreamClosedError):
+            await stream.write(line)
+        await asyncio.sleep(0.1)
+    assert await reading == b""
 
 
 @pytest.mark.gen_test

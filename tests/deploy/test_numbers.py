@@ -84,3 +84,13 @@ def test_the_body_that_nginx_takes_is_the_one_that_the_server_takes() -> None:
     found = re.search(r"client_max_body_size (\d+)m;", text)
     assert found
     assert int(found[1]) * 1024**2 == LimitSettings().max_body_bytes
+
+
+@pytest.mark.parametrize(
+    ("path", "setting"), [("nginx/qgstream.conf", "keepalive_timeout"), ("caddy/Caddyfile", "keepalive")]
+)
+@pytest.mark.parametrize("config", [Config(), PRODUCTION, PODS], ids=["defaults", "production.toml", "pods"])
+def test_each_proxy_closes_idle_connections_first(path: str, setting: str, config: Config) -> None:
+    """Or it sends a request on one that the server is closing, and answers 502. HAProxy keeps none for so long."""
+    (seconds,) = re.findall(rf"^\s*{setting} (\d+)s", (DEPLOY / path).read_text(), re.MULTILINE)
+    assert int(seconds) + 10 <= config.server.keepalive_seconds
