@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import re
 from pathlib import Path
 
 import pytest
@@ -34,7 +35,7 @@ def test_every_event_arrives_exactly_once_in_order_or_is_told_as_missed(tmp_path
     [
         ("late_join", "missing"),
         ("split_off_by_one", "missing"),
-        ("resume_off_by_one", "again"),
+        ("resume_off_by_one", "again|out of order"),  # the latter of a stream that waited for its turn to join
         ("heartbeat_jumps", "out of order"),
         ("same_epoch", "same-"),
     ],
@@ -46,4 +47,4 @@ def test_a_server_with_a_fault_is_found_out(fault: str, told: str, tmp_path: Pat
     verdict = asyncio.run(check(fleet, plan))
     print(verdict)
     assert verdict.violation is not None, verdict
-    assert told in str(verdict.violation)
+    assert re.search(told, str(verdict.violation))
