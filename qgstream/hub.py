@@ -388,5 +388,6 @@ class Hub(Host, Sink):
             history_events=len(self._window) if self._window is not None else 0,
             history_bytes=self._window.size_bytes if self._window is not None else 0,
             broker_up=self.broker.is_up,
+            broker_skipped=self.broker.skipped,
             draining=self.draining,
         )

@@ -27,6 +27,26 @@ RESERVED_ATTRS = frozenset(_RESERVED_ATTRS)
 _SECRET = re.compile(r"(?i)(bearer\s+|(?:access_token|token|authorization|api_key|key)=)[^&\s\"',]+")
 
 
+# Between two lines about the same thing, where it may happen at any rate.
+SELDOM_SECONDS = 60.0
+
+
+class Seldom:
+    """Says when a line about something is due: the first time, and then after `seconds`."""
+
+    def __init__(self, seconds: float = SELDOM_SECONDS) -> None:
+        self._seconds = seconds
+        self._said_at: float | None = None
+
+    def is_due(self) -> bool:
+        """Whether to write the line now. The next one is due after `seconds` then."""
+        now = time.monotonic()
+        if self._said_at is not None and now - self._said_at < self._seconds:
+            return False
+        self._said_at = now
+        return True
+
+
 class LogSettings(Section):
     """`[log]`: what is said, and where it came from."""
 

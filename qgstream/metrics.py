@@ -14,7 +14,7 @@ from math import inf
 
 import tornado
 from prometheus_client import CollectorRegistry, Counter, Gauge, GCCollector, Histogram, ProcessCollector
-from prometheus_client.core import GaugeMetricFamily, Metric
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
 from prometheus_client.registry import Collector
 
 from qgstream.reasons import (
@@ -46,6 +46,7 @@ class Live:
     history_events: int = 0
     history_bytes: int = 0
     broker_up: bool = True
+    broker_skipped: int = 0
     draining: bool = False
 
 
@@ -246,6 +247,8 @@ class _LiveCollector(Collector):
             ("draining", "1 while the server is leaving.", live.draining),
         ):
             yield GaugeMetricFamily(f"qgstream_{name}", text, value=float(value))
+        skipped = "Entries of the broker's log that could not be read and were passed over."
+        yield CounterMetricFamily("qgstream_broker_skipped", skipped, value=float(live.broker_skipped))
         build = GaugeMetricFamily("qgstream_build_info", "Versions.", labels=("version", "python", "tornado"))
         build.add_metric((__version__, platform.python_version(), tornado.version), 1)
         yield build

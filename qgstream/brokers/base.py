@@ -60,6 +60,12 @@ class Broker(Protocol):
     def is_up(self) -> bool:
         """Whether it can take publications now."""
 
+    @property
+    def skipped(self) -> int:
+        """How many entries of the log could not be read and were passed over, since the start of this process. An entry
+        counts each time that it is met: by the tail, at the start, and in replays."""
+        return 0
+
     async def open(self, sink: Sink, history: HistorySettings) -> Opened:
         """Start. From the first publication after `Opened.position` on, `sink` is told; never before this returned.
 

@@ -9,22 +9,23 @@ import ssl
 import time
 from collections.abc import AsyncGenerator, Mapping, Sequence
 from contextlib import asynccontextmanager, suppress
+from functools import partial
 from itertools import count, pairwise
 from typing import Any, ClassVar, Self
 
 import nats.errors
 import nats.js.errors
-from nats.aio.client import Client
 from nats.aio.msg import Msg
 
 from qgstream.brokers import nats_stream
 from qgstream.brokers.base import MAX_READ_BYTES, Forgotten
-from qgstream.brokers.nats_inbox import Inbox, is_event, place_of
+from qgstream.brokers.nats_client import Client
+from qgstream.brokers.nats_inbox import Inbox, Place, is_event, place_of
 from qgstream.brokers.nats_messages import size_bytes, to_headers, to_publication, to_subject
 from qgstream.brokers.options import Address, read_options
 from qgstream.brokers.remote import PAGE_EVENTS, Bounds, Page, Placed, Remote, Replaced
 from qgstream.certificates import load_cert_chain
-from qgstream.errors import ConfigError, InvalidField, TooLarge
+from qgstream.errors import ConfigError, TooLarge
 from qgstream.logs import log
 from qgstream.publication import Publication
 from qgstream.window import HistorySettings
@@ -291,16 +292,16 @@ class NatsBroker(Remote):
         found = []
         for message in messages:
             place = place_of(message)
-            try:
-                publication = to_publication(
-                    self._options.prefix, message.subject, message.headers or {}, message.data,
-                    offset=place.offset, published_at=place.stored_at / 1e9,
-                )  # fmt: skip
-            except InvalidField as error:
-                self.skip(place.offset, str(error))
-            else:
+            publication = self.skips.read(place.offset, partial(self._publication, message, place))
+            if publication is not None:
                 found.append(publication)
         return found
+
+    def _publication(self, message: Msg, place: Place) -> Publication:
+        return to_publication(
+            self._options.prefix, message.subject, message.headers or {}, message.data,
+            offset=place.offset, published_at=place.stored_at / 1e9,
+        )  # fmt: skip
 
     async def follow(self, after: int) -> AsyncGenerator[Page, None]:
         """See `Remote.follow`."""

@@ -24,8 +24,10 @@ TOPICS = "Topics"
 MESSAGE_ID = "Nats-Msg-Id"
 
 JSON = "application/json"
-# The words with which a header says yes.
-_YES = {"true", "1", "yes"}
+# In place of headers that nobody can read.
+UNREADABLE = "qgstream-unreadable"
+# The words with which a header says yes or no.
+_YES = {"true": True, "1": True, "yes": True, "false": False, "0": False, "no": False, "": False}
 _SAFE = "".join(chr(code) for code in range(0x21, 0x7F) if chr(code) != "%")
 # A subject is words with dots between them. No word is empty or a wildcard, and white space ends a subject.
 _NO_SUBJECT = re.compile(r"[ \t\r\n%*>]|^\.|\.(?=\.)|\.$")
@@ -75,6 +77,8 @@ def to_publication(
     prefix: str, subject: str, headers: Mapping[str, str], data: bytes, *, offset: int, published_at: float
 ) -> Publication:
     """The publication that a message is. Raises `InvalidField` where it is none."""
+    if UNREADABLE in headers:
+        raise InvalidField("headers", f"got what cannot be read: {headers[UNREADABLE]}")
     given = {name.lower(): value for name, value in headers.items()}
     content_type = given.get(CONTENT_TYPE.lower(), "").partition(";")[0].strip().lower()
     event = given.get(EVENT.lower())
@@ -84,7 +88,7 @@ def to_publication(
         is_json=content_type == JSON,
         event=None if event is None else _unquoted(EVENT, event),
         retry_ms=_retry_ms(given.get(RETRY.lower())),
-        private=given.get(PRIVATE.lower(), "").strip().lower() in _YES,
+        private=_is_private(given.get(PRIVATE.lower(), "")),
         offset=offset,
         published_at=published_at,
     )
@@ -102,6 +106,13 @@ def _topics(prefix: str, subject: str, listed: str | None) -> list[str]:
     if not isinstance(topics, list) or topic not in topics:
         raise InvalidField(TOPICS, f"got {listed[:100]!r}, expected a JSON list of names with that of the subject")
     return topics
+
+
+def _is_private(value: str) -> bool:
+    # A word that says neither must not make an event public.
+    if value.strip().lower() not in _YES:
+        raise InvalidField(PRIVATE, f"got {value[:100]!r}, expected true or false")
+    return _YES[value.strip().lower()]
 
 
 def _retry_ms(value: str | None) -> int | None:

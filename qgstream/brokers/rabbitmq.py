@@ -22,7 +22,7 @@ from qgstream.brokers.idempotency import Keys
 from qgstream.brokers.options import Address, read_options
 from qgstream.brokers.rabbitmq_link import FAILURES, Cancelled, Link, Reader, Undecodable, answered, quiet
 from qgstream.brokers.rabbitmq_marks import Slip, SlipKind, epoch_of, says_epoch
-from qgstream.brokers.rabbitmq_messages import MAX_SHORT_BYTES, Entry, marked, parse
+from qgstream.brokers.rabbitmq_messages import MAX_SHORT_BYTES, Entry, NoStream, marked, parse
 from qgstream.brokers.rabbitmq_options import Options, tls_context, urls
 from qgstream.brokers.rabbitmq_outbox import Blocked, Outbox
 from qgstream.brokers.rabbitmq_repeats import REACH, Repeats, first_needed
@@ -325,7 +325,7 @@ class RabbitmqBroker(Remote):
         except Undecodable as error:
             if not entries:
                 at = after + 1
-                self.skip(at, str(error))
+                self.skips.skip(at, str(error))
         await self._see_what_is_missing(after, entries)
         return [entry for entry in entries if entry.position <= end], min(at, end)
 
@@ -341,7 +341,7 @@ class RabbitmqBroker(Remote):
         now = time.time()
         try:
             return [parse(message, max_event_bytes=self._options.max_event_bytes, now=now) for message in messages]
-        except ValueError as error:
+        except NoStream as error:
             raise OSError(f"the queue {self.stream} is no stream: {error}") from error
 
     def _publications(self, entries: Iterable[Entry]) -> list[Publication]:
@@ -350,7 +350,7 @@ class RabbitmqBroker(Remote):
             if entry.publication is not None:
                 found.append(entry.publication)
             elif entry.problem is not None:
-                self.skip(entry.position, entry.problem)
+                self.skips.skip(entry.position, entry.problem)
         return found
 
     # The tail.

@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import ssl
+import traceback
 from collections import deque
 from collections.abc import AsyncGenerator, Awaitable
 from contextlib import asynccontextmanager, suppress
@@ -68,6 +69,13 @@ async def _goodbye(closing: Awaitable[Any]) -> None:
         return
 
 
+def _is_of_decoder(error: BaseException) -> bool:
+    """Whether decoding a frame raised this. The library expects `PAMQPException` there; tables that are nested very
+    deeply raise a RecursionError."""
+    frames = [frame for frame, _ in traceback.walk_tb(error.__traceback__)]
+    return any(str(frame.f_globals.get("__name__", "")).startswith("pamqp.") for frame in frames)
+
+
 class Link:
     """One connection."""
 
@@ -111,6 +119,8 @@ class Link:
                 return Undecodable(str(error))
             if isinstance(error, FAILURES):
                 return error
+            if error is not None and _is_of_decoder(error):
+                return Undecodable(f"{type(error).__name__}: {error}")
         return ConnectionError("the connection was lost")
 
     @asynccontextmanager

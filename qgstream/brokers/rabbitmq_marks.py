@@ -42,7 +42,7 @@ class Slip(msgspec.Struct, frozen=True, omit_defaults=True):
         """The slip in a message's headers, if there is one."""
         try:
             return _decode(headers[SLIP])
-        except (KeyError, TypeError, msgspec.MsgspecError):
+        except (KeyError, TypeError, ValueError, RecursionError, msgspec.MsgspecError):
             return None
 
 

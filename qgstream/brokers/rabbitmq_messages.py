@@ -19,6 +19,7 @@ from qgstream.draft import received
 from qgstream.errors import InvalidField, TooLarge
 from qgstream.namespaces import namespace, scoped
 from qgstream.publication import Publication
+from qgstream.topics import check_name
 
 JSON = "application/json"
 TEXT = "text/plain"
@@ -30,6 +31,10 @@ EVENT, RETRY, PRIVATE, KEY, TOPICS = "event", "retry", "private", "idempotency_k
 CC = "CC"
 # Where RabbitMQ says which place a message has in its stream.
 OFFSET = "x-stream-offset"
+
+
+class NoStream(Exception):
+    """A message that did not come out of a stream."""
 
 
 class Entry(NamedTuple):
@@ -84,18 +89,18 @@ def _short(topic: str) -> str:
 
 
 def parse(message: DeliveredMessage, *, max_event_bytes: int, now: float) -> Entry:
-    """What a message of the stream is. `max_event_bytes` holds for those that are not ours. Raises `ValueError` for a
-    message that is of no stream."""
+    """What a message of the stream is. `max_event_bytes` holds for those that are not ours. Raises `NoStream` for a
+    message that is of no stream, and nothing else, whatever the message holds."""
     properties = message.header.properties
     headers: Mapping[str, Any] = properties.headers or {}
     offset = headers.get(OFFSET)
     if not isinstance(offset, int):
-        raise ValueError(f"got a message with the header {OFFSET} = {offset!r}, expected one of a stream")
+        raise NoStream(f"got a message with the header {OFFSET} = {offset!r}, expected one of a stream")
     slip = Slip.find(headers)
     if slip is not None and slip.kind != "event":
         return Entry(offset + 1, slip=slip)
-    at = slip.at if slip is not None else _said_time(properties, now)
     try:
+        at = _said_time(properties, now) if slip is None else _bounded(slip.at, now)
         if slip is None and len(message.body) > max_event_bytes:
             raise TooLarge("data", len(message.body), max_event_bytes)
         publication = received(
@@ -115,6 +120,8 @@ def parse(message: DeliveredMessage, *, max_event_bytes: int, now: float) -> Ent
             key = scoped(namespace("amqp", properties.user_id or ""), key)
     except (InvalidField, TooLarge) as error:
         return Entry(offset + 1, problem=str(error), slip=slip)
+    except Exception as error:  # noqa: BLE001  # a gap in these functions must not keep readers from what follows
+        return Entry(offset + 1, problem=f"{type(error).__name__}: {error}", slip=slip)
     return Entry(offset + 1, publication, slip=slip, key=key, at=at)
 
 
@@ -122,8 +129,11 @@ def _said_time(properties: Basic.Properties, now: float) -> float | None:
     stamp = properties.timestamp
     if not isinstance(stamp, datetime):
         return None
-    seconds = (stamp if stamp.tzinfo is not None else stamp.replace(tzinfo=UTC)).timestamp()
-    return seconds if seconds <= now else None  # some clock is wrong
+    return _bounded((stamp if stamp.tzinfo is not None else stamp.replace(tzinfo=UTC)).timestamp(), now)
+
+
+def _bounded(at: float | None, now: float) -> float | None:
+    return at if at is not None and at <= now else None  # some clock is wrong
 
 
 def _is_json(content_type: str | None) -> bool:
@@ -139,7 +149,7 @@ def _topics(routing_key: str, listed: object) -> Sequence[str]:
     except (ValueError, RecursionError):
         topics = None
     # The routing key is what RabbitMQ's own permissions hold for: nobody gets past them with a header.
-    if not isinstance(topics, list) or not topics or not isinstance(topics[0], str) or _short(topics[0]) != routing_key:
+    if not isinstance(topics, list) or not topics or _short(check_name(topics[0])) != routing_key:
         raise InvalidField(TOPICS, f"got {str(listed)[:100]!r}, expected a JSON list that begins with the routing key")
     return topics
 

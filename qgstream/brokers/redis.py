@@ -7,6 +7,7 @@ import secrets
 import time
 from collections.abc import AsyncGenerator, Awaitable, Sequence
 from contextlib import suppress
+from functools import partial
 from typing import Any, ClassVar, Self, cast
 
 from pydantic import Field
@@ -38,6 +39,7 @@ MAX_SENDS = 16
 TRIM_SECONDS = 1.0
 # Whatever the bounds say, so much of the newest is kept: who follows may be a moment behind.
 SPARED_SECONDS = 2.0
+_MAX_DIGITS = 12
 _VERSION = (7, 0)
 _YES = {b"1": True, b"true": True, b"0": False, b"false": False, b"": False}
 
@@ -204,13 +206,14 @@ class RedisBroker(Remote):
         for id, fields in entries:
             offset = _offset(id)
             if offset is None:
-                self.skip(after, f"got the entry {id.decode()}, expected at most {PER_MILLISECOND} in a millisecond")
+                self.skips.skip(
+                    after, f"got the entry {id.decode()}, expected at most {PER_MILLISECOND} in a millisecond"
+                )
                 continue
             after = offset
-            try:
-                found.append(_publication(offset, fields))
-            except (InvalidField, UnicodeDecodeError) as error:
-                self.skip(offset, str(error))
+            publication = self.skips.read(offset, partial(_publication, offset, fields))
+            if publication is not None:
+                found.append(publication)
         return Page(found, after)
 
     # Publishing.
@@ -328,28 +331,42 @@ def _fields(publication: Publication) -> list[str | bytes | int]:
 
 def _publication(offset: int, fields: Sequence[bytes]) -> Publication:
     """What the fields of an entry say; unknown ones say nothing. Raises `InvalidField`."""
+    if len(fields) % 2:
+        raise InvalidField("fields", f"got {len(fields)} names and values, expected pairs")
     topics: list[str] = []
     said: dict[bytes, bytes] = {}
     for name, value in zip(fields[::2], fields[1::2], strict=True):
         if name == b"topic":
-            topics.append(value.decode())
+            topics.append(_text("topic", value))
         else:
             said[name] = value
     if b"data" not in said:
         raise InvalidField("data", "got none, expected the field")
     event, retry = said.get(b"event"), said.get(b"retry")
-    if retry is not None and not retry.isdigit():
-        raise InvalidField("retry", f"got {retry[:20]!r}, expected milliseconds")
     return received(
         topics,
         said[b"data"],
         is_json=_yes("json", said),
-        event=None if event is None else event.decode(),
-        retry_ms=None if retry is None else int(retry),
+        event=None if event is None else _text("event", event),
+        retry_ms=None if retry is None else _milliseconds(retry),
         private=_yes("private", said),
         offset=offset,
         published_at=offset // PER_MILLISECOND / 1000,
     )
+
+
+def _text(name: str, value: bytes) -> str:
+    try:
+        return value.decode()
+    except UnicodeDecodeError as error:
+        raise InvalidField(name, f"got byte 0x{value[error.start]:02x} at {error.start}, expected UTF-8") from error
+
+
+def _milliseconds(value: bytes) -> int:
+    # int() refuses thousands of digits with a ValueError of its own.
+    if not value.isdigit() or len(value) > _MAX_DIGITS:
+        raise InvalidField("retry", f"got {value[:20]!r}, expected milliseconds")
+    return int(value)
 
 
 def _yes(name: str, said: dict[bytes, bytes]) -> bool:

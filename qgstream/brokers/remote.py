@@ -13,8 +13,8 @@ To write one:
   `disconnect` too. Each call has `timeout_seconds`; then it is cancelled, and that counts as a failure.
 - `follow` must give a page, be it empty, every `pulse_seconds`, and only if the engine has really answered: that is how
   an engine is found out that hangs without closing anything.
-- Make publications with `draft.received`, which raises `InvalidField` for what no stream can carry; then call `skip`,
-  leave it out, and let `up_to` of the page go beyond it.
+- Make publications with `draft.received`, which raises `InvalidField` for what no stream can carry, within
+  `skips.read`: what cannot be read is left out, and `up_to` of the page goes beyond it.
 - Whenever the engine tells that its log is not the one of `self.epoch` any more, raise `Replaced`; when something was
   trimmed before it was read, `Forgotten`. Both from wherever they are noticed: `follow`, `read_after`, `send`.
 """
@@ -34,6 +34,7 @@ from typing import Any, ClassVar, NamedTuple, TypeVar
 
 from qgstream.brokers.backoff import Backoff
 from qgstream.brokers.base import DEFAULT_TIMEOUT_SECONDS, Broker, Forgotten, Opened, Sink
+from qgstream.brokers.skips import Skips
 from qgstream.errors import Unavailable
 from qgstream.logs import log, scrub
 from qgstream.publication import Position, Publication
@@ -43,10 +44,9 @@ from qgstream.window import HistorySettings, ResetReason
 PAGE_EVENTS = 256
 # A sign of life comes at least so often, and twice within the timeout.
 MAX_PULSE_SECONDS = 2.0
-# Events that are no events of ours are said in the log at most this often.
-SKIPPED_SECONDS = 60.0
 
 _T = TypeVar("_T")
+_MAX_REASON = 10_000  # of what is looked through for secrets
 _USERINFO = re.compile(r"//[^/@\s]*@")
 
 
@@ -104,9 +104,8 @@ class Remote(Broker, ABC):
         self.history = HistorySettings()
         self.epoch = ""
         self.newest = 0  # what was delivered last, or skipped
-        self.skipped = 0
+        self.skips = Skips(self.name, self.explain)
         self._secrets = sorted(filter(None, secrets), key=len, reverse=True)
-        self._skipped_said_at = 0.0
         self._sink: Sink | None = None
         self._is_open = False
         self._away: str | None = None  # why it cannot be reached
@@ -179,24 +178,20 @@ class Remote(Broker, ABC):
 
     # What engines may use.
 
-    def skip(self, offset: int, reason: str) -> None:
-        """Say that what is at this offset is no event that a stream can carry: at once, and then once a minute."""
-        self.skipped += 1
-        now = time.monotonic()
-        if self._skipped_said_at and now < self._skipped_said_at + SKIPPED_SECONDS:
-            return
-        self._skipped_said_at = now
-        said = {"broker": self.name, "offset": offset, "reason": self.explain(reason), "skipped": self.skipped}
-        log.warning("broker.skipped", extra=said)
-
     def explain(self, error: Exception | str) -> str:
         """What went wrong, without credentials."""
-        text = str(error) or type(error).__name__
+        text = (str(error) or type(error).__name__)[:_MAX_REASON]
         for secret in self._secrets:
             text = text.replace(secret, "[secret]")
-        return scrub(_USERINFO.sub("//", text))[:500]
+        # Foreign text may hold lone surrogates, which no line of the log can.
+        return scrub(_USERINFO.sub("//", text))[:500].encode(errors="backslashreplace").decode()
 
     # Life.
+
+    @property
+    def skipped(self) -> int:
+        """See `Broker.skipped`."""
+        return self.skips.count
 
     @property
     def is_up(self) -> bool:

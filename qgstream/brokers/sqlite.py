@@ -20,6 +20,7 @@ from pydantic import ValidationError
 from qgstream.brokers.backoff import Backoff
 from qgstream.brokers.base import DEFAULT_TIMEOUT_SECONDS, Broker, Opened, Sink
 from qgstream.brokers.idempotency import Keys
+from qgstream.brokers.skips import Skips
 from qgstream.brokers.sqlite_log import Log, Reader
 from qgstream.brokers.sqlite_names import Displaced
 from qgstream.errors import ConfigError, Unavailable
@@ -70,6 +71,7 @@ class SqliteBroker(Broker):
         self._file: Log | None = None
         self._sink: Sink | None = None
         self._keys = Keys()
+        self._skips = Skips("sqlite")
         self._new_history: HistorySettings | None = None
         self._queue: SimpleQueue[_Job | None] = SimpleQueue()
         self._queue_bytes = 0
@@ -105,6 +107,11 @@ class SqliteBroker(Broker):
         stuck = since is not None and time.monotonic() - since > self._timeout_seconds
         return self._file is not None and self._displaced is None and not self._failed and not stuck
 
+    @property
+    def skipped(self) -> int:
+        """See `Broker.skipped`."""
+        return self._skips.count
+
     # Life.
 
     async def open(self, sink: Sink, history: HistorySettings) -> Opened:
@@ -124,11 +131,11 @@ class SqliteBroker(Broker):
     def _open(self, history: HistorySettings) -> tuple[Log, Reader, Opened]:
         now = time.time()
         with ExitStack() as stack:
-            file = Log(self.path, self._for_file(history))
+            file = Log(self.path, self._for_file(history), self._skips)
             stack.callback(file.close)
             try:
                 # Not when it is first asked: by then the name may stand for another file.
-                reader = Reader(file.path)
+                reader = Reader(file.path, self._skips)
                 stack.callback(reader.close)
                 file.check_names()
                 for key, at, offset in file.keys(now):

@@ -6,12 +6,17 @@ import json
 import os
 import sqlite3
 from collections.abc import Collection, Sequence
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
+from functools import partial
 from pathlib import Path
+from typing import Any
 
 from qgstream.brokers.base import IDEMPOTENCY_SECONDS, MAX_READ_BYTES, Forgotten, Opened
+from qgstream.brokers.skips import Skips
 from qgstream.brokers.sqlite_file import check, check_pair, connect, create, lock, note_pair, transaction
 from qgstream.brokers.sqlite_names import Displaced, Names, identity_of
+from qgstream.draft import received
+from qgstream.errors import InvalidField
 from qgstream.publication import Position, Publication
 from qgstream.window import HistorySettings, TopicHistory
 
@@ -21,6 +26,8 @@ TRIM_EVENTS = 500
 _VACUUM_PAGES = 1000
 # Beside its data an event takes about this much of the file: its row, its indexes and their slack.
 ROW_BYTES = 120
+# SQLite holds any type in any column, and somebody may have edited a row: these are numbers all the same.
+_SIZE, _DATE = "CAST(size AS INTEGER)", "CAST(published_at AS REAL)"
 _COLUMNS = "offset, published_at, topics, event, retry_ms, is_json, private, data"
 
 
@@ -30,9 +37,10 @@ class Log:
     What is kept lies on the shelves of `HistorySettings`, and the file remembers how far each has forgotten.
     """
 
-    def __init__(self, path: Path, history: HistorySettings) -> None:
+    def __init__(self, path: Path, history: HistorySettings, skips: Skips) -> None:
         """Open the log, or make a new one. Raises `OSError` and changes nothing for a file that is in use, is not a
-        log, or is damaged."""
+        log, or is damaged. `skips` counts the rows that cannot be read."""
+        self._skips = skips
         path = Path(os.path.abspath(path))  # noqa: PTH100  # a program may change its folder; links stay links
         self.path = real = path.resolve()  # two links to one file have one lock
         with ExitStack() as stack:
@@ -51,7 +59,7 @@ class Log:
                 self._db.execute("PRAGMA synchronous = FULL")
                 self._db.execute(f"PRAGMA journal_size_limit = {64 * 1024 * 1024}")
                 self.epoch, self.newest = self._db.execute("SELECT epoch, newest FROM state").fetchone()
-                count = "SELECT count(*), ifnull(sum(size), 0) FROM log"
+                count = f"SELECT count(*), ifnull(sum({_SIZE}), 0) FROM log"  # noqa: S608
                 self.events, self.size_bytes = self._db.execute(count).fetchone()
                 # Rows after the first offset, and up to the second, may still lie on shelves of the settings before.
                 self._reshelving = self._begun_to_reshelve()
@@ -105,12 +113,15 @@ class Log:
 
     def _reshelve(self, done: int, until: int) -> None:
         """Put some of the rows after the offset `done` on the shelves of the settings."""
-        query = "SELECT offset, shelf, size, topics FROM log WHERE offset > ? AND offset <= ? ORDER BY offset LIMIT ?"
+        query = (
+            f"SELECT offset, shelf, {_SIZE}, topics FROM log "  # noqa: S608
+            "WHERE offset > ? AND offset <= ? ORDER BY offset LIMIT ?"
+        )
         moved, doomed, freed_bytes = [], [], 0
         looks = TRIM_EVENTS
         rows = self._db.execute(query, (done, until, TRIM_EVENTS)).fetchall()
         for offset, before, size, topics in rows:
-            names = json.loads(topics)
+            names = _names(topics) or [""]  # what cannot be read belongs to no topic, and stays
             shelf = _shelf(self.history, names)
             if shelf is None:
                 doomed.append((offset,))
@@ -197,7 +208,7 @@ class Log:
             return db.execute(f"DELETE FROM keys WHERE key IN ({old})", (oldest, TRIM_EVENTS)).rowcount == TRIM_EVENTS  # noqa: S608
 
     def _trim_shelf(self, shelf: int, oldest: float) -> bool:
-        query = "SELECT offset, size, topics, published_at FROM log WHERE shelf = ? ORDER BY offset LIMIT ?"
+        query = f"SELECT offset, {_SIZE}, topics, {_DATE} FROM log WHERE shelf = ? ORDER BY offset LIMIT ?"  # noqa: S608
         doomed = []
         for row in self._db.execute(query, (shelf, TRIM_EVENTS)):
             if row[3] >= oldest:
@@ -210,7 +221,8 @@ class Log:
         if events <= 0 and size_bytes <= 0:
             return False
         doomed = []
-        for row in self._db.execute("SELECT offset, size, topics FROM log ORDER BY offset LIMIT ?", (TRIM_EVENTS,)):
+        query = f"SELECT offset, {_SIZE}, topics FROM log ORDER BY offset LIMIT ?"  # noqa: S608
+        for row in self._db.execute(query, (TRIM_EVENTS,)):
             if events <= 0 and size_bytes <= 0:
                 break
             doomed.append(row)
@@ -225,7 +237,7 @@ class Log:
         for offset, _, topics in doomed:
             # Whoever asks for another of its topics misses it too, and looks at that topic's shelf. (Not the row's own
             # number: a row that is not put on its new shelf yet has the number of an old one.)
-            for concerned in self.history.shelves_of_event(json.loads(topics)):
+            for concerned in self.history.shelves_of_event(_names(topics)):
                 forgotten[concerned] = offset
         with transaction(self._db) as db:
             db.executemany("DELETE FROM log WHERE offset = ?", [row[:1] for row in doomed])
@@ -252,7 +264,9 @@ class Log:
         size_bytes, forgotten = 0, 0
         oldest = now - max(_max_age_seconds(window, shelf) for shelf in range(len(window.topics) + 1))
         for row in self._db.execute(f"SELECT {_COLUMNS} FROM log ORDER BY offset DESC"):  # noqa: S608
-            publication = _publication(row)
+            publication = self._skips.read(row[0], partial(_publication, row))
+            if publication is None:
+                continue
             size_bytes += publication.size_bytes
             if len(recent) == window.max_events or size_bytes > window.max_bytes or publication.published_at < oldest:
                 forgotten = publication.offset
@@ -272,7 +286,8 @@ class Log:
 class Reader:
     """Reads a log that is open, beside its writer. For one thread at a time. Raises `sqlite3.Error`."""
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, skips: Skips) -> None:
+        self._skips = skips
         self._db = connect(path, "ro")
         self._db.execute("SELECT newest FROM state").fetchone()  # only now are all its files open
         self._shelves = "[]"
@@ -287,12 +302,17 @@ class Reader:
             forgotten = max((marks[shelf] for shelf in self._look_up(db, topics)), default=0)
             if after < forgotten:
                 raise Forgotten(after, forgotten)
-            query = f"SELECT {_COLUMNS} FROM log WHERE offset > ? ORDER BY offset LIMIT ?"  # noqa: S608
-            for row in db.execute(query, (after, limit)):
-                size_bytes += len(row[-1])
+            query = f"SELECT {_COLUMNS} FROM log WHERE offset > ? ORDER BY offset"  # noqa: S608
+            for row in db.execute(query, (after,)):
+                publication = self._skips.read(row[0], partial(_publication, row))
+                if publication is None:
+                    continue
+                size_bytes += len(publication.data)
                 if found and size_bytes > MAX_READ_BYTES:
                     break
-                found.append(_publication(row))
+                found.append(publication)
+                if len(found) == limit:
+                    break
         return found
 
     def _look_up(self, db: sqlite3.Connection, topics: Collection[str]) -> list[int]:
@@ -318,9 +338,37 @@ def _max_age_seconds(history: HistorySettings, shelf: int) -> float:
     return exception or history.max_age_seconds
 
 
-def _publication(row: tuple[int, float, str, str | None, int | None, int, int, bytes]) -> Publication:
+def _publication(row: tuple[int, Any, Any, Any, Any, Any, Any, Any]) -> Publication:
+    """What a row says. Raises `InvalidField`: somebody may have edited it, and SQLite holds any type in any column."""
     offset, published_at, topics, event, retry_ms, is_json, private, data = row
-    return Publication(
-        tuple(json.loads(topics)), data, is_json=bool(is_json), event=event, retry_ms=retry_ms, private=bool(private),
-        offset=offset, published_at=published_at,
+    if not isinstance(data, bytes):
+        raise InvalidField("data", f"got {type(data).__name__}, expected bytes")
+    if not isinstance(published_at, float | int):
+        raise InvalidField("published_at", f"got {type(published_at).__name__}, expected a number")
+    return received(
+        _topics(topics), data, is_json=_flag("is_json", is_json), event=event, retry_ms=retry_ms,
+        private=_flag("private", private), offset=offset, published_at=published_at,
     )  # fmt: skip
+
+
+def _topics(text: object) -> list[Any]:
+    try:
+        topics = json.loads(text) if isinstance(text, str) else None
+    except (ValueError, RecursionError):
+        topics = None
+    if not isinstance(topics, list):
+        raise InvalidField("topics", f"got {str(text)[:100]!r}, expected a JSON list of names")
+    return topics
+
+
+def _names(text: object) -> list[str]:
+    """The topics of a row, as far as they can be read."""
+    with suppress(InvalidField):
+        return [topic for topic in _topics(text) if isinstance(topic, str)]
+    return []
+
+
+def _flag(name: str, value: object) -> bool:
+    if value not in (0, 1):
+        raise InvalidField(name, f"got {str(value)[:100]!r}, expected 0 or 1")
+    return bool(value)

@@ -129,7 +129,7 @@ class FakeRemote(Remote):
                 await self.hold.wait()
             for entry in self.log.entries:
                 if after < entry.offset <= page.up_to and entry.data == b"bad":
-                    self.skip(entry.offset, "got b'bad', expected an event")
+                    self.skips.skip(entry.offset, "got b'bad', expected an event")
             yield page
             after = page.up_to
             if after >= self.log.newest:

@@ -12,7 +12,7 @@ from pamqp.header import ContentHeader
 
 from qgstream.brokers.options import Address
 from qgstream.brokers.rabbitmq_marks import Slip
-from qgstream.brokers.rabbitmq_messages import Entry, marked, parse, published
+from qgstream.brokers.rabbitmq_messages import Entry, NoStream, marked, parse, published
 from qgstream.brokers.rabbitmq_options import urls
 from qgstream.publication import Publication
 
@@ -92,6 +92,9 @@ def test_the_time_is_what_the_publisher_says_unless_it_is_in_the_future(
         ({"topics": "[" * 100_000}, "topics: got"),
         ({"topics": 5}, "topics: got"),
         ({"topics": '["a", 5]'}, "topic: got int"),
+        ({"topics": '["\\ud800"]'}, "topic: got U+D800"),
+        ({"topics": "[5]"}, "topic: got int"),
+        ({"topics": f"[{'9' * 5000}]"}, "topics: got"),
     ],
 )
 def test_a_header_that_says_something_else_is_a_problem(headers: dict[str, Any], said: str) -> None:
@@ -108,7 +111,7 @@ def test_what_is_too_large_is_a_problem_unless_it_is_ours() -> None:
 
 @pytest.mark.parametrize("offset", [None, "6"])
 def test_a_message_of_no_stream_is_an_error(offset: object) -> None:
-    with pytest.raises(ValueError, match="expected one of a stream"):
+    with pytest.raises(NoStream, match="expected one of a stream"):
         read(delivered("a", Basic.Properties(), b"x", offset=offset))
 
 

@@ -59,7 +59,8 @@ def disk(io_loop: IOLoop, tmp_path: Path) -> Iterator[Disk]:
 
 
 def event(data: str = "{}", *topics: str, key: str | None = None) -> Publication:
-    return Publication(topics or ("a",), data.encode(), idempotency_key=key)
+    is_json = data.isdecimal() or data == "{}"
+    return Publication(topics or ("a",), data.encode(), is_json=is_json, idempotency_key=key)
 
 
 def is_up(tail: Tail) -> bool:
