@@ -50,6 +50,12 @@ class TooLarge(QgstreamError):
         self.limit_bytes = limit_bytes
 
 
+class NotStorable(BadRequest):
+    """An event that the broker can never hold, for another reason than its size. Other events are taken."""
+
+    code = "not_storable"
+
+
 class UnsupportedMediaType(QgstreamError):
     """A body came with a content type that no handler reads."""
 

@@ -15,6 +15,7 @@ from qgstream.connection import Connection
 from qgstream.fanout import SENDS_PER_LOOK
 from qgstream.framing import Framing
 from qgstream.hub import Hub
+from qgstream.logs import Seldom, log
 from qgstream.reasons import CloseReason
 from qgstream.settings import Section
 from qgstream.subscriber import PARKED
@@ -51,6 +52,7 @@ class Wheel:
         self._ages: list[tuple[float, int, CloseReason]] = []
         self._dates: list[tuple[float, int, CloseReason]] = []
         self._callback = Timer(self.tick, TICK_SECONDS)
+        self._failures = Seldom()
         self._settings = settings
         hub.on_open.append(self.add)
         hub.on_close.append(self.remove)
@@ -157,13 +159,25 @@ class Wheel:
                 position, frames = self._hub.live_position, self._frames()
             cursor, feed = connection.cursor, connection.feed
             if cursor != PARKED:  # a full socket shows that the stream lives, or TCP_USER_TIMEOUT that it does not
-                sent += connection.say(frames[feed.subscription.framing, cursor == feed.end])
+                try:
+                    sent += connection.say(frames[feed.subscription.framing, cursor == feed.end])
+                except Exception as error:  # noqa: BLE001
+                    self._fail(connection, error)
             elif connection.replay is not None and not connection.stream.writing():
-                connection.replay.beat(partial(self._frame, feed.subscription.framing))
-                sent += 1
+                try:
+                    connection.replay.beat(partial(self._frame, feed.subscription.framing))
+                    sent += 1
+                except Exception as error:  # noqa: BLE001
+                    self._fail(connection, error)
             if not visit % SENDS_PER_LOOK:
                 yield
         self._hub.metrics.heartbeats(sent)
+
+    def _fail(self, connection: Connection, error: Exception) -> None:
+        """A fault of ours, which must not cost the others their heartbeat."""
+        if self._failures.is_due():
+            log.error("heartbeat.failed", exc_info=error)
+        connection.close("server_error")
 
     def _frame(self, framing: Framing, id: str | None) -> bytes:
         return _frame(framing, time.time(), id, comment=self._settings.format == "comment")

@@ -21,7 +21,7 @@ from qgstream.draft import draft
 from qgstream.fanout import Fanout
 from qgstream.framing import Framing
 from qgstream.limits import LimitSettings, jittered
-from qgstream.logs import excerpt, log
+from qgstream.logs import Seldom, excerpt, log
 from qgstream.metrics import Live, Metrics
 from qgstream.opening import Opening, opening
 from qgstream.publication import Position, Publication
@@ -87,6 +87,7 @@ class Hub(Host, Sink):
         self.on_close: list[Callable[[Connection], None]] = []
         self._history = history or HistorySettings()
         self._window: Window | None = None
+        self._failures = Seldom()
         self._fanout = Fanout(self.slices, self.metrics, lambda: self.limits, self._drop_slow, self._drop_failed)
         self._dispatch = Dispatch(self.router, self._fanout, self.slices)
         self._arrivals = Arrivals(self.slices, self._take, self._dispatch.fail)
@@ -191,6 +192,18 @@ class Hub(Host, Sink):
         self._arrivals.add(publications)
 
     def _take(self, publications: Sequence[Publication]) -> None:
+        try:
+            self._take_all(publications)
+        except Exception:
+            # A fault of ours. The window may lack some of them, and who has got which is not known: a new one begins
+            # behind them, and everybody is told.
+            if self._failures.is_due():
+                log.exception("hub.deliver_failed")
+            position = Position(self.window.epoch, publications[-1].offset)
+            log.warning("broker.lost", extra={"reason": "too_old", "id": str(position)})
+            self._begin_anew(position, "too_old")
+
+    def _take_all(self, publications: Sequence[Publication]) -> None:
         window, now = self.window, time.monotonic()
         for publication in publications:
             window.append(publication)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import OrderedDict
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import cast
 
 from qgstream.archive import Archive
@@ -12,6 +12,7 @@ from qgstream.brokers.backoff import Backoff
 from qgstream.brokers.base import Broker, Forgotten
 from qgstream.connection import Connection
 from qgstream.errors import Unavailable
+from qgstream.logs import Seldom, log
 from qgstream.metrics import Metrics
 from qgstream.opening import Opening
 from qgstream.pages import Pages
@@ -53,6 +54,7 @@ class Replays:
         # The bytes that each replay fetched last. The first has held them longest, or has sent them long ago.
         self._holders: OrderedDict[Replay, int] = OrderedDict()
         self._held_bytes = 0
+        self._failures = Seldom()
 
     def read(self, window: Window) -> None:
         """From now on this is the window that replays read."""
@@ -97,10 +99,22 @@ class Replays:
         """Run a replay on, which nothing runs now, as soon as its socket takes bytes."""
         replay = connection.replay
         if not connection.stream.writing():
-            self._slices.add(replay.run())
+            self._slices.add(self._guarded(connection, replay.run()))
         elif not replay.is_stalled:
             replay.is_stalled = True
             connection.write_rest(b"")  # it has room when what is pending is out
+
+    def _guarded(self, connection: Connection, run: Iterator[None]) -> Iterator[None]:
+        try:
+            yield from run
+        except Exception as error:  # noqa: BLE001
+            self._fail(connection, error)
+
+    def _fail(self, connection: Connection, error: Exception) -> None:
+        """A fault of ours: the client comes back with its id, instead of waiting for ever."""
+        if self._failures.is_due():
+            log.error("replay.failed", exc_info=error)
+        connection.close("server_error")
 
     def has_room(self, connection: Connection) -> None:
         """The socket of a replay takes bytes again."""
@@ -156,6 +170,9 @@ class Replays:
             except Unavailable:
                 await asyncio.sleep(backoff.seconds())
                 continue
+            except Exception as error:  # noqa: BLE001
+                self._fail(connection, error)
+                return
             if connection.replay is replay and replay.window is window:
                 # What the broker has and the window has not got yet is for later: no replay is ahead of its window.
                 end = newest if stretch.end is None else min(stretch.end, window.newest)

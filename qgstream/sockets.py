@@ -201,7 +201,11 @@ class StreamServer(HTTPServer):
 
     def _go_on(self, listener: socket.socket) -> None:
         if listener.fileno() >= 0:  # not stopped meanwhile
-            self._listen_on(listener)
+            try:
+                self._listen_on(listener)
+            except OSError as error:  # epoll may be out of memory, too: nobody would be let in any more
+                log.error("server.out_of_sockets", extra={"reason": str(error), "pause_seconds": ACCEPT_PAUSE_SECONDS})
+                IOLoop.current().call_later(ACCEPT_PAUSE_SECONDS, self._go_on, listener)
 
     def handle_stream(self, stream: IOStream, address: tuple[Any, ...]) -> None:
         """A socket was accepted."""

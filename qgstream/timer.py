@@ -5,6 +5,8 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable
 
+from qgstream.logs import Seldom, log
+
 
 class Timer:
     """Calls `callback` every so many seconds on the running loop, from `start` to `stop`.
@@ -23,6 +25,7 @@ class Timer:
         # Of the call that is under way, or was the last.
         self.late_seconds = 0.0
         self.missed = 0
+        self._failures = Seldom()
 
     def start(self) -> None:
         """Begin; the first call comes after one interval."""
@@ -43,8 +46,12 @@ class Timer:
         self._next = loop.call_at(due, self._run, due, loop)
 
     def _run(self, due: float, loop: asyncio.AbstractEventLoop) -> None:
-        # Before the call, which may stop it, and may fail: the loop says so, and the next one comes all the same.
+        # Before the call, which may stop it, and may fail: the next one comes all the same.
         self.late_seconds = max(0.0, loop.time() - due)
         self.missed = int(self.late_seconds // self._seconds)
         self._call_at(due + self._seconds * (1 + self.missed), loop)
-        self._callback()
+        try:
+            self._callback()
+        except Exception:
+            if self._failures.is_due():  # some call 20 times a second
+                log.exception("timer.failed")

@@ -8,7 +8,7 @@ import logging
 import re
 from collections.abc import Callable, Collection, Mapping, Sequence
 from random import Random
-from typing import Any, cast
+from typing import Any, NoReturn, cast
 
 import pytest
 from tornado.iostream import IOStream
@@ -860,6 +860,58 @@ async def test_a_fault_of_ours_ends_a_stream_without_a_word(lines: Lines, expect
     run(hub)
     assert [line["reason"] for line in lines("events.disconnected")] == [connection.reason] == ["server_error"]
     assert heard(stream) == [connected("log-0")]
+
+
+@pytest.mark.gen_test
+async def test_a_fault_between_log_and_streams_is_told_to_every_stream(
+    lines: Lines, expect_log: ExpectLog, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    expect_log(r"^hub\.deliver_failed$")
+    expect_log(r"^broker\.lost$")
+    hub = await started()
+    await hub.publish("a", "1")
+    _, stream = connect(hub)
+    run(hub)
+
+    def fail(*_: object) -> None:
+        raise ZeroDivisionError
+
+    with monkeypatch.context() as patch:
+        patch.setattr(hub.rates, "count", fail)
+        for n in (2, 3):
+            await hub.publish("a", str(n))
+    await hub.publish("a", "4")
+    run(hub)
+    assert heard(stream) == [
+        connected("log-1"), reset("log-2", "too_old"), reset("log-3", "too_old"), "id: log-4\ndata: 4",
+    ]  # fmt: skip
+    assert [bool(line["exc_info"]) for line in lines("hub.deliver_failed")] == [True], "each time"
+
+
+@pytest.mark.gen_test
+@pytest.mark.parametrize("of", ["the window", "the broker"])
+async def test_a_replay_that_meets_a_fault_of_ours_is_no_silence(
+    lines: Lines, expect_log: ExpectLog, monkeypatch: pytest.MonkeyPatch, of: str
+) -> None:
+    expect_log(r"^replay\.failed$")
+    broker = Engine(5, older=[event(n, str(n)) for n in range(1, 6)], recent=[event(5, "5")], forgotten=4)
+    broker.trimmed = 0
+    hub = await started(broker)
+
+    def fail(*_: object) -> NoReturn:
+        raise ZeroDivisionError
+
+    is_old = of == "the broker"
+    older = await hub.look_up(raw("a"), "log-2") if is_old else None
+    opening = hub.open(raw("a"), "log-2" if is_old else "log-4", older=older)
+    assert opening.result == "complete"
+    monkeypatch.setattr(hub._replays._archive, "after", fail)
+    monkeypatch.setattr(hub._replays._pages, "after", fail)
+    connection = adopt(hub, FakeStream(), raw("a"), opening)
+    while len(hub.registry):
+        run(hub)
+        await turns()
+    assert [line["reason"] for line in lines("events.disconnected")] == [connection.reason] == ["server_error"]
 
 
 def test_what_comes_at_once_does_not_come_back_at_once() -> None:

@@ -20,6 +20,7 @@ from qgstream.hub import Hub
 from qgstream.limits import LimitSettings
 from qgstream.service import Service
 from qgstream.sockets import StreamServer
+from tests.conftest import ExpectLog
 from tests.handlers.asking import until
 from tests.hostile.observing import Watch, ask, metrics
 from tests.serving import KEY, RawClient, ServerProcess, wait_until
@@ -165,6 +166,46 @@ def test_bad_keys_change_nothing() -> None:
     assert service.private_topics.patterns == {"a*"}
     service.reload_auth(AuthSettings.model_validate({"private_topics": ["b"]}))
     assert service.private_topics.patterns == {"b"}
+
+
+# A fault of ours costs one stream, and nobody else.
+
+
+@pytest.mark.gen_test(timeout=20)
+async def test_a_stream_whose_heartbeat_fails_costs_the_others_none(
+    expect_log: ExpectLog, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    expect_log(r"^heartbeat\.failed$")
+    hub = Hub()
+    service = Service(hub, heartbeat=HeartbeatSettings(interval_seconds=0.1))
+    await service.start()
+    server = StreamServer(public_app(service), limits=lambda: service.limits)
+    server.listen(0, "127.0.0.1")
+    (listener,) = server._sockets.values()
+    streams: list[IOStream] = []
+    for _ in range(2):
+        stream: IOStream = await TCPClient().connect("127.0.0.1", listener.getsockname()[1])
+        await stream.write(b"GET /events HTTP/1.1\r\nHost: x\r\n\r\n")
+        await stream.read_until(b'"connected"')
+        streams.append(stream)
+    first, second = hub.registry
+    service.wheel.remove(second)
+    service.wheel._put(second, first.slot)  # behind the one that fails
+
+    say = Connection.say
+
+    def fail(connection: Connection, message: bytes) -> bool:
+        if connection is first:
+            raise ZeroDivisionError
+        return say(connection, message)
+
+    monkeypatch.setattr(Connection, "say", fail)
+    await streams[1].read_until(b'"heartbeat"')
+    await until(lambda: list(hub.registry) == [second])
+    assert first.reason == "server_error"
+    server.stop()
+    await server.close_all_connections()
+    await service.stop()
 
 
 # Nothing is kept of who left.

@@ -14,13 +14,15 @@ import ssl
 import subprocess
 import sys
 import time
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import asynccontextmanager, suppress
 from pathlib import Path
+from typing import Any
 
 import pytest
 from tornado.ioloop import IOLoop
 from tornado.iostream import IOStream, StreamClosedError
+from tornado.netutil import add_accept_handler
 from tornado.tcpclient import TCPClient
 
 from qgstream import sockets
@@ -32,6 +34,7 @@ from qgstream.hub import Hub
 from qgstream.limits import LimitSettings
 from qgstream.service import Service
 from qgstream.sockets import RESERVED_DESCRIPTORS, StreamServer, max_sockets, raise_descriptor_limit
+from tests.conftest import ExpectLog
 from tests.hostile.certificates import TlsClient, make_certificate
 from tests.hostile.observing import Watch, ask, cpu_seconds, descriptors, metrics
 from tests.publishing import publish
@@ -349,6 +352,32 @@ async def opened(port: int) -> IOStream:
 def only(hub: Hub) -> Connection:
     (connection,) = hub.registry
     return connection
+
+
+@pytest.mark.gen_test
+async def test_a_listener_that_cannot_be_watched_again_is_not_forgotten(
+    service: Service, monkeypatch: pytest.MonkeyPatch, expect_log: ExpectLog
+) -> None:
+    expect_log("server.out_of_sockets")
+    monkeypatch.setattr(sockets, "ACCEPT_PAUSE_SECONDS", 0.01)
+    server = StreamServer(public_app(service), limits=lambda: service.limits)
+    server.listen(0, "127.0.0.1")
+    (listener,) = server._sockets.values()
+    watch, tries = add_accept_handler, 0
+
+    def refused(*arguments: Any) -> Callable[[], None]:
+        nonlocal tries
+        tries += 1
+        if tries < 3:
+            raise OSError(errno.ENOMEM, "no memory for epoll")
+        return watch(*arguments)
+
+    monkeypatch.setattr(sockets, "add_accept_handler", refused)
+    server._pause(listener)
+    (await opened(listener.getsockname()[1])).close()
+    assert tries == 3
+    server.stop()
+    await server.close_all_connections()
 
 
 @pytest.mark.gen_test

@@ -31,8 +31,8 @@ async def test_a_wall_clock_that_is_stepped_is_nothing_to_it(monkeypatch: pytest
 
 
 @pytest.mark.gen_test
-async def test_what_it_calls_may_stop_it_and_may_fail(expect_log: ExpectLog) -> None:
-    expect_log("Exception in callback", logger="asyncio")
+async def test_what_it_calls_may_stop_it_and_may_fail(expect_log: ExpectLog, caplog: pytest.LogCaptureFixture) -> None:
+    expect_log("timer.failed")
     calls: list[float] = []
 
     def call() -> None:
@@ -46,6 +46,7 @@ async def test_what_it_calls_may_stop_it_and_may_fail(expect_log: ExpectLog) -> 
     await until_called(calls, 3)
     await asyncio.sleep(0.05)
     assert len(calls) == 3
+    assert [record.getMessage() for record in caplog.records] == ["timer.failed"], "each time, or never"
     timer.stop()  # again is nothing
 
 

@@ -46,7 +46,7 @@ class Sink(Protocol):
     """Who tails the log: the hub. Called on the loop's thread only."""
 
     def deliver(self, publications: Sequence[Publication]) -> None:
-        """What was appended, by anybody, in the log's order, once."""
+        """What was appended, by anybody, in the log's order, once. Raises nothing."""
 
     def lost(self, position: Position, reason: ResetReason) -> None:
         """The log goes on at `position`; what lies before it and was not delivered is gone (`too_old`: trimmed while

@@ -27,7 +27,6 @@ import time
 from abc import ABC, abstractmethod
 from collections import deque
 from collections.abc import AsyncGenerator, Collection, Coroutine, Sequence
-from contextlib import suppress
 from heapq import heappop, heappush
 from itertools import count
 from typing import Any, ClassVar, NamedTuple, TypeVar
@@ -36,7 +35,7 @@ from qgstream.brokers.backoff import Backoff
 from qgstream.brokers.base import DEFAULT_TIMEOUT_SECONDS, Broker, Forgotten, Opened, Sink
 from qgstream.brokers.skips import Skips
 from qgstream.errors import Unavailable
-from qgstream.logs import log, scrub
+from qgstream.logs import Seldom, log, scrub
 from qgstream.publication import Position, Publication
 from qgstream.window import HistorySettings, ResetReason
 
@@ -44,6 +43,9 @@ from qgstream.window import HistorySettings, ResetReason
 PAGE_EVENTS = 256
 # A sign of life comes at least so often, and twice within the timeout.
 MAX_PULSE_SECONDS = 2.0
+
+# A tail that ran this long after a mistake has recovered: the next one is a first one.
+STEADY_SECONDS = 60.0
 
 _T = TypeVar("_T")
 _MAX_REASON = 10_000  # of what is looked through for secrets
@@ -89,7 +91,8 @@ class Remote(Broker, ABC):
 
     # In the log, and for people: the scheme's plain name.
     name: ClassVar[str]
-    # What the engine's library raises. Anything else is a mistake in the engine's file, and ends the tail with a trace.
+    # What the engine's library raises. Anything else is a mistake in the engine's file: the log has its trace, and the
+    # tail goes on.
     failures: ClassVar[tuple[type[Exception], ...]] = (OSError, EOFError)
     # Those of them that mean: reached, and does not take events. It is asked with `probe` until it does.
     refusals: ClassVar[tuple[type[Exception], ...]] = ()
@@ -105,6 +108,9 @@ class Remote(Broker, ABC):
         self.epoch = ""
         self.newest = 0  # what was delivered last, or skipped
         self.skips = Skips(self.name, self.explain)
+        self._mistakes = Seldom()
+        self._after_mistake = Backoff()
+        self._mistaken_at = -STEADY_SECONDS
         self._secrets = sorted(filter(None, secrets), key=len, reverse=True)
         self._sink: Sink | None = None
         self._is_open = False
@@ -256,9 +262,13 @@ class Remote(Broker, ABC):
         self._sink = None
 
     async def _let_go(self) -> None:
-        with suppress(*self.failures):  # nobody is there to say goodbye to
+        try:
             async with asyncio.timeout(self.timeout_seconds):
                 await self.disconnect()
+        except self.failures:
+            return  # nobody is there to say goodbye to
+        except Exception as error:  # noqa: BLE001
+            self._mistake(error)
 
     def _start(self, coroutine: Coroutine[Any, Any, None]) -> None:
         task = asyncio.get_running_loop().create_task(coroutine)
@@ -269,8 +279,13 @@ class Remote(Broker, ABC):
         self._tasks.discard(task)
         error = None if task.cancelled() else task.exception()
         if error is not None:
-            self._away = f"stopped by a mistake: {error!r}"
-            log.error("broker.failed", extra={"broker": self.name, "reason": self.explain(repr(error))}, exc_info=error)
+            self._mistake(error)
+
+    def _mistake(self, error: BaseException) -> None:
+        """Say that something was raised which nobody reckoned with. It ends nothing for good."""
+        if self._mistakes.is_due():
+            said = {"broker": self.name, "reason": self.explain(repr(error))}
+            log.error("broker.failed", extra=said, exc_info=error)
 
     # The tail.
 
@@ -288,8 +303,21 @@ class Remote(Broker, ABC):
             except self.failures as error:
                 self._went_away(error)
                 await self._let_go()
+            except Exception as error:  # noqa: BLE001
+                self._mistake(error)
+                self._went_away(f"a mistake in qgstream: {error!r}")
+                await self._let_go()
+                await asyncio.sleep(self._seconds_after_mistake())
             is_sure = False
             await asyncio.sleep(self._backoff.seconds())
+
+    def _seconds_after_mistake(self) -> float:
+        # Longer and longer, also when there is a good page between two of them.
+        now = time.monotonic()
+        if now - self._mistaken_at > STEADY_SECONDS:
+            self._after_mistake.reset()
+        self._mistaken_at = now
+        return self._after_mistake.seconds()
 
     async def _follow(self) -> None:
         pages = self.follow(self.newest)
@@ -348,7 +376,7 @@ class Remote(Broker, ABC):
             self._sink.lost(position, reason)
         self._wake()
 
-    def _went_away(self, error: Exception) -> None:
+    def _went_away(self, error: Exception | str) -> None:
         was_up = self.is_up
         if isinstance(error, TimeoutError) and not str(error):
             self._away = f"was silent for {self.timeout_seconds:g} s"
@@ -422,6 +450,8 @@ class Remote(Broker, ABC):
                     await self.probe()
             except self.failures as error:
                 self._refusal = self.explain(error)
+            except Exception as error:  # noqa: BLE001
+                self._mistake(error)
             else:
                 was_up, self._refusal = self.is_up, None
                 self._say(was_up, "")

@@ -23,8 +23,8 @@ from qgstream.brokers.idempotency import Keys
 from qgstream.brokers.skips import Skips
 from qgstream.brokers.sqlite_log import Log, Reader
 from qgstream.brokers.sqlite_names import Displaced
-from qgstream.errors import ConfigError, Unavailable
-from qgstream.logs import log
+from qgstream.errors import ConfigError, NotStorable, Unavailable
+from qgstream.logs import Seldom, log
 from qgstream.publication import Publication
 from qgstream.window import HistorySettings
 
@@ -72,6 +72,7 @@ class SqliteBroker(Broker):
         self._sink: Sink | None = None
         self._keys = Keys()
         self._skips = Skips("sqlite")
+        self._mistakes = Seldom()
         self._new_history: HistorySettings | None = None
         self._queue: SimpleQueue[_Job | None] = SimpleQueue()
         self._queue_bytes = 0
@@ -173,7 +174,7 @@ class SqliteBroker(Broker):
         self._check_open()
         if self._queue_bytes > MAX_QUEUE_BYTES:
             raise self._unavailable(f"does not keep up: {self._queue_bytes} bytes wait for it")
-        size_bytes = sum([len(publication.data) for publication in publications])
+        size_bytes = sum([len(p.data) + sum(map(len, p.topics)) for p in publications])
         job = _Job(publications, asyncio.get_running_loop().create_future(), size_bytes)
         self._queue_bytes += size_bytes
         self._queue.put(job)
@@ -197,18 +198,20 @@ class SqliteBroker(Broker):
         for offset, publication in fresh:
             publication.offset = offset
             publication.published_at = now
-        if fresh and self._sink is not None:
-            self._sink.deliver([publication for _, publication in fresh])
-        for job in jobs:
-            self._queue_bytes -= job.size_bytes
-            if not job.done.done():
-                job.done.set_result(job.offsets)
+        try:
+            if fresh and self._sink is not None:
+                self._sink.deliver([publication for _, publication in fresh])
+        finally:
+            for job in jobs:
+                self._queue_bytes -= job.size_bytes
+                if not job.done.done():
+                    job.done.set_result(job.offsets)
 
-    def _refuse(self, jobs: Sequence[_Job], reason: str) -> None:
+    def _refuse(self, jobs: Sequence[_Job], error: Exception) -> None:
         for job in jobs:
             self._queue_bytes -= job.size_bytes
             if not job.done.done():
-                job.done.set_exception(self._unavailable(reason))
+                job.done.set_exception(error)
 
     # The writer's thread.
 
@@ -241,6 +244,11 @@ class SqliteBroker(Broker):
             if jobs or is_last or left <= LOOK_SECONDS:
                 return jobs, is_last
 
+    def _mistake(self, error: Exception) -> None:
+        """Say that something was raised which nobody reckoned with. The thread outlives it: nobody else writes."""
+        if self._mistakes.is_due():
+            log.error("broker.failed", extra={"broker": "sqlite", "reason": repr(error)[:500]}, exc_info=error)
+
     def _take(self, wait_seconds: float) -> tuple[list[_Job], bool]:
         """The jobs that are waiting, as many as go into one transaction, and whether the end was asked for."""
         jobs: list[_Job] = []
@@ -259,10 +267,19 @@ class SqliteBroker(Broker):
 
     def _commit(self, file: Log, jobs: list[_Job]) -> None:
         now = time.time()
-        fresh = self._numbered(file, jobs, now)
-        refusal = self._refusal(file, fresh, now)
+        fresh: list[tuple[int, Publication]] = []
+        try:
+            fresh = self._numbered(file, jobs, now)
+            refusal = self._refusal(file, fresh, now)
+        except Exception as error:  # noqa: BLE001  # it is the events: what no draft would let through
+            if len(jobs) == 1:
+                self._call(self._refuse, jobs, NotStorable(f"the log on disk cannot hold this: {error}"))
+            else:  # what is wrong with one is nothing to the others
+                for job in jobs:
+                    self._commit(file, [job])
+            return
         if refusal is not None:
-            self._call(self._refuse, jobs, refusal)
+            self._call(self._refuse, jobs, self._unavailable(refusal))
             return
         for offset, publication in fresh:
             if publication.idempotency_key is not None:
@@ -291,7 +308,8 @@ class SqliteBroker(Broker):
         return fresh
 
     def _refusal(self, file: Log, fresh: Sequence[tuple[int, Publication]], now: float) -> str | None:
-        """Write, and say why that failed; None when it is on disk, under the log's name."""
+        """Write, and say why that failed; None when it is on disk, under the log's name. Raises what is the fault of
+        the events."""
         if self._displaced is not None:
             return self._displaced
         self._writing_since = time.monotonic()
@@ -305,12 +323,12 @@ class SqliteBroker(Broker):
         except Displaced as error:
             self._was_displaced(error)
         except sqlite3.Error as error:
+            if _is_of_events(error):
+                raise
             self._look(file)  # SQLite, too, fails without its files, and knows no more of them than that
             if self._displaced is None:
                 self._went_down(error)
                 return f"cannot be written: {error}"
-        except (ValueError, OverflowError) as error:  # it is the events: what no draft would let through
-            return f"cannot be written: {error}"
         finally:
             self._writing_since = None
         return self._displaced
@@ -322,6 +340,8 @@ class SqliteBroker(Broker):
             file.check_names()
         except Displaced as error:
             self._was_displaced(error)
+        except Exception as error:  # noqa: BLE001
+            self._mistake(error)
         finally:
             self._writing_since = None
 
@@ -332,6 +352,9 @@ class SqliteBroker(Broker):
             self._was_displaced(error)
             return
         except sqlite3.Error:
+            return
+        except Exception as error:  # noqa: BLE001
+            self._mistake(error)
             return
         self._came_up()
 
@@ -346,6 +369,9 @@ class SqliteBroker(Broker):
             return file.trim(time.time())
         except sqlite3.Error as error:
             log.warning("broker.trim_failed", extra={"broker": "sqlite", "reason": str(error)})
+            return False
+        except Exception as error:  # noqa: BLE001
+            self._mistake(error)
             return False
 
     def _was_displaced(self, error: Displaced) -> None:
@@ -387,3 +413,11 @@ class SqliteBroker(Broker):
 
     def _read(self, after: int, limit: int, topics: tuple[str, ...]) -> Sequence[Publication]:
         return self._reader.read(after, limit, topics)
+
+
+def _is_of_events(error: Exception) -> bool:
+    """Whether what could not be written is to blame, and not the file: a size or a type that SQLite cannot hold."""
+    if isinstance(error, sqlite3.DataError | sqlite3.InterfaceError):
+        return True
+    # Python 3.12 and newer say ProgrammingError of a type.
+    return not isinstance(error, sqlite3.Error) or "Error binding parameter" in str(error)

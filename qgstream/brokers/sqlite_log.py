@@ -58,7 +58,7 @@ class Log:
                 # the last checkpoint.
                 self._db.execute("PRAGMA synchronous = FULL")
                 self._db.execute(f"PRAGMA journal_size_limit = {64 * 1024 * 1024}")
-                self.epoch, self.newest = self._db.execute("SELECT epoch, newest FROM state").fetchone()
+                self.epoch, self.newest = self._state(path)
                 count = f"SELECT count(*), ifnull(sum({_SIZE}), 0) FROM log"  # noqa: S608
                 self.events, self.size_bytes = self._db.execute(count).fetchone()
                 # Rows after the first offset, and up to the second, may still lie on shelves of the settings before.
@@ -71,6 +71,18 @@ class Log:
             except sqlite3.Error as error:
                 raise OSError(f"{path}: cannot be opened as a log of events: {error}") from error
             self._resources = stack.pop_all()
+
+    def _state(self, path: Path) -> tuple[str, int]:
+        found = self._db.execute("SELECT epoch, newest FROM state").fetchall()
+        (last,) = self._db.execute("SELECT ifnull(max(offset), 0) FROM log").fetchone()
+        if len(found) != 1 or not isinstance(found[0][0], str) or not isinstance(found[0][1], int):
+            raise OSError(
+                f"{path}: is damaged: the table state holds {found!r:.200}, expected one epoch and one offset"
+            )
+        if last > found[0][1]:
+            # A row that somebody has put behind the end would be in the way of the next event.
+            self._db.execute("UPDATE state SET newest = ?", (last,))
+        return found[0][0], max(found[0][1], last)
 
     def close(self) -> None:
         """Let go of the file."""

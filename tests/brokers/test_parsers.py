@@ -23,6 +23,7 @@ from qgstream.brokers.nats_messages import to_publication
 from qgstream.brokers.rabbitmq_messages import parse
 from qgstream.errors import InvalidField
 from qgstream.framing import Framing
+from qgstream.namespaces import APPLICATION
 from qgstream.publication import Publication
 from qgstream.sources.base import Refused, as_draft
 from qgstream.sources.lines import Parse, event_of
@@ -214,7 +215,7 @@ def test_any_line(line: bytes, kind: Parse) -> None:
     if isinstance(item, Refused):
         return
     try:
-        check(as_draft(item).publication(10**6))
+        check(as_draft(item).publication(10**6, namespace=APPLICATION))
     except InvalidField:
         return
 

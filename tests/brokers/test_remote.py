@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncGenerator, Iterator, Sequence
+from typing import Any
 
 import pytest
 from tornado.ioloop import IOLoop
 
+from qgstream.brokers.backoff import Backoff
 from qgstream.brokers.base import Forgotten
 from qgstream.brokers.remote import Page, Placed, Remote
 from qgstream.errors import Unavailable
@@ -363,18 +365,91 @@ async def test_an_offset_that_others_have_is_reached_and_one_that_nobody_has_is_
 
 
 @pytest.mark.gen_test
-async def test_a_mistake_in_the_tail_is_no_silence(fakes: Fakes, expect_log: ExpectLog) -> None:
+@pytest.mark.parametrize("where", ["follow", "bounds", "connect", "disconnect", "deliver"])
+async def test_a_mistake_in_the_tail_is_said_once_and_the_tail_goes_on(
+    fakes: Fakes, expect_log: ExpectLog, caplog: pytest.LogCaptureFixture, where: str
+) -> None:
+    expect_log("broker.down")
     expect_log("broker.failed")
     tail = await fakes.open()
+    broker: Any = tail.broker
+    broker._after_mistake = Backoff(first_seconds=0.001, limit_seconds=0.002)
+    failures = 0
 
-    def fail(publications: Sequence[Publication]) -> None:
+    def mistaken(*_: object) -> Any:
+        nonlocal failures
+        failures += 1
         raise LookupError("hunter2 is nowhere")
 
-    tail.deliver = fail  # type: ignore[method-assign]
-    await fakes.log.put("1")
-    await until(lambda: not tail.broker.is_up)
-    with pytest.raises(Unavailable, match="stopped by a mistake"):
-        await tail.broker.append([event()])
+    of = tail if where == "deliver" else broker
+    setattr(of, where, mistaken)
+    if where in ("bounds", "connect", "disconnect"):
+        await fakes.log.set_away(True)
+        await until(lambda: "disconnect" in fakes.log.calls or failures > 0)
+        await fakes.log.set_away(False)
+    while failures < 3:
+        await fakes.log.put("lost on the sink" if where == "deliver" else "x")
+        if where == "disconnect":
+            break
+        await asyncio.sleep(0)
+    delattr(of, where)
+    await until(lambda: tail.broker.is_up)
+    (offset,) = await tail.broker.append([event("next")])
+    assert (tail.offsets[-1], data_of(tail.delivered)[-1]) == (offset, "next")
+    (said,) = [record for record in caplog.records if record.getMessage() == "broker.failed"]
+    assert said.exc_info
+    assert "[secret] is nowhere" in vars(said)["reason"]
+
+
+@pytest.mark.gen_test
+async def test_mistakes_between_good_pages_slow_the_tail_down(fakes: Fakes, expect_log: ExpectLog) -> None:
+    expect_log("broker.down")
+    expect_log("broker.failed")
+    waited: list[float] = []
+
+    class Noted(Backoff):
+        def seconds(self) -> float:
+            waited.append(super().seconds())
+            return 0.001
+
+    class Poisoned(FakeRemote):
+        async def follow(self, after: int) -> AsyncGenerator[Page, None]:
+            async for page in super().follow(after):
+                yield page
+                raise LookupError
+
+    tail = await fakes.open(make=Poisoned)
+    assert isinstance(tail.broker, Remote)
+    tail.broker._after_mistake = Noted()
+    await until(lambda: len(waited) > 8)
+    assert max(waited) > 2
+
+
+@pytest.mark.gen_test
+async def test_a_mistake_in_a_task_beside_the_tail_ends_nothing(
+    fakes: Fakes, expect_log: ExpectLog, caplog: pytest.LogCaptureFixture
+) -> None:
+    expect_log("broker.down")
+    expect_log("broker.failed")
+    tail = await fakes.open()
+    broker: Any = tail.broker
+
+    async def mistaken() -> None:
+        raise LookupError
+
+    broker._start(mistaken())
+    await until(lambda: "broker.failed" in caplog.messages)
+    assert broker.is_up
+    probe, broker.probe = broker.probe, mistaken
+    fakes.log.is_full = True
+    with pytest.raises(Unavailable):
+        await broker.append([event()])
+    failed: list[BaseException] = []
+    broker._mistake = failed.append
+    await until(lambda: bool(failed))
+    fakes.log.is_full, broker.probe = False, probe
+    await until(lambda: broker.is_up)
+    await broker.append([event()])
 
 
 @pytest.mark.gen_test

@@ -10,6 +10,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import closing
 from pathlib import Path
+from typing import Any, cast
 
 import pytest
 from tornado.ioloop import IOLoop
@@ -18,11 +19,12 @@ from qgstream.brokers import sqlite, sqlite_file, sqlite_log
 from qgstream.brokers.base import Forgotten, open_broker
 from qgstream.brokers.sqlite import SqliteBroker
 from qgstream.brokers.sqlite_file import APPLICATION_ID
-from qgstream.errors import ConfigError, Unavailable
+from qgstream.errors import ConfigError, NotStorable, Unavailable
 from qgstream.publication import Publication
 from qgstream.window import HistorySettings, TopicHistory
 from tests.brokers.conftest import Tail
 from tests.brokers.serving import Served, open_stream, take
+from tests.conftest import ExpectLog
 
 
 class Disk:
@@ -283,12 +285,83 @@ async def test_too_much_in_line_is_refused_at_once(disk: Disk, monkeypatch: pyte
 @pytest.mark.gen_test(timeout=30)
 async def test_what_cannot_be_written_is_answered_and_the_next_can(disk: Disk) -> None:
     tail = await disk.open()
-    # No draft lets this through; a program that makes its own publications could.
-    with pytest.raises(Unavailable, match="cannot be written"):
-        await tail.broker.append([Publication(("a",), b"", retry_ms=2**70)])
+    # No draft lets these through; a program that makes its own publications could.
+    bad: list[Any] = [
+        Publication(("a",), b"", retry_ms=2**70),
+        Publication(("\ud800",), b""),
+        Publication(("a",), b"", event=cast(Any, object())),
+        Publication(("a",), cast(Any, None)),
+        Publication(("a",), b"", idempotency_key=cast(Any, [])),
+    ]
+    # What is published at the same time goes with the same transaction.
+    told = await asyncio.gather(
+        *(append for one in bad for append in (tail.broker.append([event("x")]), tail.broker.append([event(), one]))),
+        return_exceptions=True,
+    )
+    assert [isinstance(one, NotStorable | TypeError) for one in told] == [False, True] * len(bad), told
     assert is_up(tail), "the disk is not to blame"
     await tail.broker.append([event("fine")])
-    assert tail.offsets == [1]
+    assert [p.data for p in tail.delivered] == [b"x"] * len(bad) + [b"fine"]
+    assert tail.offsets == list(range(1, len(bad) + 2))
+    broker: Any = tail.broker
+    assert broker._queue_bytes == 0
+
+
+@pytest.mark.gen_test(timeout=30)
+async def test_a_mistake_in_the_thread_that_writes_is_said_and_ends_nothing(
+    disk: Disk, monkeypatch: pytest.MonkeyPatch, expect_log: ExpectLog, caplog: pytest.LogCaptureFixture
+) -> None:
+    expect_log("broker.failed")
+    monkeypatch.setattr(sqlite, "TRIM_SECONDS", 0.001)
+    tries: list[float] = []
+
+    def fail(*_: object) -> bool:
+        tries.append(time.monotonic())
+        raise LookupError("nobody reckoned with this")
+
+    monkeypatch.setattr(sqlite_log.Log, "trim", fail)
+    tail = await disk.open()
+    while len(tries) < 3:  # noqa: ASYNC110  # a thread tells nobody
+        await asyncio.sleep(0.005)
+    await tail.broker.append([event("fine")])
+    assert len(tail.delivered) == 1
+    (said,) = [record for record in caplog.records if record.getMessage() == "broker.failed"]
+    assert said.exc_info
+
+
+@pytest.mark.gen_test(timeout=30)
+async def test_a_sink_that_fails_costs_no_room_in_line(disk: Disk, expect_log: ExpectLog) -> None:
+    expect_log("Exception in callback", logger="asyncio")
+    tail = await disk.open()
+    deliver, tail.deliver = tail.deliver, _fail  # type: ignore[method-assign,assignment]
+    assert await tail.broker.append([event()]) == [1], "it is in the log"
+    tail.deliver = deliver  # type: ignore[method-assign]
+    assert await tail.broker.append([event()]) == [2]
+    broker: Any = tail.broker
+    assert broker._queue_bytes == 0
+
+
+def _fail(_publications: object) -> None:
+    raise LookupError
+
+
+@pytest.mark.gen_test(timeout=30)
+async def test_a_row_behind_the_end_is_not_in_the_way(disk: Disk) -> None:
+    await _a_log(disk, events=3)
+    with closing(sqlite3.connect(disk.path)) as db:
+        columns = "published_at, shelf, topics, event, retry_ms, is_json, private, size, data"
+        db.execute(f"INSERT INTO log SELECT 9, {columns} FROM log LIMIT 1")
+        db.commit()
+    tail = await disk.open()
+    assert tail.opened.position.offset == 9
+    assert await tail.broker.append([event()]) == [10]
+    await disk.close()
+    for statement in ("UPDATE state SET newest = 'x'", "UPDATE state SET epoch = x'00'", "DELETE FROM state"):
+        with closing(sqlite3.connect(disk.path)) as db:
+            db.execute(statement)
+            db.commit()
+        with pytest.raises(OSError, match="is damaged"):
+            await disk.open()
 
 
 # What it keeps.

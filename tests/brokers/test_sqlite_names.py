@@ -320,7 +320,7 @@ async def main():
     print("open", flush=True)
     for line in sys.stdin:
         try:
-            (offset,) = await broker.append([Publication(("a",), line.strip().encode())])
+            (offset,) = await broker.append([Publication(("a",), line.strip().encode(), is_json=False)])
             print(offset, flush=True)
         except Exception as error:
             print(error, flush=True)
