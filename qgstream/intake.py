@@ -126,9 +126,10 @@ class Intake:
                 return
             await self._turn()
 
-    async def _take(self, items: Sequence[object]) -> None:
-        """Into the log, however long that takes; the source is not asked for more before."""
-        publications = self._checked(items, tell=True)
+    async def _take(self, items: Sequence[object], *, tell: bool = True) -> None:
+        """Into the log, however long that takes; the source is not asked for more before. `tell`: of those that are no
+        events."""
+        publications = self._checked(items, tell=tell)
         patience = Backoff()
         while publications:
             try:
@@ -138,6 +139,13 @@ class Intake:
                 await asyncio.sleep(patience.seconds())
                 # Anew: what became of the others is not known, and the log may hold them.
                 publications = self._checked(items, tell=False)
+            except (BadRequest, TooLarge) as error:  # the broker can never take one of them
+                if len(items) == 1:
+                    self._refuse(str(error))
+                    break
+                for item in items:
+                    await self._take([item], tell=False)
+                return
             else:
                 self._hub.metrics.source_brought(self.name, len(publications))
                 break

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import suppress
 from functools import partial
 from typing import Any, Self
@@ -13,8 +13,10 @@ import pytest
 
 from qgstream import ConfigError, Draft, Hub, LimitSettings, Service, SourceFailed, run_source
 from qgstream.brokers.backoff import Backoff
+from qgstream.errors import TooLarge
 from qgstream.intake import MAX_PART, RESTART_FIRST_SECONDS, RESTART_LIMIT_SECONDS, Intake, Intakes
 from qgstream.namespaces import namespace, scoped
+from qgstream.publication import Publication
 from qgstream.sources.base import Function, Refused, Restart, Source
 from tests.brokers.test_outages import Fickle
 from tests.conftest import ExpectLog
@@ -155,6 +157,30 @@ async def test_it_is_asked_for_more_when_what_it_yielded_is_in_the_log() -> None
         await house.over()
     # The outage lost nothing and repeated nothing.
     assert house.data == [str(number) for number in range(100)]
+
+
+@pytest.mark.gen_test(timeout=20)
+async def test_what_the_broker_can_never_take_is_passed_over_alone(expect_log: ExpectLog) -> None:
+    expect_log("source.refused")
+
+    async def source() -> AsyncIterator[Any]:
+        yield [Draft("a", "1"), {"topic": "a*", "data": 0}, Draft("a", "too large"), Draft("a", "2")]
+        yield Draft("a", "too large")
+        yield Draft("a", "3")
+
+    house = House(source)
+    append = house.broker.append
+
+    async def picky(publications: Sequence[Publication]) -> Sequence[int]:
+        if any(publication.data == b"too large" for publication in publications):
+            raise TooLarge("data", 9, 8)
+        return await append(publications)
+
+    house.broker.append = picky  # type: ignore[method-assign]
+    async with house:
+        await house.over()
+    assert house.data == ["1", "2", "3"]
+    assert (house.count("events_total"), house.count("refused_total"), house.count("failures_total")) == (3, 3, 0)
 
 
 # Failing and ending.

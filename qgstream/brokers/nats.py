@@ -21,7 +21,7 @@ from qgstream.brokers import nats_stream
 from qgstream.brokers.base import MAX_READ_BYTES, Forgotten
 from qgstream.brokers.nats_client import Client
 from qgstream.brokers.nats_inbox import Inbox, Place, is_event, place_of
-from qgstream.brokers.nats_messages import size_bytes, to_headers, to_publication, to_subject
+from qgstream.brokers.nats_messages import headers_bytes, size_bytes, to_headers, to_publication, to_subject
 from qgstream.brokers.options import Address, read_options
 from qgstream.brokers.remote import PAGE_EVENTS, Bounds, Page, Placed, Remote, Replaced
 from qgstream.certificates import load_cert_chain
@@ -34,7 +34,12 @@ PORT = 4222
 # A connection that is given up may take this long to end.
 CLOSE_SECONDS = 1.0
 # The server's numbers for errors (nats-server, server/errors.json).
-_NO_STREAM, _NAME_IN_USE = 10059, 10058
+_NO_STREAM, _NAME_IN_USE, _TOO_LARGE = 10059, 10058, 10054
+# JetStream's own bound (nats-server, server/stream.go).
+MAX_HEADERS_BYTES = 65535
+# Messages of a batch that are sent before the first of them must be acknowledged. A server of 2.11 refuses what goes
+# beyond 10 000 of all publishers together.
+MAX_IN_FLIGHT = 1000
 _NAME = re.compile(r"[A-Za-z0-9_-]+")
 
 
@@ -64,6 +69,7 @@ class NatsBroker(Remote):
         # The offset of a message, and when it was stored: of the newest that came by, and of the newest that there was.
         self._stamp: tuple[int, int] | None = None
         self._newest_stamp = (0, 0)
+        self._max_message_bytes = nats_stream.max_message_bytes({})
 
     @classmethod
     def from_url(cls, url: str, *, timeout_seconds: float) -> Self:
@@ -196,6 +202,7 @@ class NatsBroker(Remote):
                     raise
                 info = await self._info()
         nats_stream.check(info["config"], self._options)
+        self._max_message_bytes = nats_stream.max_message_bytes(info["config"])
         wanted = nats_stream.with_limits(info["config"], self._options, self.history)
         if wanted != info["config"]:
             await self._api(f"STREAM.UPDATE.{self.stream}", wanted)
@@ -371,12 +378,24 @@ class NatsBroker(Remote):
             size = size_bytes(subject, headers, data)
             if size > max_bytes:
                 raise TooLarge("the message for NATS", size, max_bytes)
+            head = headers_bytes(headers)
+            if head > MAX_HEADERS_BYTES:
+                raise TooLarge("what is in the headers for NATS (topics, event, key)", head, MAX_HEADERS_BYTES)
+            if head + len(data) > self._max_message_bytes:
+                raise TooLarge("the message for the stream in NATS", head + len(data), self._max_message_bytes)
         answers: list[asyncio.Future[Msg]] = []
+        acks: list[dict[str, Any]] = []
         try:
             async with self._publishing:  # so that those of this process do not get between each other's
                 for subject, data, headers in messages:
+                    if len(answers) - len(acks) == MAX_IN_FLIGHT:
+                        acks += [_acknowledged(await answer) for answer in answers[len(acks) :]]
                     answers.append(await self._post(subject, data, headers))
-            acks = [_acknowledged(await answer) for answer in answers]
+            acks += [_acknowledged(await answer) for answer in answers[len(acks) :]]
+        except nats.js.errors.APIError as error:
+            if error.err_code == _TOO_LARGE:
+                await self._told_too_large(messages)
+            raise
         finally:
             for answer in answers:
                 answer.cancel() or answer.cancelled() or answer.exception()  # of several failures one is told
@@ -386,6 +405,14 @@ class NatsBroker(Remote):
             self._interrupt(Replaced())
             raise Replaced
         return placed
+
+    async def _told_too_large(self, messages: Sequence[tuple[str, bytes, dict[str, str]]]) -> None:
+        """The stream's bound was changed while we were connected."""
+        self._max_message_bytes = nats_stream.max_message_bytes((await self._info())["config"])
+        if len(messages) == 1:  # else some of the others are stored
+            ((_, data, headers),) = messages
+            size = headers_bytes(headers) + len(data)
+            raise TooLarge("the message for the stream in NATS", size, self._max_message_bytes)
 
     async def probe(self) -> None:
         """See `Remote.probe`."""

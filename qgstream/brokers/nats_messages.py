@@ -73,6 +73,11 @@ def size_bytes(subject: str, headers: Mapping[str, str], data: bytes) -> int:
     return len(subject.encode()) + sum(len(name) + len(value) + 4 for name, value in headers.items()) + len(data) + 32
 
 
+def headers_bytes(headers: Mapping[str, str]) -> int:
+    """The size of a message's headers on the wire."""
+    return len("NATS/1.0\r\n\r\n") + sum(len(name) + len(value.encode()) + 4 for name, value in headers.items())
+
+
 def to_publication(
     prefix: str, subject: str, headers: Mapping[str, str], data: bytes, *, offset: int, published_at: float
 ) -> Publication:

@@ -6,6 +6,7 @@ The documents are those of JetStream's own interface, as JSON has them: times in
 from __future__ import annotations
 
 import re
+import sys
 from collections.abc import Mapping
 from datetime import datetime
 from typing import Any
@@ -96,6 +97,12 @@ def check(config: Document, options: Options) -> None:
             f"the stream {name} keeps max_msgs_per_subject = {config['max_msgs_per_subject']}: "
             "what it forgets in the middle nobody could be told of; expected -1"
         )
+
+
+def max_message_bytes(config: Document) -> int:
+    """The largest message, with its headers, that the stream takes."""
+    limit: int = config.get("max_msg_size", -1)
+    return limit if limit >= 0 else sys.maxsize
 
 
 def check_room(info: Document) -> None:

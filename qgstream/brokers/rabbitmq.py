@@ -59,6 +59,9 @@ class RabbitmqBroker(Remote):
     name: ClassVar[str] = "rabbitmq"
     failures = FAILURES
     refusals = (Blocked,)
+    # It took 2.6 s for 10 000 events, and the more the more topics they have.
+    max_batch_events = 4000
+    max_batch_topics = 40_000
 
     def __init__(self, address: Address, options: Options, *, timeout_seconds: float) -> None:
         super().__init__(address.place, timeout_seconds=timeout_seconds, secrets=address.secrets)
@@ -104,7 +107,9 @@ class RabbitmqBroker(Remote):
         quiet()
         self._tail = await self._opened(self._tail)
         self._side = await self._opened(self._side)
-        self._out = await self._opened(self._out)
+        if self._out is None or not self._out.is_open:
+            self._out = await self._opened(self._out)
+            self._outbox.reset()
         await self._see_to_the_stream(self._side)
 
     async def _opened(self, link: Link | None) -> Link:

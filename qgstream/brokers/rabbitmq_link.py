@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import ssl
+import sys
 import traceback
 from collections import deque
 from collections.abc import AsyncGenerator, Awaitable
@@ -93,6 +94,11 @@ class Link:
     def is_open(self) -> bool:
         """Whether nothing is known to the contrary."""
         return not self._connection.is_closed
+
+    @property
+    def max_frame_bytes(self) -> int:
+        """The largest frame that RabbitMQ takes; it closes the connection at a larger one."""
+        return self._connection.connection_tune.frame_max or sys.maxsize
 
     async def is_blocked(self) -> bool:
         """Whether RabbitMQ has said that it takes no messages for now: it is short of memory or disk."""

@@ -13,6 +13,7 @@ from typing import Any, NamedTuple
 from aio_pika import Message
 from aiormq.abc import DeliveredMessage
 from pamqp.commands import Basic
+from pamqp.header import ContentHeader
 
 from qgstream.brokers.rabbitmq_marks import Slip
 from qgstream.draft import received
@@ -27,6 +28,8 @@ TEXT = "text/plain"
 MAX_SHORT_BYTES = 255
 # Headers of an event. None is a list or a table: RabbitMQ drops those on their way into a stream.
 EVENT, RETRY, PRIVATE, KEY, TOPICS = "event", "retry", "private", "idempotency_key", "topics"
+# Around the payload of a frame: type, channel, size, end.
+FRAME_BYTES = 8
 # RabbitMQ routes by these too (sender-selected distribution), for the queues of others.
 CC = "CC"
 # Where RabbitMQ says which place a message has in its stream.
@@ -80,6 +83,11 @@ def published(publication: Publication, *, uid: str, seen: int, now: float) -> t
 def _properties(headers: dict[str, Any], uid: str, **more: Any) -> Basic.Properties:
     message = Message(b"", headers=headers, message_id=uid, delivery_mode=2, app_id="qgstream", **more)
     return message.properties
+
+
+def headers_bytes(properties: Basic.Properties) -> int:
+    """The size of the frame with a message's properties and headers."""
+    return len(ContentHeader(properties=properties).marshal()) + FRAME_BYTES
 
 
 def _short(topic: str) -> str:

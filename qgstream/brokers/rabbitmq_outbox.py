@@ -3,23 +3,31 @@
 from __future__ import annotations
 
 import asyncio
+import re
 import time
 from collections.abc import Awaitable, Callable, Sequence
 from typing import Any
 
 from aio_pika.exceptions import AMQPChannelError
 from aiormq import Channel
+from pamqp.commands import Basic
 
 from qgstream.brokers.idempotency import Keys
 from qgstream.brokers.rabbitmq_link import FAILURES, Link, answered
-from qgstream.brokers.rabbitmq_messages import Entry, published
+from qgstream.brokers.rabbitmq_messages import Entry, headers_bytes, published
 from qgstream.brokers.remote import Placed
+from qgstream.errors import TooLarge
+from qgstream.limits import MIB
 from qgstream.publication import Publication
 
 # Between two looks whether RabbitMQ has stopped to take messages, while we wait for one to come back.
 BLOCKED_SECONDS = 0.5
 # For why a channel was closed. It is there already, and only has to be passed on.
 REASON_SECONDS = 1.0
+# A single event that is larger goes over the channel of batches, which others do not use at the same time. The bound of
+# RabbitMQ (max_message_size) is 16 MiB or more, unless somebody has lowered it.
+LARGE_BYTES = MIB
+_TOO_LARGE = re.compile(r"message size \d+ is larger than configured max size (\d+)")
 
 
 class Blocked(ConnectionError):
@@ -43,6 +51,13 @@ class Outbox:
         # What has not come back, by its name; and the same by its key.
         self._sent: dict[str, asyncio.Future[Placed]] = {}
         self._sent_keys: dict[str, asyncio.Future[Placed]] = {}
+        # The names of those that went over the channel for single events, which it may take with it when it is closed.
+        self._on_plain: set[str] = set()
+        self._max_message_bytes: int | None = None  # as far as RabbitMQ has told
+
+    def reset(self) -> None:
+        """There is another connection, perhaps to another RabbitMQ."""
+        self._max_message_bytes = None
 
     async def check(self, link: Link) -> None:
         """Raise `Blocked` if RabbitMQ takes no messages."""
@@ -51,6 +66,7 @@ class Outbox:
 
     async def send(self, link: Link, publications: Sequence[Publication], keys: Keys, *, seen: int) -> Sequence[Placed]:
         """See `Remote.send`. `keys` are those of everything up to the position `seen`."""
+        self._check_sizes(publications)
         waiting: list[asyncio.Future[Placed] | Placed] = []
         mine: dict[str, Publication] = {}
         is_mine: list[bool] = []
@@ -68,7 +84,9 @@ class Outbox:
             await self.check(link)
             await self._publish(link, mine, seen)
             placed = await self._come_back(link, waiting)
-        except AMQPChannelError:
+        except AMQPChannelError as error:
+            self._learn(error)
+            self._check_sizes(publications)  # when one of these is too large, the exchange is well
             self.is_torn = True
             raise
         finally:
@@ -77,6 +95,17 @@ class Outbox:
             place if mine else Placed(place.offset, False, place.published_at)
             for place, mine in zip(placed, is_mine, strict=True)
         ]
+
+    def _check_sizes(self, publications: Sequence[Publication]) -> None:
+        limit = self._max_message_bytes
+        largest = max([len(publication.data) for publication in publications])
+        if limit is not None and largest > limit:
+            raise TooLarge("data", largest, limit)
+
+    def _learn(self, error: AMQPChannelError) -> None:
+        found = _TOO_LARGE.search(str(error))
+        if found is not None:
+            self._max_message_bytes = int(found[1])
 
     def _place_of(self, publication: Publication, keys: Keys) -> asyncio.Future[Placed] | Placed | None:
         """Where its key is, or will be."""
@@ -87,16 +116,31 @@ class Outbox:
         return Placed(first, False, 0.0) if first is not None else self._sent_keys.get(key)
 
     async def _publish(self, link: Link, publications: dict[str, Publication], seen: int) -> None:
-        if len(publications) < 2:
-            await self._publish_over(await self._plain_channel(link), publications, seen)
+        if not publications:
+            return
+        now = time.time()
+        messages = [
+            (publication.data, *published(publication, uid=uid, seen=max(0, seen), now=now))
+            for uid, publication in publications.items()
+        ]
+        for publication, (_, _, properties) in zip(publications.values(), messages, strict=True):
+            # One frame holds all headers, and RabbitMQ closes the connection at one that is too large. Only topics can
+            # be so many.
+            size = headers_bytes(properties) if len(publication.topics) > 1 else 0
+            if size > link.max_frame_bytes:
+                raise TooLarge("what is in the headers for RabbitMQ (topics, event, key)", size, link.max_frame_bytes)
+        # RabbitMQ closes the channel on which it is sent what is too large: one for everybody would fail everybody.
+        if len(publications) == 1 and len(next(iter(publications.values())).data) <= LARGE_BYTES:
+            plain = await self._plain_channel(link)
+            self._on_plain.update(publications)
+            await self._publish_over(plain, messages)
             return
         async with self._batching:
             channel, self._batches = self._batches, None
             if channel is None or channel.is_closed:
                 channel = await link.channel()
-                channel.closing.add_done_callback(self._refused)
                 await answered(channel.tx_select())
-            await self._publish_over(channel, publications, seen)
+            await self._publish_over(channel, messages)
             await _answered_on(channel, channel.tx_commit())
             self._batches = channel  # else it is in the middle of something, and ends with its connection
 
@@ -106,13 +150,9 @@ class Outbox:
             self._plain.closing.add_done_callback(self._refused)
         return self._plain
 
-    async def _publish_over(self, channel: Channel, publications: dict[str, Publication], seen: int) -> None:
-        now = time.time()
-        for uid, publication in publications.items():
-            key, properties = published(publication, uid=uid, seen=max(0, seen), now=now)
-            sending = channel.basic_publish(
-                publication.data, exchange=self._exchange, routing_key=key, properties=properties
-            )  # fmt: skip
+    async def _publish_over(self, channel: Channel, messages: Sequence[tuple[bytes, str, Basic.Properties]]) -> None:
+        for data, key, properties in messages:
+            sending = channel.basic_publish(data, exchange=self._exchange, routing_key=key, properties=properties)
             await _answered_on(channel, sending)
 
     async def _come_back(self, link: Link, waiting: Sequence[asyncio.Future[Placed] | Placed]) -> list[Placed]:
@@ -128,6 +168,7 @@ class Outbox:
     def _forget(self, publications: dict[str, Publication]) -> None:
         for uid, publication in publications.items():
             future = self._sent.pop(uid)
+            self._on_plain.discard(uid)
             key = publication.idempotency_key
             if key is not None and self._sent_keys.get(key) is future:
                 del self._sent_keys[key]
@@ -147,8 +188,10 @@ class Outbox:
     def _refused(self, closing: asyncio.Future[Any]) -> None:
         error = None if closing.cancelled() else closing.exception()
         if isinstance(error, AMQPChannelError):
+            self._learn(error)
             self.is_torn = True
-        self.fail(error if isinstance(error, FAILURES) else ConnectionError("the channel was closed"))
+        for uid in self._on_plain:
+            _fail(self._sent[uid], error if isinstance(error, FAILURES) else ConnectionError("the channel was closed"))
 
 
 async def _answered_on(channel: Channel, question: Awaitable[object]) -> None:

@@ -22,7 +22,8 @@ from qgstream.brokers.options import Address, read_options
 from qgstream.brokers.redis_scripts import APPEND, PAGE, PREPARE, RENEW, STATE, TRIM, Script
 from qgstream.brokers.remote import PAGE_EVENTS, Bounds, Page, Placed, Remote, Replaced, longest_seconds
 from qgstream.draft import received
-from qgstream.errors import ConfigError, InvalidField
+from qgstream.errors import ConfigError, InvalidField, TooLarge
+from qgstream.limits import MIB
 from qgstream.logs import log
 from qgstream.publication import Publication
 from qgstream.settings import Section
@@ -35,6 +36,8 @@ PER_MILLISECOND = 1_000_000
 _MAX_OFFSET = 10**19 - 1
 # Publishes on their way at once, each on a connection of its own.
 MAX_SENDS = 16
+# The default of Redis for proto-max-bulk-len, and the least that it can be.
+MAX_VALUE_BYTES, MIN_VALUE_BYTES = 512 * MIB, MIB
 # Between two looks at what is to be trimmed.
 TRIM_SECONDS = 1.0
 # Whatever the bounds say, so much of the newest is kept: who follows may be a moment behind.
@@ -60,6 +63,8 @@ class RedisBroker(Remote):
     name: ClassVar[str] = "redis"
     failures = (OSError, EOFError, RedisError)
     refusals = (ResponseError,)
+    # The library takes 4 us for each name and value that comes back: 10 000 events of 64 topics took 5 s.
+    max_batch_topics = 100_000
 
     def __init__(self, address: Address, options: RedisOptions, *, timeout_seconds: float) -> None:
         super().__init__(address.place, timeout_seconds=timeout_seconds, secrets=address.secrets)
@@ -74,6 +79,7 @@ class RedisBroker(Remote):
         self._slots = asyncio.Semaphore(MAX_SENDS)
         self._trim_at = 0.0
         self._trims = True
+        self._max_value_bytes = MAX_VALUE_BYTES
 
     @classmethod
     def from_url(cls, url: str, *, timeout_seconds: float) -> Self:
@@ -95,6 +101,7 @@ class RedisBroker(Remote):
             # Not made a dictionary of: a field may stand there several times.
             self._redis.set_response_callback("XREAD", cast(Any, _as_it_came))
             await self._check_server(self._redis)
+            await self._see_what_fits(self._redis)
             await _done(self._redis.script_load(STATE.text))
         await self._call(PREPARE, secrets.token_hex(5))
 
@@ -130,6 +137,12 @@ class RedisBroker(Remote):
         if not (self.epoch or persistence.get("aof_enabled") or persistence.get("loading")):
             reason = "its append-only file is off: when it ends, what came after its last snapshot is lost"
             log.warning("broker.unsafe", extra={"broker": self.name, "place": self.place, "reason": reason})
+
+    async def _see_what_fits(self, redis: Redis) -> None:
+        # Redis ends the connection when it is sent more.
+        with suppress(ResponseError, ValueError, KeyError):  # whoever may not ask, or it has another name for it
+            found = await _done(redis.config_get("proto-max-bulk-len"))
+            self._max_value_bytes = int(found["proto-max-bulk-len"])
 
     async def disconnect(self) -> None:
         redis, self._redis = self._redis, None
@@ -219,6 +232,7 @@ class RedisBroker(Remote):
     # Publishing.
 
     async def send(self, publications: Sequence[Publication]) -> Sequence[Placed]:
+        self._check_sizes(publications)
         keys: list[str] = []
         arguments: list[str | bytes | int] = []
         for publication in publications:
@@ -227,10 +241,30 @@ class RedisBroker(Remote):
                 keys.append(f"{self._side}:{self.epoch}:{key}")
             arguments += [int(key is not None), len(fields), *fields]
         async with self._slots:
-            placed = await self._call(APPEND, self.epoch, int(IDEMPOTENCY_SECONDS), *arguments, keys=keys)
+            try:
+                placed = await self._call(APPEND, self.epoch, int(IDEMPOTENCY_SECONDS), *arguments, keys=keys)
+            except RedisError:
+                await self._see_whether_it_fits(publications)
+                raise
         if not placed:
             raise Replaced
         return [_placed(id, is_new) for id, is_new in zip(placed[::2], placed[1::2], strict=True)]
+
+    def _check_sizes(self, publications: Sequence[Publication]) -> None:
+        largest = max([len(publication.data) for publication in publications])
+        if largest > self._max_value_bytes:
+            raise TooLarge("data", largest, self._max_value_bytes)
+
+    async def _see_whether_it_fits(self, publications: Sequence[Publication]) -> None:
+        """Raise `TooLarge` if the bound was lowered while we were connected, and these are over it."""
+        redis = self._redis
+        if redis is None or max([len(publication.data) for publication in publications]) <= MIN_VALUE_BYTES:
+            return
+        # Redis closes the connection behind its refusal, and the next publisher must not get it.
+        with suppress(*self.failures):
+            await redis.connection_pool.disconnect(inuse_connections=False)
+            await self._see_what_fits(redis)
+        self._check_sizes(publications)
 
     async def probe(self) -> None:
         # Refused whenever an event would be: it may make memory grow, and is written.

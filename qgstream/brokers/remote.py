@@ -34,7 +34,8 @@ from typing import Any, ClassVar, NamedTuple, TypeVar
 from qgstream.brokers.backoff import Backoff
 from qgstream.brokers.base import DEFAULT_TIMEOUT_SECONDS, Broker, Forgotten, Opened, Sink
 from qgstream.brokers.skips import Skips
-from qgstream.errors import Unavailable
+from qgstream.draft import MAX_EVENTS_PER_BATCH, MAX_TOPICS_PER_EVENT
+from qgstream.errors import BadRequest, Unavailable
 from qgstream.logs import Seldom, log, scrub
 from qgstream.publication import Position, Publication
 from qgstream.window import HistorySettings, ResetReason
@@ -96,6 +97,10 @@ class Remote(Broker, ABC):
     failures: ClassVar[tuple[type[Exception], ...]] = (OSError, EOFError)
     # Those of them that mean: reached, and does not take events. It is asked with `probe` until it does.
     refusals: ClassVar[tuple[type[Exception], ...]] = ()
+    # What a batch may hold, so that the engine takes it, and gives it back to the tail, in a part of the usual timeout.
+    # A larger one is refused before anything of it is sent: when the timeout is over nobody knows what is in the log.
+    max_batch_events: ClassVar[int] = MAX_EVENTS_PER_BATCH
+    max_batch_topics: ClassVar[int] = MAX_EVENTS_PER_BATCH * MAX_TOPICS_PER_EVENT
 
     def __init__(
         self, place: str, *, timeout_seconds: float = DEFAULT_TIMEOUT_SECONDS, secrets: Collection[str] = ()
@@ -176,7 +181,11 @@ class Remote(Broker, ABC):
 
     @abstractmethod
     async def send(self, publications: Sequence[Publication]) -> Sequence[Placed]:
-        """Append, and return where each is once they are as safe as the engine makes them. Touches none of them."""
+        """Append, and return where each is once they are as safe as the engine makes them. Touches none of them.
+
+        Raises `errors.TooLarge` or `errors.NotStorable` for what this engine can never take, before anything is sent
+        if that can be known: it is the publisher's own error, and says nothing of the engine.
+        """
 
     async def probe(self) -> None:
         """Raise one of `failures` if the engine would still not take events, without appending one."""
@@ -399,6 +408,7 @@ class Remote(Broker, ABC):
     async def append(self, publications: Sequence[Publication]) -> Sequence[int]:
         """See `Broker.append`."""
         self._check()
+        self._check_batch(publications)
         self._appends += 1
         try:
             placed = await self._ask(self._append(publications))
@@ -415,12 +425,35 @@ class Remote(Broker, ABC):
         try:
             placed = await self.send(publications)
         except self.refusals as error:
-            self._refused(error)
+            if self._refusal is None and not await self._takes_others():
+                self._refused(error)
             raise
         if epoch != self.epoch:
             raise Replaced
         await self._came_by(max(place.offset for place in placed))
         return placed
+
+    def _check_batch(self, publications: Sequence[Publication]) -> None:
+        events, topics = len(publications), sum([len(publication.topics) for publication in publications])
+        for got, limit, what in (
+            (events, self.max_batch_events, "events"), (topics, self.max_batch_topics, "topics of its events together"),
+        ):  # fmt: skip
+            if got > limit:
+                raise BadRequest(
+                    f"got a batch with {got} {what}, expected at most {limit} at once for {self.name}",
+                    code="too_many_events",
+                )
+
+    async def _takes_others(self) -> bool:
+        """Whether the engine takes events, though it refused some. Those are then their publisher's affair alone."""
+        try:
+            await self.probe()
+        except self.failures:
+            return False
+        except Exception as error:  # noqa: BLE001
+            self._mistake(error)
+            return False
+        return True
 
     async def _came_by(self, offset: int) -> None:
         """Return when the tail has delivered everything up to this offset."""

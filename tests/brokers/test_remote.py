@@ -16,7 +16,7 @@ from qgstream.errors import Unavailable
 from qgstream.publication import Position, Publication
 from qgstream.window import HistorySettings, TopicHistory
 from tests.brokers.conftest import Tail
-from tests.brokers.fake import FakeLog, FakeRemote
+from tests.brokers.fake import FakeLog, FakeRemote, Full
 from tests.conftest import ExpectLog
 from tests.handlers.asking import until
 
@@ -305,6 +305,22 @@ async def test_an_engine_that_refuses_events_is_asked_until_it_takes_them(fakes:
     fakes.log.is_full = False
     await until(lambda: tail.broker.is_up)
     await tail.broker.append([event()])
+
+
+@pytest.mark.gen_test
+async def test_one_refused_event_says_nothing_of_the_engine(fakes: Fakes) -> None:
+    class Picky(FakeRemote):
+        async def send(self, publications: Sequence[Publication]) -> Sequence[Placed]:
+            if publications[0].data == b"odd":
+                raise Full("fake://me:hunter2@here does not like it")
+            return await super().send(publications)
+
+    tail = await fakes.open(make=Picky)
+    for _ in range(2):
+        with pytest.raises(Unavailable, match="fake://here does not like it"):
+            await tail.broker.append([event("odd")])
+        assert tail.broker.is_up
+        await tail.broker.append([event()])
 
 
 # Reading.
