@@ -103,7 +103,9 @@ class Hub(Host, Sink):
         if self._window is None:
             opened = await self.broker.open(self, self._history)
             self._begin(Position(opened.position.epoch, opened.forgotten))
-            self.window.preload(opened.recent, opened.position.offset, opened.forgotten_of, time.time())
+            self.window.preload(
+                opened.recent, opened.position.offset, opened.forgotten_of, now=time.monotonic(), unix_now=time.time()
+            )
 
     def _begin(self, position: Position) -> None:
         self._window = Window(self._history, position)
@@ -123,7 +125,7 @@ class Hub(Host, Sink):
         self.broker.keep(history)
         if self._window is not None:
             self._window.settings = history
-            self._window.forget(time.time())
+            self._window.forget(time.monotonic())
 
     @property
     def window(self) -> Window:
@@ -206,7 +208,7 @@ class Hub(Host, Sink):
     def _take_all(self, publications: Sequence[Publication]) -> None:
         window, now = self.window, time.monotonic()
         for publication in publications:
-            window.append(publication)
+            window.append(publication, now)
             self.rates.count(publication.topics, now)
         self._dispatch.deliver(publications, window.epoch)
 
@@ -229,7 +231,7 @@ class Hub(Host, Sink):
         """Whether only the broker can tell if a stream with this id is told everything: then `look_up` first."""
         if not last_event_id:
             return False
-        self.window.forget(time.time())
+        self.window.forget(time.monotonic())
         if last_event_id == "earliest" or self._is_ahead(last_event_id):
             return True
         return self.window.resume(last_event_id, subscription.patterns) == "too_old"
@@ -262,6 +264,7 @@ class Hub(Host, Sink):
         ignored: Collection[str] = (),
     ) -> Opening:
         """How a stream begins; see `opening`. `older` is what `look_back` found."""
+        self.window.forget(time.monotonic())
         return opening(
             self.window, subscription, last_event_id, latest=latest, older=older, ignored=ignored, now=time.time(),
             retry_ms=int(self.limits.retry_seconds * 1000),

@@ -39,12 +39,11 @@ def opening(
 
     `older` is where it can go on all the same when the window does not reach back so far: the broker has the rest.
     With `latest`, a client that has nothing to resume gets the newest event of each topic first: state instead of
-    history. `ignored` are the parameters of the request that mean nothing.
+    history. `ignored` are the parameters of the request that mean nothing. `now` is in Unix seconds.
 
     A message has a position only when the client has got, or was told of, everything before that position. A client
     that is cut off after any byte resumes with the last position that it has read whole.
     """
-    window.forget(now)
     resumed = window.resume(last_event_id, subscription.patterns) if last_event_id else None
     everything = last_event_id == "earliest"
     if older is not None and older.epoch == window.epoch and (everything or resumed == "too_old"):

@@ -225,4 +225,4 @@ class Service:
         now, limits = time.monotonic(), self.limits
         self._admission.sweep(limits, now)
         self._publish_rates.sweep(rate=limits.publish_rate_per_key, burst=limits.publish_burst_per_key, now=now)
-        self.hub.window.forget(time.time())
+        self.hub.window.forget(now)

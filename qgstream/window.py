@@ -5,6 +5,7 @@ from __future__ import annotations
 from bisect import bisect_left, bisect_right
 from collections import deque
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from math import inf
 from operator import attrgetter
 from typing import Literal
 
@@ -74,16 +75,18 @@ class HistorySettings(Section):
 class Shelf:
     """The held publications that share an age limit. `forgotten` is the offset of the newest that is not held any more.
 
-    A topic's shelf is chosen by its first matching `TopicHistory`; `pattern` None is the shelf of all others.
+    A topic's shelf is chosen by its first matching `TopicHistory`; `pattern` None is the shelf of all others. `since`
+    has for each of `held` when it came here: in the same order, and never falling.
     """
 
-    __slots__ = ("pattern", "max_age_seconds", "forgotten", "held")
+    __slots__ = ("pattern", "max_age_seconds", "forgotten", "held", "since")
 
     def __init__(self, pattern: str | None, max_age_seconds: float, forgotten: int) -> None:
         self.pattern = pattern
         self.max_age_seconds = max_age_seconds
         self.forgotten = forgotten
         self.held: deque[Publication] = deque()
+        self.since: deque[float] = deque()
 
 
 class _Gone:
@@ -101,6 +104,10 @@ class Window:
 
     Appending costs the same however much is held (forgetting is spread over the appends), and a position is found in
     O(log n). `newest` is the offset of the last publication of the log, held or not.
+
+    Ages go by when a publication came here, on the clock of the caller, which must be one that nobody sets. The time
+    that publications bring (`published_at`) is by some other clock: an event that was dated two hours ahead would make
+    all others too old.
     """
 
     def __init__(self, settings: HistorySettings, position: Position) -> None:
@@ -142,6 +149,7 @@ class Window:
             forgotten = self.newest
         self._settings = settings
         held = list(self._held())
+        since = {one.offset: at for shelf in self._shelves for one, at in zip(shelf.held, shelf.since, strict=True)}
         self._build_shelves(forgotten)
         self._log_start += len(self._log) - len(held)
         self._log, self._gone = [*held], 0
@@ -151,6 +159,7 @@ class Window:
                 self._drop(publication)
             else:
                 shelf.held.append(publication)
+                shelf.since.append(since[publication.offset])
         self._clear_up()
 
     def _build_shelves(self, forgotten: int) -> None:
@@ -164,31 +173,42 @@ class Window:
     # Appending and forgetting.
 
     def preload(
-        self, publications: Iterable[Publication], newest: int, forgotten_of: Mapping[str, int], now: float
+        self,
+        publications: Iterable[Publication],
+        newest: int,
+        forgotten_of: Mapping[str, int],
+        *,
+        now: float,
+        unix_now: float,
     ) -> None:
         """Take what the log holds already, up to the offset `newest`. `forgotten_of`: what is gone of some topics, by
-        the pattern of their `TopicHistory`."""
+        the pattern of their `TopicHistory`. `now` is by the clock of all ages here, `unix_now` by that of
+        `published_at`."""
+        since = -inf
         for publication in publications:
-            self.append(publication)
+            # In the log's order nothing is older than what comes before it, and nothing is from the future.
+            since = max(since, now - max(0.0, unix_now - publication.published_at))
+            self.append(publication, since)
         self.newest = newest
         for shelf in self._shelves:
             shelf.forgotten = max(shelf.forgotten, forgotten_of.get(shelf.pattern or "", 0))
         self.forget(now)
 
-    def append(self, publication: Publication) -> None:
-        """Take the next publication of the log, whose offset must be above `newest`."""
+    def append(self, publication: Publication, now: float) -> None:
+        """Take the next publication of the log, whose offset must be above `newest`. `now` never falls."""
         self.newest = publication.offset
         shelf = self._shelf(publication)
         if shelf is None:
             return
         shelf.held.append(publication)
+        shelf.since.append(now)
         self._log.append(publication)
         self.size_bytes += publication.size_bytes
         for topic in publication.topics:
             if topic not in self._latest:
                 self._topics.add(topic)
             self._latest[topic] = publication
-        self.forget(publication.published_at)
+        self.forget(now)
 
     def stores(self, publication: Publication) -> bool:
         """Whether it is, or would have been, kept at all."""
@@ -205,10 +225,10 @@ class Window:
         return map(self._shelves.__getitem__, self._settings.shelves_of_event(publication.topics))
 
     def forget(self, now: float) -> None:
-        """Drop what is over the bounds at the time `now` (the clock of `published_at`)."""
+        """Drop what is over the bounds at the time `now`."""
         for shelf in self._shelves:
             oldest_allowed = now - shelf.max_age_seconds
-            while shelf.held and shelf.held[0].published_at < oldest_allowed:
+            while shelf.held and shelf.since[0] < oldest_allowed:
                 self._take_down(shelf)
         settings = self._settings
         while len(self) > settings.max_events or self.size_bytes > settings.max_bytes:
@@ -217,6 +237,7 @@ class Window:
 
     def _take_down(self, shelf: Shelf) -> None:
         publication = shelf.held.popleft()
+        shelf.since.popleft()
         self._drop(publication)
         # Whoever asks for another of its topics misses it too, and looks at that topic's shelf.
         several = len(publication.topics) > 1 and len(self._shelves) > 1

@@ -49,6 +49,7 @@ FLOORS: dict[float, tuple[str, ...]] = {
     ),
     2.0: ("brokers.base",),
     2.05: (
+        "brokers.ages",
         "brokers.backoff",
         "brokers.idempotency",
         "brokers.nats_inbox",

@@ -519,6 +519,27 @@ async def test_a_stream_begins_with_the_state_only_if_it_asks_for_it() -> None:
 
 
 @pytest.mark.gen_test
+@pytest.mark.parametrize("step", [7200.0, -7200.0, 1e9])
+async def test_a_clock_that_is_set_makes_nothing_older(clock: Clock, step: float) -> None:
+    hub = await started()
+    await hub.publish("a", "before")
+    clock.step = step
+    await hub.publish("a", "after")
+    hub.reload(limits=hub.limits, history=hub.window.settings)
+    assert not hub.is_outside_window(raw("a"), "log-0")
+    assert hub.open(raw("a"), "log-0").result == "complete"
+    assert [p.data for p in hub.window.newest_first()] == [b"after", b"before"]
+    # A key is the same key.
+    first = await hub.publish("a", "x", idempotency_key="k")
+    clock.step = 0
+    assert (await hub.publish("a", "x", idempotency_key="k")).id == first.id
+    clock.now += 301
+    assert (await hub.publish("a", "x", idempotency_key="k")).id != first.id
+    clock.now += 3601
+    assert hub.is_outside_window(raw("a"), "log-0")
+
+
+@pytest.mark.gen_test
 async def test_a_stream_cannot_begin_behind_what_has_become_too_old(clock: Clock) -> None:
     hub = await started()
     await hub.publish("a", "x")

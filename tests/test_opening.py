@@ -88,7 +88,7 @@ def check_every_cut(sent: bytes, framing: Framing, asked: str, due: Callable[[in
 def window(*, forgotten: int = 4) -> Window:
     held = Window(HistorySettings(), Position("log", forgotten))
     for offset in range(forgotten + 1, NEWEST + 1):
-        held.append(Publication((f"t/{offset % 2}",), b"%d" % offset, offset=offset, published_at=100.0))
+        held.append(Publication((f"t/{offset % 2}",), b"%d" % offset, offset=offset, published_at=100.0), 100.0)
     return held
 
 

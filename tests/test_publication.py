@@ -61,7 +61,7 @@ def test_what_a_window_says_it_holds_is_what_it_holds(
             encoded = json.dumps(body, ensure_ascii=False).encode()
             publication = parse_json(encoded, 10**6, namespace=b"n" * 32)
             publication.offset, publication.published_at = offset, 1_800_000_000.5 + offset
-            window.append(publication)
+            window.append(publication, 5000.5 + offset)
         del body, encoded, publication
         held = tracemalloc.get_traced_memory()[0] - before
     finally:

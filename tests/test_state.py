@@ -47,7 +47,7 @@ def window(*topics: tuple[str, ...], size: int = 1, max_events: int = 1_000_000)
 
 def append(window: Window, *topics: str, size: int = 1, event: str | None = None, private: bool = False) -> None:
     window.append(
-        Publication(topics, b"x" * size, event=event, private=private, offset=window.newest + 1, published_at=0)
+        Publication(topics, b"x" * size, event=event, private=private, offset=window.newest + 1, published_at=0), 0.0
     )
 
 

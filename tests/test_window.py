@@ -48,7 +48,7 @@ def publication(offset: int, *topics: str, at: float = 0.0, size: int = 1) -> Pu
 def window(*publications: Publication, topics: tuple[TopicHistory, ...] = (), **bounds: float) -> Window:
     made = Window(HistorySettings.model_validate({**bounds, "topics": topics}), START)
     for one in publications:
-        made.append(one)
+        made.append(one, one.published_at)
     return made
 
 
@@ -69,7 +69,7 @@ def test_it_holds_what_a_plain_reading_of_its_bounds_holds(data: st.DataObject) 
             now += seconds
             one = publication(len(facts) + 1, *topics, at=now, size=size)
             fact = Fact(one.offset, one.topics, now, one.size_bytes)
-            window.append(one)
+            window.append(one, now)
             bounds.add(facts, fact)
             assert window.stores(one) is bool(fact.kept)
         if data.draw(st.booleans()):
@@ -253,7 +253,9 @@ def test_it_knows_the_newest_of_each_topic_while_that_is_held() -> None:
 def test_what_the_log_held_before_is_taken_over() -> None:
     exceptions = (TopicHistory(pattern="b", max_age_seconds=10),)
     made = Window(HistorySettings(topics=exceptions), Position("e", 5))
-    made.preload([publication(7, "a", at=100), publication(8, "a", at=4000)], 9, {"b": 8, "": 6}, now=4000)
+    made.preload(
+        [publication(7, "a", at=100), publication(8, "a", at=4000)], 9, {"b": 8, "": 6}, now=4000, unix_now=4000
+    )
     assert made.position == Position("e", 9)
     assert held(made) == [8]
     assert made.resume("e-7", ["a"]) == Position("e", 7)
@@ -265,7 +267,7 @@ def test_what_the_log_held_before_is_taken_over() -> None:
 def test_what_the_log_held_before_may_have_no_gap() -> None:
     exceptions = (TopicHistory(pattern="b", max_age_seconds=10),)
     made = Window(HistorySettings(topics=exceptions), Position("e", 0))
-    made.preload([publication(1, "a"), publication(2, "b")], 2, {}, now=0)
+    made.preload([publication(1, "a"), publication(2, "b")], 2, {}, now=0, unix_now=0)
     assert made.resume("e-0") == Position("e", 0)
     assert held(made) == [1, 2]
 
@@ -277,8 +279,48 @@ def test_what_the_log_had_forgotten_is_missed_by_those_whom_it_concerns(
     gone: dict[str, int], a: object, b: object
 ) -> None:
     made = Window(HistorySettings(topics=(TopicHistory(pattern="b"),)), Position("e", 5))
-    made.preload([publication(7, "a"), publication(8, "b")], 8, gone, now=0)
+    made.preload([publication(7, "a"), publication(8, "b")], 8, gone, now=0, unix_now=0)
     assert (made.resume("e-5", ["a"]), made.resume("e-5", ["b"])) == (a, b)
+
+
+@pytest.mark.parametrize("at", [0.0, 7200.0, 1e300, -1e300])
+def test_the_time_that_an_event_says_decides_nothing(at: float) -> None:
+    """One that was dated two hours ahead emptied a window of a thousand."""
+    made = window(max_age_seconds=100)
+    for offset in range(1, 1001):
+        made.append(publication(offset, at=at if offset == 500 else 50), 50)
+    made.append(publication(1001, at=50), 60)
+    assert len(made) == 1001
+    made.forget(150.1)
+    assert held(made) == [1001], "it would be kept for ever, and all behind it"
+
+
+@pytest.mark.parametrize(
+    ("times", "kept"),
+    [
+        ([100, 990, 995], [2, 3]),
+        ([990, 9e9, 995], [1, 2, 3]),
+        ([990, -9e9, 995], [1, 2, 3]),
+        ([-9e9, 100, 995], [3]),
+        ([9e9, 100, 995], [1, 2, 3]),
+    ],
+)
+def test_what_the_log_held_is_as_old_as_it_says_within_reason(times: list[float], kept: list[int]) -> None:
+    made = Window(HistorySettings(max_age_seconds=100), Position("e", 0))
+    publications = [publication(n, at=at) for n, at in enumerate(times, 1)]
+    made.preload(publications, 3, {}, now=50, unix_now=1000)
+    assert held(made) == kept
+    made.forget(50 + 100.1)  # in the present of this process
+    assert held(made) == []
+
+
+def test_ages_outlive_new_settings() -> None:
+    made = window(publication(1, "a", at=0), publication(2, "b", at=60), max_age_seconds=100)
+    made.settings = HistorySettings(max_age_seconds=100, topics=(TopicHistory(pattern="b", max_age_seconds=30),))
+    made.forget(95)
+    assert held(made) == [1]
+    made.forget(101)
+    assert held(made) == []
 
 
 def test_an_event_is_held_to_the_end_of_its_age() -> None:
@@ -304,7 +346,7 @@ def test_what_is_forgotten_is_free_at_once() -> None:
     for offset in range(1, 1001):
         one = Watched(("a",), b"x", offset=offset)
         alive.add(one)
-        made.append(one)
+        made.append(one, 0)
         del one
         assert len(alive) <= 50
         assert len(made._log) <= 2 * 50 + 2

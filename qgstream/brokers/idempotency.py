@@ -13,7 +13,10 @@ FORGOTTEN_AT_ONCE = 2
 
 
 class Keys:
-    """The first offset of each key of the last five minutes. Time is an argument, in Unix seconds."""
+    """The first offset of each key of the last five minutes.
+
+    Time is an argument, by a clock that nobody sets: a step of it would make an event come twice, or keep one out.
+    """
 
     def __init__(self) -> None:
         # In the order of their time. Not a plain dict: to find its first entry, Python walks all that were deleted, and

@@ -43,7 +43,7 @@ class MemoryBroker(Broker):
         """Append; never waits, so a batch is never interleaved with another."""
         if self._sink is None:
             raise Unavailable("the broker is not open", retry_after_seconds=1, code="broker_down")
-        now = time.time()
+        now, unix_now = time.monotonic(), time.time()
         offsets: list[int] = []
         fresh: list[Publication] = []
         for publication in publications:
@@ -56,7 +56,7 @@ class MemoryBroker(Broker):
                 self._keys.remember(key, now, self._newest + 1)
             self._newest += 1
             publication.offset = self._newest
-            publication.published_at = now
+            publication.published_at = unix_now
             offsets.append(self._newest)
             fresh.append(publication)
         if fresh:

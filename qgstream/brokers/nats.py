@@ -307,7 +307,7 @@ class NatsBroker(Remote):
     def _publication(self, message: Msg, place: Place) -> Publication:
         return to_publication(
             self._options.prefix, message.subject, message.headers or {}, message.data,
-            offset=place.offset, published_at=place.stored_at / 1e9,
+            offset=place.offset, published_at=min(place.stored_at / 1e9, time.time()),
         )  # fmt: skip
 
     async def follow(self, after: int) -> AsyncGenerator[Page, None]:

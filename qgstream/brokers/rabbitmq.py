@@ -398,20 +398,24 @@ class RabbitmqBroker(Remote):
             found = await self._before(start, end)
             entries[:0] = found
             yield Page((), after)
-            if any(entry.at is not None and entry.at < oldest for entry in found):
+            # All of them: the clock of one publisher alone says nothing of what lies before its message.
+            times = [entry.at for entry in found if entry.at is not None]
+            if times and max(times) < oldest:
                 break
         self._repeats = Repeats(start)
         self._keys = Keys()
+        now = time.time()
         for entry in entries:
-            self._learn_key(entry, self._repeats.take(entry))
+            age_seconds = max(0.0, now - (entry.at or now))
+            self._learn_key(entry, self._repeats.take(entry), age_seconds=age_seconds)
         self._repeats.up_to = after
         if start > forgotten:
             self._repeats.since = min(after, start + REACH)
         self._has_learned.set()
 
-    def _learn_key(self, entry: Entry, first: int | None) -> None:
+    def _learn_key(self, entry: Entry, first: int | None, *, age_seconds: float = 0.0) -> None:
         if entry.key is not None and entry.at is not None and first is None and entry.publication is not None:
-            self._keys.remember(entry.key, entry.at, entry.position)
+            self._keys.remember(entry.key, time.monotonic() - age_seconds, entry.position)
 
     async def _live(self, after: int) -> AsyncGenerator[Page, None]:
         at = after

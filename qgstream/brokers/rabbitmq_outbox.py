@@ -112,7 +112,7 @@ class Outbox:
         key = publication.idempotency_key
         if key is None:
             return None
-        first = keys.first_offset(key, time.time())
+        first = keys.first_offset(key, time.monotonic())
         return Placed(first, False, 0.0) if first is not None else self._sent_keys.get(key)
 
     async def _publish(self, link: Link, publications: dict[str, Publication], seen: int) -> None:

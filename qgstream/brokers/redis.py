@@ -17,9 +17,10 @@ from redis.asyncio.sentinel import Sentinel
 from redis.backoff import NoBackoff
 from redis.exceptions import NoPermissionError, NoScriptError, RedisError, ResponseError
 
+from qgstream.brokers.ages import Ages
 from qgstream.brokers.base import IDEMPOTENCY_SECONDS, MAX_READ_BYTES, Forgotten
 from qgstream.brokers.options import Address, read_options
-from qgstream.brokers.redis_scripts import APPEND, PAGE, PREPARE, RENEW, STATE, TRIM, Script
+from qgstream.brokers.redis_scripts import APPEND, MEND, PAGE, PREPARE, RENEW, STATE, TRIM, Script
 from qgstream.brokers.remote import PAGE_EVENTS, Bounds, Page, Placed, Remote, Replaced, longest_seconds
 from qgstream.draft import received
 from qgstream.errors import ConfigError, InvalidField, TooLarge
@@ -77,6 +78,9 @@ class RedisBroker(Remote):
         self._redis: Redis | None = None
         self._sentinels: list[Redis] = []
         self._slots = asyncio.Semaphore(MAX_SENDS)
+        self._ages: Ages | None = None
+        self._ages_of = ""  # the epoch
+        self._unix_at_start = 0.0  # by the clock of Redis
         self._trim_at = 0.0
         self._trims = True
         self._max_value_bytes = MAX_VALUE_BYTES
@@ -103,6 +107,7 @@ class RedisBroker(Remote):
             await self._check_server(self._redis)
             await self._see_what_fits(self._redis)
             await _done(self._redis.script_load(STATE.text))
+        await self._mend()
         await self._call(PREPARE, secrets.token_hex(5))
 
     def _client(self) -> Redis:
@@ -169,7 +174,17 @@ class RedisBroker(Remote):
     # The log.
 
     async def bounds(self) -> Bounds:
-        return _bounds(await self._call(STATE))
+        bounds = _bounds(await self._call(STATE))
+        if bounds.newest >= _MAX_OFFSET:  # somebody has just put an entry there
+            await self._mend()
+            bounds = _bounds(await self._call(STATE))
+        return bounds
+
+    async def _mend(self) -> None:
+        moved = await self._call(MEND)
+        if moved:
+            reason = "their ids were from the far future, and nothing would have had a place behind them"
+            log.warning("broker.mended", extra={"broker": self.name, "entries": moved, "reason": reason})
 
     async def renew(self, epoch: str) -> None:
         await self._call(RENEW, epoch, secrets.token_hex(5))
@@ -192,6 +207,10 @@ class RedisBroker(Remote):
 
     async def follow(self, after: int) -> AsyncGenerator[Page, None]:
         cursor, up_to = _id(after), after
+        if self._ages is None or self._ages_of != self.epoch:
+            seconds, microseconds = await _done(self._connected.time())
+            self._ages, self._ages_of = Ages(after, time.monotonic()), self.epoch
+            self._unix_at_start = seconds + microseconds / 1e6
         while True:
             # The second command waits in the connection until the first has its answer: then nothing was trimmed or
             # replaced before that answer which the second does not tell of, and it costs no round trip.
@@ -204,8 +223,12 @@ class RedisBroker(Remote):
             page = self._page(entries, up_to)
             if entries:
                 cursor, up_to = entries[-1][0], page.up_to
+                if _is_beyond(cursor):  # nothing comes behind it, until it is gone
+                    await self._mend()
+                    cursor = _id(up_to)
+            self._ages.note(up_to, time.monotonic())
             yield page
-            await self._trim(up_to)
+            await self._trim(up_to, self._ages)
 
     def _check_state(self, state: Sequence[bytes], after: int) -> None:
         bounds = _bounds(state)
@@ -218,6 +241,8 @@ class RedisBroker(Remote):
         found: list[Publication] = []
         for id, fields in entries:
             offset = _offset(id)
+            if _is_beyond(id):
+                break  # it will be added once more
             if offset is None:
                 self.skips.skip(
                     after, f"got the entry {id.decode()}, expected at most {PER_MILLISECOND} in a millisecond"
@@ -272,15 +297,20 @@ class RedisBroker(Remote):
 
     # Trimming.
 
-    async def _trim(self, up_to: int) -> None:
+    async def _trim(self, up_to: int, ages: Ages) -> None:
         """Trim a part of what is not kept. Nothing after this offset: it was not read yet."""
-        if time.monotonic() < self._trim_at:
+        now = time.monotonic()
+        if now < self._trim_at:
             return
         kept = self._kept()
-        ages_ms = (int(longest_seconds(kept) * 1000), int(SPARED_SECONDS * 1000))
+        longest = max(longest_seconds(kept), SPARED_SECONDS)
+        # What was there when we came has the time of its id, by the clock of Redis, which goes on here: nobody sets it.
+        dated = int((self._unix_at_start + now - ages.began_at - longest) * 1000) * PER_MILLISECOND
+        old = max(ages.older_than(longest, now), min(dated, ages.first), 0)
+        spared = max(ages.older_than(SPARED_SECONDS, now), 0)
         try:
             more = await self._call(
-                TRIM, self.epoch, kept.max_events, kept.max_bytes, max(ages_ms), ages_ms[1], _id(up_to)
+                TRIM, self.epoch, kept.max_events, kept.max_bytes, _id(min(old, up_to)), _id(min(spared, up_to))
             )  # fmt: skip
         except ResponseError as error:
             if self._trims:
@@ -329,6 +359,11 @@ def _offset(id: bytes) -> int | None:
     return offset if int(number) < PER_MILLISECOND and offset <= _MAX_OFFSET else None
 
 
+def _is_beyond(id: bytes) -> bool:
+    """Whether an entry's time, and that of all behind it, is in no offset."""
+    return int(id.partition(b"-")[0]) * PER_MILLISECOND > _MAX_OFFSET
+
+
 def _nearest(id: bytes) -> int:
     """The offset of an id, or the largest below it."""
     ms, _, number = id.partition(b"-")
@@ -344,7 +379,12 @@ def _placed(id: bytes, is_new: int) -> Placed:
     offset = _offset(id)
     if offset is None:
         raise ResponseError(f"got the id {id.decode()}, expected less than {PER_MILLISECOND} in a millisecond")
-    return Placed(offset, bool(is_new), offset // PER_MILLISECOND / 1000)
+    return Placed(offset, bool(is_new), _time_of(offset))
+
+
+def _time_of(offset: int) -> float:
+    """When it was added, as its id says. Anybody may write an id from the future, and all that come later follow it."""
+    return min(offset // PER_MILLISECOND / 1000, time.time())
 
 
 def _fields(publication: Publication) -> list[str | bytes | int]:
@@ -385,7 +425,7 @@ def _publication(offset: int, fields: Sequence[bytes]) -> Publication:
         retry_ms=None if retry is None else _milliseconds(retry),
         private=_yes("private", said),
         offset=offset,
-        published_at=offset // PER_MILLISECOND / 1000,
+        published_at=_time_of(offset),
     )
 
 

@@ -20,6 +20,13 @@ local function pairs_of(flat)
   return found
 end
 
+local function later(id, other)
+  local ms, seq = string.match(id, '^(%d+)-(%d+)$')
+  local other_ms, other_seq = string.match(other, '^(%d+)-(%d+)$')
+  if ms == other_ms then return tonumber(seq) > tonumber(other_seq) end
+  return tonumber(ms) > tonumber(other_ms)
+end
+
 local function add(id, n)
   local ms, seq = string.match(id, '^(%d+)-(%d+)$')
   if n < 0 and seq == '0' then return string.format('%.0f-999999', ms - 1) end
@@ -54,6 +61,39 @@ local function name_it(epoch, found)
   redis.call('XGROUP', 'CREATE', stream, prefix .. epoch, unpack(marks))
 end
 
+local function is_full(id) return tonumber(string.match(id, '-(%d+)$')) > 900000 end
+local function is_beyond(id) return tonumber(string.match(id, '^%d+')) > 9999999999999 end
+local function next_ms(id) return string.format('%.0f-0', string.match(id, '^%d+') + 1) end
+
+-- Whoever adds an entry with an id from the far future (after 2286) leaves no place for any behind it. It is added once
+-- more, in the present, with all that came behind it. How many those were.
+local function mend(found)
+  local last, moved = found.newest or '0-0', {}
+  if is_beyond(last) then
+    while true do
+      local entries = redis.call('XRANGE', stream, '10000000000000-0', '+', 'COUNT', 100)
+      if #entries == 0 then break end
+      for _, entry in ipairs(entries) do
+        redis.call('XDEL', stream, entry[1])
+        moved[#moved + 1] = entry[2]
+      end
+    end
+    local time = redis.call('TIME')
+    last = string.format('%.0f-0', time[1] * 1000 + math.floor(time[2] / 1000))
+    local left = redis.call('XREVRANGE', stream, '+', '-', 'COUNT', 1)[1]
+    for _, id in ipairs({left and left[1] or '0-0', found.mark or '0-0'}) do
+      if not is_beyond(id) and later(id, last) then last = id end
+    end
+    local added = pairs_of(redis.call('XINFO', 'STREAM', stream))['entries-added'] - #moved
+    redis.call('XSETID', stream, last, 'ENTRIESADDED', added, 'MAXDELETEDID', '0-1')
+  end
+  if is_full(last) then redis.call('XSETID', stream, next_ms(last)) end
+  for _, fields in ipairs(moved) do
+    if #fields < 7000 then redis.call('XADD', stream, '*', unpack(fields)) end  -- what unpack can do
+  end
+  return #moved
+end
+
 local function told(found) return {found.epoch or '', found.forgotten or '0-0', found.newest or '0-0'} end
 """  # noqa: E501  # a line of Lua
 
@@ -80,6 +120,9 @@ local found = state()
 if not found.epoch then name_it(ARGV[1], found) end
 return told(state())
 """)
+
+# Room for what comes, see `mend`.
+MEND = Script("return mend(state())")
 
 # Another epoch for a log that is not what it was. ARGV: its old epoch, its new one.
 RENEW = Script("""
@@ -115,7 +158,9 @@ return {told(state()), entries}
 # the epoch, the seconds that a key is remembered, and for each event whether it has a key, the number of its fields
 # and values, and these. Answers with id and 1 (new) or 0 for each, and with nothing when the epoch is another.
 APPEND = Script("""
-if state().epoch ~= ARGV[1] then return {} end
+local found = state()
+if found.epoch ~= ARGV[1] then return {} end
+mend(found)
 local placed, at, keys = {}, 3, 2
 while at <= #ARGV do
   local has_key, size, id, is_new = ARGV[at] == '1', tonumber(ARGV[at + 1]), false, 1
@@ -123,9 +168,8 @@ while at <= #ARGV do
   if id then is_new = 0
   else
     id = redis.call('XADD', stream, '*', unpack(ARGV, at + 2, at + 1 + size))
-    local ms, seq = string.match(id, '^(%d+)-(%d+)$')
     -- A clock that was set back makes Redis count on in one millisecond; our offsets have room for a million there.
-    if tonumber(seq) > 900000 then redis.call('XSETID', stream, string.format('%.0f-0', ms + 1)) end
+    if is_full(id) then redis.call('XSETID', stream, next_ms(id)) end
     if has_key then redis.call('SET', KEYS[keys], id, 'EX', ARGV[2]) end
   end
   placed[#placed + 1] = id
@@ -137,19 +181,12 @@ return placed
 """)
 
 # Trim a part of what is not kept, oldest first, and say whether there may be more. ARGV: the epoch, events and bytes at
-# most, for how many milliseconds any is kept, for how many every one is, and the newest id that may go at all.
+# most, the id up to which everything is too old, and the id up to which anything may go at all.
 TRIM = Script("""
 local found = state()
 if found.epoch ~= ARGV[1] then return 0 end
 local group, max_events, max_bytes = prefix .. found.epoch, tonumber(ARGV[2]), tonumber(ARGV[3])
 local mark, trimmed, length, more = found.forgotten, found.trimmed, found.length, 1
-local time = redis.call('TIME')
-
-local function older_than(age_ms)
-  local ms = time[1] * 1000 + math.floor(time[2] / 1000) - age_ms
-  if tonumber(string.match(ARGV[6], '^%d+')) <= ms then return ARGV[6] end
-  return string.format('%.0f', math.max(0, ms))
-end
 
 local function oldest(up_to, count)
   if count <= 0 then return {} end
@@ -157,13 +194,13 @@ local function oldest(up_to, count)
 end
 
 for _ = 1, 20 do
-  local old = oldest(older_than(ARGV[4]), length)
+  local old = oldest(ARGV[4], length)
   if #old == 0 then
     local excess = length - max_events
     if excess <= 0 and length > 0 and redis.call('MEMORY', 'USAGE', stream) > max_bytes then
       excess = math.ceil(length / 10)
     end
-    old = oldest(older_than(ARGV[5]), excess)
+    old = oldest(ARGV[5], excess)
   end
   if #old == 0 then more = 0 break end
   mark = old[#old][1]

@@ -241,16 +241,23 @@ class Remote(Broker, ABC):
         recent: deque[Publication] = deque()
         size_bytes, end = 0, bounds.newest
         oldest = time.time() - longest_seconds(self.history)
-        while end > bounds.forgotten:
+        forgotten = bounds.forgotten
+        while end > forgotten:
             found, start = await self._ask(self.before(end, bounds.forgotten))
+            # A whole page: the date of one entry, whoever wrote it, says nothing of what lies before it.
+            if found and all(publication.published_at < oldest for publication in found):
+                forgotten = end
+                break
             for publication in reversed(found):
                 size_bytes += publication.size_bytes
-                is_enough = len(recent) == self.history.max_events or size_bytes > self.history.max_bytes
-                if is_enough or publication.published_at < oldest:
-                    return recent, publication.offset
+                if len(recent) == self.history.max_events or size_bytes > self.history.max_bytes:
+                    forgotten = publication.offset
+                    break
                 recent.appendleft(publication)
             end = start
-        return recent, bounds.forgotten
+        while recent and recent[0].published_at < oldest:
+            forgotten = recent.popleft().offset
+        return recent, forgotten
 
     async def close(self) -> None:
         """Answer what was taken (for as long as the timeout), stop, and let go."""

@@ -140,7 +140,7 @@ class SqliteBroker(Broker):
                 stack.callback(reader.close)
                 file.check_names()
                 for key, at, offset in file.keys(now):
-                    self._keys.remember(key, at, offset)
+                    self._keys.remember(key, time.monotonic() - (now - at), offset)
                 opened = file.opened(history, now)
             except (sqlite3.Error, Displaced) as error:
                 raise OSError(f"{self.path}: cannot be read: {error}") from error
@@ -266,11 +266,11 @@ class SqliteBroker(Broker):
         return jobs, True
 
     def _commit(self, file: Log, jobs: list[_Job]) -> None:
-        now = time.time()
+        now, unix_now = time.monotonic(), time.time()
         fresh: list[tuple[int, Publication]] = []
         try:
             fresh = self._numbered(file, jobs, now)
-            refusal = self._refusal(file, fresh, now)
+            refusal = self._refusal(file, fresh, unix_now)
         except Exception as error:  # noqa: BLE001  # it is the events: what no draft would let through
             if len(jobs) == 1:
                 self._call(self._refuse, jobs, NotStorable(f"the log on disk cannot hold this: {error}"))
@@ -284,7 +284,7 @@ class SqliteBroker(Broker):
         for offset, publication in fresh:
             if publication.idempotency_key is not None:
                 self._keys.remember(publication.idempotency_key, now, offset)
-        self._call(self._settle, jobs, fresh, now)
+        self._call(self._settle, jobs, fresh, unix_now)
 
     def _numbered(self, file: Log, jobs: list[_Job], now: float) -> list[tuple[int, Publication]]:
         """What is to be written, each with its offset; the jobs have the offsets of all that is theirs."""
@@ -366,7 +366,7 @@ class SqliteBroker(Broker):
                 file.keep(history)  # when that fails, it is tried again
                 if self._new_history is history:
                     self._new_history = None
-            return file.trim(time.time())
+            return file.trim(time.monotonic())
         except sqlite3.Error as error:
             log.warning("broker.trim_failed", extra={"broker": "sqlite", "reason": str(error)})
             return False

@@ -5,12 +5,14 @@ from __future__ import annotations
 import json
 import os
 import sqlite3
+import time
 from collections.abc import Collection, Sequence
 from contextlib import ExitStack, suppress
 from functools import partial
 from pathlib import Path
 from typing import Any
 
+from qgstream.brokers.ages import Ages
 from qgstream.brokers.base import IDEMPOTENCY_SECONDS, MAX_READ_BYTES, Forgotten, Opened
 from qgstream.brokers.skips import Skips
 from qgstream.brokers.sqlite_file import check, check_pair, connect, create, lock, note_pair, transaction
@@ -24,6 +26,8 @@ from qgstream.window import HistorySettings, TopicHistory
 TRIM_EVENTS = 500
 # Given back to the file system at once, in pages of 4 KiB, when more than a quarter of the file is unused.
 _VACUUM_PAGES = 1000
+# So many rows that are too old, one behind the other, are believed.
+OLD_ROWS = 256
 # Beside its data an event takes about this much of the file: its row, its indexes and their slack.
 ROW_BYTES = 120
 # SQLite holds any type in any column, and somebody may have edited a row: these are numbers all the same.
@@ -37,10 +41,18 @@ class Log:
     What is kept lies on the shelves of `HistorySettings`, and the file remembers how far each has forgotten.
     """
 
-    def __init__(self, path: Path, history: HistorySettings, skips: Skips) -> None:
+    def __init__(
+        self,
+        path: Path,
+        history: HistorySettings,
+        skips: Skips | None = None,
+        *,
+        now: float | None = None,
+        unix_now: float | None = None,
+    ) -> None:
         """Open the log, or make a new one. Raises `OSError` and changes nothing for a file that is in use, is not a
-        log, or is damaged. `skips` counts the rows that cannot be read."""
-        self._skips = skips
+        log, or is damaged. `skips` counts the rows that cannot be read. The times are for tests; see `trim`."""
+        self._skips = skips or Skips("sqlite")
         path = Path(os.path.abspath(path))  # noqa: PTH100  # a program may change its folder; links stay links
         self.path = real = path.resolve()  # two links to one file have one lock
         with ExitStack() as stack:
@@ -59,6 +71,8 @@ class Log:
                 self._db.execute("PRAGMA synchronous = FULL")
                 self._db.execute(f"PRAGMA journal_size_limit = {64 * 1024 * 1024}")
                 self.epoch, self.newest = self._state(path)
+                self._opened_at = time.time() if unix_now is None else unix_now
+                self._ages = Ages(self.newest, time.monotonic() if now is None else now)
                 count = f"SELECT count(*), ifnull(sum({_SIZE}), 0) FROM log"  # noqa: S608
                 self.events, self.size_bytes = self._db.execute(count).fetchone()
                 # Rows after the first offset, and up to the second, may still lie on shelves of the settings before.
@@ -195,20 +209,25 @@ class Log:
             self._move_on(db, self.newest)
 
     def trim(self, now: float) -> bool:
-        """Delete some of what the settings do not keep; True while there may be more. Raises `sqlite3.Error`."""
-        more = self._trim_old_keys(now)
+        """Delete some of what the settings do not keep; True while there may be more. Raises `sqlite3.Error`. `now` is
+        by a clock that nobody sets, `time.monotonic`."""
+        self._ages.note(self.newest, now)
+        # What was there when the file was opened has the time of another life, which this life's clock goes on from.
+        unix_now = self._opened_at + now - self._ages.began_at
+        more = self._trim_old_keys(min(unix_now, time.time()))
         if self._reshelving is not None:
             self._reshelve(*self._reshelving)
             more = True
         else:
-            more |= self._trim_shelves(now)
+            more |= self._trim_shelves(now, unix_now)
         more |= self._trim_oldest()
         return more | self._shrink()
 
-    def _trim_shelves(self, now: float) -> bool:
+    def _trim_shelves(self, now: float, unix_now: float) -> bool:
         more = False
         for shelf in range(len(self.history.topics) + 1):
-            more |= self._trim_shelf(shelf, now - _max_age_seconds(self.history, shelf))
+            age_seconds = _max_age_seconds(self.history, shelf)
+            more |= self._trim_shelf(shelf, self._ages.older_than(age_seconds, now), unix_now - age_seconds)
         return more
 
     def _trim_old_keys(self, now: float) -> bool:
@@ -219,11 +238,11 @@ class Log:
             old = "SELECT key FROM keys WHERE at < ? LIMIT ?"
             return db.execute(f"DELETE FROM keys WHERE key IN ({old})", (oldest, TRIM_EVENTS)).rowcount == TRIM_EVENTS  # noqa: S608
 
-    def _trim_shelf(self, shelf: int, oldest: float) -> bool:
+    def _trim_shelf(self, shelf: int, up_to: int, oldest: float) -> bool:
         query = f"SELECT offset, {_SIZE}, topics, {_DATE} FROM log WHERE shelf = ? ORDER BY offset LIMIT ?"  # noqa: S608
         doomed = []
         for row in self._db.execute(query, (shelf, TRIM_EVENTS)):
-            if row[3] >= oldest:
+            if row[0] > up_to and (row[0] > self._ages.first or row[3] >= oldest):
                 break
             doomed.append(row[:3])
         return self._delete(doomed)
@@ -273,17 +292,21 @@ class Log:
     def opened(self, window: HistorySettings, now: float) -> Opened:
         """What a hub begins with whose window has these bounds."""
         recent: list[Publication] = []
-        size_bytes, forgotten = 0, 0
+        size_bytes, forgotten, old = 0, 0, 0
         oldest = now - max(_max_age_seconds(window, shelf) for shelf in range(len(window.topics) + 1))
         for row in self._db.execute(f"SELECT {_COLUMNS} FROM log ORDER BY offset DESC"):  # noqa: S608
             publication = self._skips.read(row[0], partial(_publication, row))
             if publication is None:
                 continue
             size_bytes += publication.size_bytes
-            if len(recent) == window.max_events or size_bytes > window.max_bytes or publication.published_at < oldest:
+            # Many in a row: the date of one, under whatever clock, says nothing of what lies before it.
+            old = old + 1 if publication.published_at < oldest else 0
+            if len(recent) == window.max_events or size_bytes > window.max_bytes or old > OLD_ROWS:
                 forgotten = publication.offset
                 break
             recent.append(publication)
+        while recent and recent[-1].published_at < oldest:
+            forgotten = recent.pop().offset
         patterns = [*(topic.pattern for topic in self.history.topics), ""]
         marks = self._db.execute("SELECT shelf, forgotten FROM shelves").fetchall()
         forgotten_of = {patterns[shelf]: offset for shelf, offset in marks}
@@ -291,15 +314,17 @@ class Log:
 
     def keys(self, now: float) -> Sequence[tuple[str, float, int]]:
         """The idempotency keys that count, oldest first: key, time, offset."""
-        query = "SELECT key, at, offset FROM keys WHERE at >= ? ORDER BY at"
+        # What is from the future was written before somebody set the clock back.
+        self._db.execute("UPDATE keys SET at = ? WHERE at > ?", (now, now))
+        query = "SELECT key, CAST(at AS REAL), CAST(offset AS INTEGER) FROM keys WHERE at >= ? ORDER BY at"
         return self._db.execute(query, (now - IDEMPOTENCY_SECONDS,)).fetchall()
 
 
 class Reader:
     """Reads a log that is open, beside its writer. For one thread at a time. Raises `sqlite3.Error`."""
 
-    def __init__(self, path: Path, skips: Skips) -> None:
-        self._skips = skips
+    def __init__(self, path: Path, skips: Skips | None = None) -> None:
+        self._skips = skips or Skips("sqlite")
         self._db = connect(path, "ro")
         self._db.execute("SELECT newest FROM state").fetchone()  # only now are all its files open
         self._shelves = "[]"

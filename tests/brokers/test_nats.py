@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import shutil
+import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from contextlib import asynccontextmanager
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 from uuid import uuid4
 
@@ -16,6 +18,7 @@ from nats.aio.client import Client as Nats
 from tornado.ioloop import IOLoop
 
 from qgstream.brokers.base import Forgotten, open_broker
+from qgstream.brokers.nats_inbox import Place
 from qgstream.errors import ConfigError, TooLarge, Unavailable
 from qgstream.namespaces import namespace, scoped
 from qgstream.publication import Publication
@@ -180,6 +183,14 @@ async def test_what_was_deleted_by_hand_is_no_gap(
     tail = await tails.open()
     assert [int(p.data) for p in tail.opened.recent] == kept
     assert tail.opened.forgotten == 0
+
+
+def test_a_time_from_the_future_is_bounded(place: Engine) -> None:
+    broker: Any = place.broker()
+    message: Any = SimpleNamespace(subject=f"{broker.stream}.orders", headers=None, data=b"1")
+    for seconds, expected in ((9e9, time.time()), (1e9, 1e9)):
+        publication = broker._publication(message, Place(1, 1, int(seconds * 1e9), 0))
+        assert abs(publication.published_at - expected) < 60
 
 
 # Streams.

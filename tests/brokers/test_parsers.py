@@ -49,7 +49,7 @@ BYTES = st.one_of(
 def check(publication: Publication) -> None:
     """A stream can carry it."""
     for framing, envelope in ((Framing.RAW, False), (Framing.RAW, True), (Framing.WEBSOCKET, False)):
-        assert Subscription(framing=framing, envelope=envelope).frame(publication, "epoch")
+        assert Subscription(framing=framing, envelope=envelope).frame(publication, "epoch", {})
     assert publication.topics
     json.dumps(publication.topics, ensure_ascii=False).encode()
     if publication.is_json:

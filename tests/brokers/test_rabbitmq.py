@@ -28,6 +28,7 @@ from qgstream.draft import parse_json
 from qgstream.errors import ConfigError, Unavailable
 from qgstream.namespaces import namespace
 from qgstream.publication import Publication
+from qgstream.window import HistorySettings
 from tests.brokers import engines, raw_amqp
 from tests.brokers.conftest import Tail, Tails
 from tests.brokers.engines import Engine
@@ -259,6 +260,26 @@ async def test_keys_of_other_publishers_are_their_own(stream: Engine, tails: Tai
         assert data_of(tail) == ["theirs", "copied", "guest's", "ours", "end"]
     later = await tails.open()
     assert [p.data for p in later.opened.recent] == [p.data for p in one.delivered]
+
+
+@pytest.mark.gen_test(timeout=60)
+@pytest.mark.parametrize("ahead", [-7200, 7200])
+async def test_the_time_of_a_foreign_publisher_decides_nothing_for_others(
+    stream: Engine, tails: Tails, monkeypatch: pytest.MonkeyPatch, ahead: int
+) -> None:
+    monkeypatch.setattr(rabbitmq, "PAGE_EVENTS", 4)
+    tail = await tails.open(HistorySettings(max_age_seconds=3600))
+    (keyed,) = await tail.broker.append([event("mine", key="k")])
+    for n in range(8):
+        await tail.broker.append([event(str(n))])
+    await publish(stream, ("a", aio_pika.Message(b"wrong clock", timestamp=int(time.time()) + ahead)))
+    await tail.until(lambda: data_of(tail)[-1] == "wrong clock")
+    assert tail.delivered[-1].published_at <= time.time()
+    await tails.close()
+    # Neither the keys nor the window end at that message.
+    tail = await tails.open(HistorySettings(max_age_seconds=3600))
+    assert len(tail.opened.recent) == 10
+    assert list(await tail.broker.append([event("mine", key="k")])) == [keyed]
 
 
 # What becomes of RabbitMQ.

@@ -20,6 +20,7 @@ from qgstream.brokers import redis as redis_module
 from qgstream.brokers.backoff import Backoff
 from qgstream.brokers.base import Forgotten, open_broker
 from qgstream.brokers.redis import PER_MILLISECOND, RedisBroker
+from qgstream.brokers.redis_scripts import STATE
 from qgstream.errors import ConfigError, Unavailable
 from qgstream.publication import Publication
 from qgstream.window import HistorySettings, TopicHistory
@@ -152,12 +153,124 @@ async def test_ids_that_no_offset_can_say_are_passed_over(stream: Stream, expect
     assert small == 5 * PER_MILLISECOND + 7
     await stream.add("topic", "a", "data", "x", id="5-1000000")
     good = await stream.add("topic", "a", "data", "good")
-    await stream.add("topic", "a", "data", "x", id="9999999999999999-1")
     await tail.until(lambda: len(tail.delivered) == 2)
     assert tail.offsets == [small, good]
-    # The end of the log is where nobody can go on: an event of ours there has no place.
-    with pytest.raises(Unavailable, match="got the id 9999999999999999-2, expected less than"):
-        await tail.broker.append([event()])
+    assert tail.broker.skipped == 1
+    # The millisecond of such an id has no place left; the next one has.
+    future = int(time.time() * 1000) + 3_600_000
+    await stream.add("topic", "a", "data", "x", id=f"{future}-5000000")
+    assert await stream_offset(tail) >= (future + 1) * PER_MILLISECOND
+
+
+FAR = ["10000000000000-0", "9999999999999999-1", "18446744073709551615-18446744073709551615"]
+
+
+@pytest.mark.gen_test(timeout=30)
+@pytest.mark.parametrize("id", FAR)
+async def test_an_id_from_the_far_future_is_not_the_end_of_the_log(
+    stream: Stream, expect_log: ExpectLog, id: str
+) -> None:
+    expect_log("broker.mended", required=False)  # a publish may be the first to meet it
+    tail, other = await stream.open(), await stream.open()
+    before = await stream_offset(tail)
+    await stream.add("topic", "a", "data", "far", id=id)
+    if id != FAR[-1]:
+        await stream.add("topic", "a", "data", "behind it")
+    offset = await stream_offset(tail)
+    count = 3 if id == FAR[-1] else 4
+    for each in (tail, other):
+        await each.until(lambda each=each: len(each.delivered) == count)  # type: ignore[misc]
+        assert each.offsets == sorted(set(each.offsets))
+        assert each.lost_at == []
+        assert [p.data for p in each.delivered] == [b"x", b"far", *[b"behind it"] * (count - 3), b"x"]
+    assert (tail.offsets[0], tail.offsets[-1]) == (before, offset)
+    assert offset // PER_MILLISECOND / 1000 < time.time() + 60
+    assert [p.offset for p in await tail.broker.read(0, 10)] == tail.offsets
+    assert tail.broker.skipped == 0
+    # Nothing was trimmed, for all that Redis counts.
+    later = await stream.open()
+    assert (later.opened.forgotten, [p.offset for p in later.opened.recent]) == (0, tail.offsets)
+
+
+@pytest.mark.gen_test(timeout=30)
+@pytest.mark.parametrize("kept", [0, 1])
+async def test_an_id_from_the_far_future_is_mended_by_whoever_starts(
+    stream: Stream, expect_log: ExpectLog, monkeypatch: pytest.MonkeyPatch, kept: int
+) -> None:
+    expect_log("broker.mended")
+    trimmed_in(monkeypatch)
+    tail = await stream.open(query=f"&max_events={kept}")
+    newest = [await stream_offset(tail) for _ in range(3)][-1]
+    await wait_for_length(stream, kept)
+    epoch = tail.opened.position.epoch
+    await tail.broker.close()
+    await stream.add("topic", "a", "data", "far", id=FAR[1])
+    tail = await stream.open()
+    assert tail.opened.position.epoch == epoch
+    assert [p.data for p in tail.opened.recent] == [*[b"x"] * kept, b"far"]
+    assert tail.opened.recent[-1].offset == tail.opened.position.offset > newest
+    assert await stream_offset(tail) > tail.opened.position.offset
+
+
+@pytest.mark.gen_test(timeout=30)
+@pytest.mark.parametrize("kept", [0, 10])
+async def test_no_offset_is_given_twice_for_an_id_from_the_far_future(
+    stream: Stream, expect_log: ExpectLog, monkeypatch: pytest.MonkeyPatch, kept: int
+) -> None:
+    expect_log("broker.mended", required=False)
+    trimmed_in(monkeypatch)
+    tail = await stream.open(query=f"&max_events={kept}")
+    ahead = await stream.add("topic", "a", "data", "ahead", id=f"{int(time.time() * 1000) + 7_200_000}-5")
+    await wait_for_length(stream, min(kept, 1))
+    await stream.add("topic", "a", "data", "far", id=FAR[1])
+    offset = await stream_offset(tail)
+    assert tail.offsets == sorted(set(tail.offsets))
+    assert (tail.offsets[0], tail.offsets[-1]) == (ahead, offset)
+    assert len(tail.offsets) == 3
+
+
+@pytest.mark.gen_test(timeout=30)
+async def test_an_id_that_comes_between_two_looks_is_mended(stream: Stream, expect_log: ExpectLog) -> None:
+    expect_log("broker.mended")
+    tail = await stream.open()
+    broker = cast(RedisBroker, tail.broker)
+    ask = broker._call
+    is_first = True
+
+    async def late(script: Any, *arguments: Any, **more: Any) -> Any:
+        nonlocal is_first
+        if script is STATE and is_first:
+            is_first = False
+            await stream.ask("XADD", stream.name, FAR[1], "topic", "a", "data", "far")
+            return [broker.epoch.encode(), b"0-0", FAR[1].encode()]
+        return await ask(script, *arguments, **more)
+
+    broker._call = late  # type: ignore[method-assign]
+    bounds = await broker.bounds()
+    assert bounds.newest // PER_MILLISECOND / 1000 < time.time() + 60
+
+
+@pytest.mark.gen_test(timeout=30)
+async def test_an_id_from_the_future_empties_nothing_and_is_not_kept_for_ever(
+    stream: Stream, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    trimmed_in(monkeypatch)
+    now = int(time.time() * 1000)
+    async with Served(open_broker(stream.url()), history=HistorySettings(max_age_seconds=3600)) as client:
+        for _ in range(10):
+            await client.hub.publish("a", "x")
+        await stream.add("topic", "a", "data", "ahead", id=f"{now + 7_200_000}-0")
+        await client.hub.publish("a", "follows it")
+        assert len(client.hub.window) == 12
+        assert all(p.published_at <= time.time() for p in client.hub.window.newest_first())
+        client.hub.reload(limits=client.hub.limits, history=HistorySettings(max_age_seconds=0.2))
+        await wait_for_length(stream, 0)
+        # And somebody who comes when it is there already.
+        client.hub.reload(limits=client.hub.limits, history=HistorySettings(max_age_seconds=3600))
+        await client.hub.publish("a", "once more")
+    async with Served(open_broker(stream.url()), history=HistorySettings(max_age_seconds=0.5)) as client:
+        assert [p.data for p in client.hub.window.newest_first()] == [b"once more"]
+        await wait_for_length(stream, 0)
 
 
 @pytest.mark.gen_test(timeout=30)

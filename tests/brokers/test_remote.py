@@ -97,6 +97,20 @@ async def test_what_is_too_old_for_the_window_is_not_read(fakes: Fakes) -> None:
 
 
 @pytest.mark.gen_test
+@pytest.mark.parametrize("at", [1.0, 9e9, -1e300])
+async def test_the_date_of_one_entry_says_nothing_of_the_others(fakes: Fakes, at: float) -> None:
+    await fakes.log.put(*("x" for _ in range(600)))
+    for offset in (300, 301, 550):
+        fakes.log.entries[offset - 1].published_at = at
+    tail = await fakes.open()
+    assert (len(tail.opened.recent), tail.opened.forgotten) == (600, 0)
+    for entry in fakes.log.entries[:3]:
+        entry.published_at = at
+    tail = await fakes.open()
+    assert tail.opened.forgotten == (0 if at > 1e9 else 3)
+
+
+@pytest.mark.gen_test
 async def test_an_engine_that_is_away_at_the_start_is_an_error_without_credentials(fakes: Fakes) -> None:
     fakes.log.is_away = True
     with pytest.raises(Unavailable) as raised:

@@ -491,6 +491,107 @@ async def test_keys_are_forgotten_after_five_minutes(disk: Disk) -> None:
     assert list(await tail.broker.append([event(key="old")])) == [3]
 
 
+# Clocks that somebody sets.
+
+
+def set_clock(monkeypatch: pytest.MonkeyPatch, by_seconds: float) -> None:
+    true = time.clock_gettime
+    monkeypatch.setattr(time, "time", lambda: true(time.CLOCK_REALTIME) + by_seconds)
+
+
+async def looks(tail: Tail, monkeypatch: pytest.MonkeyPatch, count: int = 5) -> None:
+    """Return when the file was looked through for what is too old so often."""
+    trim, seen = sqlite_log.Log.trim, 0
+
+    def noted(log: sqlite_log.Log, now: float) -> bool:
+        nonlocal seen
+        seen += 1
+        return trim(log, now)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(sqlite_log.Log, "trim", noted)
+        while seen < count:  # noqa: ASYNC110  # a thread tells nobody
+            await asyncio.sleep(0.005)
+
+
+@pytest.mark.gen_test(timeout=30)
+@pytest.mark.parametrize("step", [7200.0, -7200.0, 1e9])
+async def test_a_clock_that_is_set_makes_nothing_too_old(
+    disk: Disk, monkeypatch: pytest.MonkeyPatch, step: float
+) -> None:
+    monkeypatch.setattr(sqlite, "TRIM_SECONDS", 0.01)
+    tail = await disk.open()
+    await tail.broker.append([event()])
+    await disk.close()
+    tail = await disk.open()  # this one is of another life
+    (keyed,) = await tail.broker.append([event(key="k")])
+    set_clock(monkeypatch, step)
+    await tail.broker.append([event()])
+    await looks(tail, monkeypatch)
+    assert list(await tail.broker.append([event(key="k")])) == [keyed]
+    assert [p.offset for p in await tail.broker.read(0, 10)] == [1, 2, 3]
+    (later,) = await tail.broker.append([event(key="later")])
+    await looks(tail, monkeypatch)
+    await disk.close()
+    tail = await disk.open()
+    assert list(await tail.broker.append([event(key="later")])) == [later]
+    set_clock(monkeypatch, 0)
+    await looks(tail, monkeypatch)
+    assert list(await tail.broker.append([event(key="later")])) == [later]
+
+
+@pytest.mark.gen_test(timeout=30)
+@pytest.mark.parametrize("step", [7200.0, -7200.0])
+async def test_a_clock_that_is_set_keeps_what_comes_after(
+    disk: Disk, monkeypatch: pytest.MonkeyPatch, step: float
+) -> None:
+    monkeypatch.setattr(sqlite, "TRIM_SECONDS", 0.01)
+    tail = await disk.open()
+    set_clock(monkeypatch, step)
+    await tail.broker.append([event()])
+    set_clock(monkeypatch, 0)
+    await looks(tail, monkeypatch)
+    await tail.broker.append([event()])
+    assert [p.offset for p in await tail.broker.read(0, 10)] == [1, 2]
+
+
+@pytest.mark.gen_test(timeout=30)
+@pytest.mark.parametrize("restart", [False, True])
+async def test_what_is_from_the_future_is_not_kept_for_ever(
+    disk: Disk, monkeypatch: pytest.MonkeyPatch, restart: bool
+) -> None:
+    set_clock(monkeypatch, 1e9)
+    tail = await disk.open(HistorySettings(max_age_seconds=0.5 if not restart else 3600))
+    await tail.broker.append([event(key="k"), event()])
+    set_clock(monkeypatch, 0)
+    await tail.broker.append([event()])
+    if restart:
+        await disk.close()
+        tail = await disk.open(HistorySettings(max_age_seconds=0.5))
+        assert len(tail.opened.recent) == 3
+        assert list(await tail.broker.append([event(key="k")])) == [1]
+        with closing(sqlite3.connect(disk.path)) as db:
+            (at,) = db.execute("SELECT at FROM keys WHERE key = 'k'").fetchone()
+        assert abs(at - time.time()) < 60
+    await until_trimmed(tail, to=3)
+
+
+@pytest.mark.gen_test(timeout=30)
+async def test_the_date_of_one_row_says_nothing_of_the_others(disk: Disk) -> None:
+    await _a_log(disk, events=20)
+    for at in (1.0, 9e9):
+        with closing(sqlite3.connect(disk.path)) as db:
+            db.execute("UPDATE log SET published_at = ? WHERE offset IN (10, 15)", (at,))
+            db.commit()
+        assert len((await disk.open()).opened.recent) == 20
+        await disk.close()
+    with closing(sqlite3.connect(disk.path)) as db:
+        db.execute("UPDATE log SET published_at = 1 WHERE offset < 5")
+        db.commit()
+    opened = (await disk.open()).opened
+    assert (len(opened.recent), opened.forgotten) == (16, 4)
+
+
 @pytest.mark.gen_test(timeout=30)
 async def test_after_a_restart_who_misses_what_was_short_lived_is_told_and_nobody_else(disk: Disk) -> None:
     history = HistorySettings(topics=(TopicHistory(pattern="chatter", max_age_seconds=0.1),))

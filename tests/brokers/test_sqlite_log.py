@@ -55,7 +55,7 @@ def path(tmp_path: Path) -> Path:
 
 @pytest.fixture
 def log(path: Path) -> Iterator[Log]:
-    log = Log(path, HistorySettings())
+    log = Log(path, HistorySettings(), now=0, unix_now=0)
     yield log
     log.close()
 
@@ -86,6 +86,7 @@ def test_nothing_is_trimmed_by_the_number_of_a_shelf_that_is_gone(log: Log) -> N
     log.keep(HistorySettings(topics=(TopicHistory(pattern="a", max_age_seconds=1000),)))
     append(log, *[("a",)] * (2 * TRIM_EVENTS))
     append(log, *[("b",)] * TRIM_EVENTS)
+    log.trim(0)  # from here on their age is known
     log.keep(HistorySettings(topics=(TopicHistory(pattern="b", max_age_seconds=3),)))
     settle(log, now=100)
     assert shelves(log) == [(n + 1, 1) for n in range(2 * TRIM_EVENTS)]
@@ -96,7 +97,7 @@ def test_a_process_that_is_killed_in_the_middle_leaves_the_rest_to_the_next(path
 import os, signal
 from pathlib import Path
 from tests.brokers.test_sqlite_log import *
-log = Log(Path({str(path)!r}), HistorySettings())
+log = Log(Path({str(path)!r}), HistorySettings(), now=0, unix_now=0)
 append(log, *[(TOPICS[n % 3],) for n in range(4 * TRIM_EVENTS)])
 log.keep(OTHER)
 assert log.trim(0) and log.trim(0)
@@ -105,7 +106,7 @@ os.kill(os.getpid(), signal.SIGKILL)
     root = Path(__file__).parent.parent.parent
     ended = subprocess.run([sys.executable, "-c", program], cwd=root, check=False, timeout=60)
     assert ended.returncode == -signal.SIGKILL
-    log = Log(path, OTHER)
+    log = Log(path, OTHER, now=0, unix_now=0)
     moved = [offset for offset, shelf in shelves(log) if shelf]
     assert moved
     assert max(moved) < 2 * TRIM_EVENTS + 1, "it was killed too late"
@@ -122,7 +123,7 @@ def test_a_reader_is_told_of_what_is_missing_at_every_moment(
     monkeypatch.setattr(sqlite_log, "TRIM_EVENTS", 4)
     random, now, events = Random(seed), 0.0, list[tuple[str, ...]]()
     settings = SETTINGS[0]
-    log = Log(path, settings)
+    log = Log(path, settings, now=now, unix_now=now)
     reader = Reader(path)
     for _ in range(120):
         now += random.choice([0, 0.5, 1])
@@ -137,7 +138,8 @@ def test_a_reader_is_told_of_what_is_missing_at_every_moment(
                 log.trim(now)
             case "open":
                 log.close()
-                log = Log(path, settings := random.choice([settings, *SETTINGS]))
+                settings = random.choice([settings, *SETTINGS])
+                log = Log(path, settings, now=now, unix_now=now)
         check(reader, settings, events)
     settle(log, now)
     check(reader, settings, events)
