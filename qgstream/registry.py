@@ -1,8 +1,12 @@
-"""Which streams are open here, and how many from each address. Every count is read from it, so none can drift."""
+"""Which streams are open here, how many from each address, and the places of those that are about to open.
+
+Every count is read from it, so none can drift.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
+from contextlib import contextmanager
 
 from qgstream.connection import Connection
 
@@ -14,6 +18,7 @@ class Registry:
         self._connections: dict[int, Connection] = {}
         self._of_client: dict[str, int] = {}
         self._last_id = 0
+        self.places = 0  # taken by clients that were admitted, and wait for what the broker says of their ids
 
     def __len__(self) -> int:
         return len(self._connections)
@@ -31,20 +36,37 @@ class Registry:
         return self._connections.get(id)
 
     def of_client(self, client_key: str) -> int:
-        """How many are open from this client (`addresses.client_key`)."""
+        """How many are open, or about to open, from this client (`addresses.client_key`)."""
         return self._of_client.get(client_key, 0)
 
     def add(self, connection: Connection) -> None:
         """A stream has opened."""
         self._connections[connection.id] = connection
-        self._of_client[connection.client_key] = self.of_client(connection.client_key) + 1
+        self._count(connection.client_key)
 
     def remove(self, connection: Connection) -> None:
         """A stream has ended; once more does nothing."""
         if self._connections.pop(connection.id, None) is None:
             return
-        left = self._of_client[connection.client_key] - 1
+        self._discount(connection.client_key)
+
+    @contextmanager
+    def place(self, client_key: str) -> Iterator[None]:
+        """Keep a place for a stream of this client while something else is waited for."""
+        self.places += 1
+        self._count(client_key)
+        try:
+            yield
+        finally:
+            self.places -= 1
+            self._discount(client_key)
+
+    def _count(self, client_key: str) -> None:
+        self._of_client[client_key] = self.of_client(client_key) + 1
+
+    def _discount(self, client_key: str) -> None:
+        left = self._of_client[client_key] - 1
         if left:
-            self._of_client[connection.client_key] = left
+            self._of_client[client_key] = left
         else:
-            del self._of_client[connection.client_key]
+            del self._of_client[client_key]

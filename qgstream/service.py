@@ -181,14 +181,18 @@ class Service:
         self.tuned.update(changed)
         return changed
 
-    def admit(self, address: str) -> Rejection | None:
-        """Whether one more stream of this address may open now; a refusal is counted."""
+    def admit(self, address: str, *, has_place: bool = False) -> Rejection | None:
+        """Whether one more stream of this address may open now; a refusal is counted.
+
+        `has_place`: it was admitted before it had to wait, and kept its place meanwhile (`Registry.place`).
+        """
         hub, key = self.hub, client_key(address)
+        rejection: Rejection | None = None
         if hub.draining:
-            rejection: Rejection | None = Rejection("draining", "the server is leaving, another one will answer", False)
-        else:
+            rejection = Rejection("draining", "the server is leaving, another one will answer", False)
+        elif not has_place:
             rejection = self._admission.admit(
-                hub.limits, key, now=time.monotonic(), connections=len(hub.registry),
+                hub.limits, key, now=time.monotonic(), connections=len(hub.registry) + hub.registry.places,
                 connections_of_client=hub.registry.of_client(key),
             )  # fmt: skip
         if rejection is not None:

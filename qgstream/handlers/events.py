@@ -49,10 +49,10 @@ class EventsHandler(StreamHandler):
             if isinstance(again, Rejection):
                 self._reject(again)
             else:
-                self._begin(again, older)
+                self._begin(again, older, has_place=True)
 
-    def _begin(self, wanted: Wanted, older: Position | None = None) -> None:
-        rejection = self.service.admit(self.remote_ip)
+    def _begin(self, wanted: Wanted, older: Position | None = None, *, has_place: bool = False) -> None:
+        rejection = self.service.admit(self.remote_ip, has_place=has_place)
         if rejection is not None:
             self._reject(rejection)
             return

@@ -143,9 +143,17 @@ class StreamHandler(BaseHandler):
         return self.service.hub.is_outside_window(wanted.subscription, wanted.last_event_id)
 
     async def look_up(self, wanted: Wanted) -> Position | Rejection | None:
-        """Where a stream begins of which the window alone cannot tell, see `Hub.look_up`; or its refusal."""
+        """Where a stream begins of which the window alone cannot tell, see `Hub.look_up`; or its refusal.
+
+        It is admitted first, and keeps its place: a client that is refused causes no work of the broker.
+        """
+        rejection = self.service.admit(self.remote_ip)
+        if rejection is not None:
+            return rejection
+        hub = self.service.hub
         try:
-            return await self.service.hub.look_up(wanted.subscription, wanted.last_event_id or "")
+            with hub.registry.place(client_key(self.remote_ip)):
+                return await hub.look_up(wanted.subscription, wanted.last_event_id or "")
         except Unavailable as error:
             # It cannot be known now what this client has missed. Later it can: it keeps its id and comes back.
             self.service.rejected("broker_down", self.remote_ip)

@@ -35,7 +35,8 @@ class WebSocketEventsHandler(WebSocketHandler, StreamHandler):
         wanted, older = self.wanted(Framing.WEBSOCKET), None
         if isinstance(wanted, Rejection):
             raise self.refusal(wanted)
-        if self.is_outside_window(wanted):
+        has_place = self.is_outside_window(wanted)
+        if has_place:
             looked_up = await self.look_up(wanted)
             if isinstance(looked_up, Rejection):
                 raise self.refusal(looked_up)
@@ -45,7 +46,7 @@ class WebSocketEventsHandler(WebSocketHandler, StreamHandler):
             wanted = self.wanted(Framing.WEBSOCKET)
             if isinstance(wanted, Rejection):
                 raise self.refusal(wanted)
-        rejection = self.service.admit(self.remote_ip)
+        rejection = self.service.admit(self.remote_ip, has_place=has_place)
         if rejection is not None:
             # No answer makes a browser's WebSocket stop for good, so here it is the one that says what is wrong.
             raise self.refusal(rejection)
