@@ -240,9 +240,10 @@ class Hub(Host, Sink):
         position, window = Position.parse(last_event_id), self.window
         return position is not None and position.epoch == window.epoch and position.offset > window.newest
 
-    async def look_up(self, subscription: Subscription, last_event_id: str) -> Position | None:
+    async def look_up(self, subscription: Subscription, last_event_id: str) -> Position | ResetReason | None:
         """Where a stream with an id from before the window begins (see `Replays.look_back`), or None where the window
-        can tell, as it can when it has caught up with the process that gave the id.
+        can tell, as it can when it has caught up with the process that gave the id. An id that the log does not have
+        is `unknown_id`, and stays that: the log may grow past the id before `open` is called.
 
         Raises `errors.Unavailable` when the broker is away.
         """
@@ -250,7 +251,9 @@ class Hub(Host, Sink):
             offset = int(last_event_id.rpartition("-")[2])
             reached = await self.broker.reach(offset)
             await self._arrivals.done()
-            if reached and self._is_ahead(last_event_id):
+            if not reached:
+                return "unknown_id"
+            if self._is_ahead(last_event_id):
                 self.window.newest = offset  # what lies between is no event
         return await self._replays.look_back(subscription, last_event_id)
 
@@ -260,10 +263,10 @@ class Hub(Host, Sink):
         last_event_id: str | None,
         *,
         latest: bool = False,
-        older: Position | None = None,
+        older: Position | ResetReason | None = None,
         ignored: Collection[str] = (),
     ) -> Opening:
-        """How a stream begins; see `opening`. `older` is what `look_back` found."""
+        """How a stream begins; see `opening`. `older` is what `look_up` found."""
         self.window.forget(time.monotonic())
         return opening(
             self.window, subscription, last_event_id, latest=latest, older=older, ignored=ignored, now=time.time(),

@@ -12,7 +12,7 @@ from qgstream.publication import Position, Publication
 from qgstream.reasons import ReplayResult
 from qgstream.state import state
 from qgstream.subscription import Subscription
-from qgstream.window import Window
+from qgstream.window import ResetReason, Window
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,11 +33,12 @@ class Opening:
 
 def opening(
     window: Window, subscription: Subscription, last_event_id: str | None, *, latest: bool,
-    older: Position | None = None, ignored: Collection[str] = (), now: float, retry_ms: int,
+    older: Position | ResetReason | None = None, ignored: Collection[str] = (), now: float, retry_ms: int,
 ) -> Opening:  # fmt: skip
     """How a stream begins that last heard `last_event_id` (None or "" for a new one).
 
-    `older` is where it can go on all the same when the window does not reach back so far: the broker has the rest.
+    `older` is where it can go on all the same when the window does not reach back so far: the broker has the rest. Or
+    `older` is the reason why the id cannot be resumed, whatever the window says by now.
     With `latest`, a client that has nothing to resume gets the newest event of each topic first: state instead of
     history. `ignored` are the parameters of the request that mean nothing. `now` is in Unix seconds.
 
@@ -46,7 +47,9 @@ def opening(
     """
     resumed = window.resume(last_event_id, subscription.patterns) if last_event_id else None
     everything = last_event_id == "earliest"
-    if older is not None and older.epoch == window.epoch and (everything or resumed == "too_old"):
+    if isinstance(older, str):
+        resumed = older
+    elif older is not None and older.epoch == window.epoch and (everything or resumed == "too_old"):
         resumed, everything = older, False
     if isinstance(resumed, Position):
         connected = messages.connected(

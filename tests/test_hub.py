@@ -476,9 +476,20 @@ async def test_an_id_from_a_process_that_is_ahead(reached: bool, newest: int, re
     broker = Engine(5, forgotten=5)
     broker.catches_up = lambda: reached
     hub = await started(broker)
-    assert await hub.look_up(raw("a"), "log-7") is None
+    older = await hub.look_up(raw("a"), "log-7")
     assert broker.asked == [7]
-    assert (hub.window.newest, hub.open(raw("a"), "log-7").result) == (newest, result)
+    assert (hub.window.newest, hub.open(raw("a"), "log-7", older=older).result) == (newest, result)
+
+
+@pytest.mark.gen_test
+async def test_an_id_that_the_log_did_not_have_is_not_resumed_when_the_log_has_grown_past_it() -> None:
+    broker = Engine(5, forgotten=5)
+    broker.catches_up = lambda: False
+    hub = await started(broker)
+    older = await hub.look_up(raw("a"), "log-7")
+    hub.deliver([event(n) for n in range(6, 10)])
+    opening = hub.open(raw("a"), "log-7", older=older)
+    assert (opening.result, opening.replay_from) == ("unknown_id", None)
 
 
 @pytest.mark.gen_test

@@ -97,8 +97,10 @@ class Broker(Protocol):
         """Return True when `sink` was told of everything up to this offset, or False if the log does not go so far.
 
         Another process may have delivered what this one has not got yet; its client comes here with that id. (There
-        need be no event at it: a process that starts behind something that is none gives that place.) A broker that
-        has one process only has nothing to wait for. Raises `errors.Unavailable` when the engine is away.
+        need be no event at it: a process that starts behind something that is none gives that place.) So False needs
+        an answer of the engine that was asked for after this call; and it is returned when `sink` was told of all that
+        the log held then: nothing that the client may have had already comes to it as a live event. A broker that has
+        one process only has nothing to wait for. Raises `errors.Unavailable` when the engine is away.
         """
         return False
 

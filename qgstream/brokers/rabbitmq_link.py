@@ -35,7 +35,7 @@ class Undecodable(ConnectionError):
     """A message came that the library cannot take apart, and it gave up the connection for it."""
 
 
-class Cancelled(Exception):
+class Cancelled(ConnectionError):
     """RabbitMQ ended the reading: the stream was deleted, or its server left the cluster."""
 
 

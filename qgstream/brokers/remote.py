@@ -127,7 +127,8 @@ class Remote(Broker, ABC):
         self._answered = asyncio.Event()
         self._waiting: list[tuple[int, int, asyncio.Future[None]]] = []  # a heap, by offset
         self._turns = count()
-        self._looking: asyncio.Task[Bounds] | None = None
+        self._looking: asyncio.Task[Bounds] | None = None  # for the bounds, on behalf of all who wait for them
+        self._has_asked = False  # whether that task has put its question to the engine
 
     # The engine's own words.
 
@@ -514,14 +515,35 @@ class Remote(Broker, ABC):
         if offset <= self.newest:
             return True
         self._check()
-        if self._looking is None or self._looking.done():  # one question for all who wait
-            self._looking = asyncio.get_running_loop().create_task(self.bounds())
-            self._looking.add_done_callback(lambda task: task.cancelled() or task.exception())  # it may come too late
-        epoch, bounds = self.epoch, await self._ask(_shielded(self._looking))
-        if not epoch == self.epoch == bounds.epoch or offset > bounds.newest:
+        epoch, bounds = self.epoch, await self._ask(self._bounds_for(offset))
+        if not epoch == self.epoch == bounds.epoch:
             return False
-        await self._ask(self._came_by(offset))
-        return epoch == self.epoch
+        await self._ask(self._came_by(min(offset, bounds.newest)))
+        return epoch == self.epoch and offset <= bounds.newest
+
+    async def _bounds_for(self, offset: int) -> Bounds:
+        """The bounds, for a client that has this offset. All who wait share one question.
+
+        Another process may have delivered the offset a moment ago. So an answer to a question that was asked before
+        this call cannot deny that there is such an offset: then the question is asked once more.
+        """
+        looking = self._looking
+        if looking is not None and not looking.done() and self._has_asked:
+            with suppress(*self.failures):
+                bounds = await _shielded(looking)
+                if offset <= bounds.newest:
+                    return bounds
+        # Whatever question is under way here was asked after this call.
+        if self._looking is None or self._looking.done():
+            self._has_asked = False
+            self._looking = asyncio.get_running_loop().create_task(self._look_again())
+            self._looking.add_done_callback(lambda task: task.cancelled() or task.exception())  # it may come too late
+        return await _shielded(self._looking)
+
+    async def _look_again(self) -> Bounds:
+        self._has_asked = True
+        async with asyncio.timeout(self.timeout_seconds):
+            return await self.bounds()
 
     # Every question has an answer in time.
 

@@ -11,6 +11,7 @@ from qgstream.framing import Framing
 from qgstream.handlers.streams import StreamHandler, Wanted
 from qgstream.limits import Rejection
 from qgstream.publication import Position
+from qgstream.window import ResetReason
 
 
 class EventsHandler(StreamHandler):
@@ -51,7 +52,9 @@ class EventsHandler(StreamHandler):
             else:
                 self._begin(again, older, has_place=True)
 
-    def _begin(self, wanted: Wanted, older: Position | None = None, *, has_place: bool = False) -> None:
+    def _begin(
+        self, wanted: Wanted, older: Position | ResetReason | None = None, *, has_place: bool = False
+    ) -> None:  # fmt: skip
         rejection = self.service.admit(self.remote_ip, has_place=has_place)
         if rejection is not None:
             self._reject(rejection)

@@ -18,6 +18,7 @@ from qgstream.opening import Opening
 from qgstream.publication import Position
 from qgstream.subscription import Subscription, narrow
 from qgstream.topics import check_pattern, check_text
+from qgstream.window import ResetReason
 
 _LAST_EVENT_ID_PARAMETERS = ("last_event_id", "lastEventId", "lastEventID")
 _PARAMETERS = frozenset({"topic", "event", "envelope", "replay", "access_token", *_LAST_EVENT_ID_PARAMETERS})
@@ -142,7 +143,7 @@ class StreamHandler(BaseHandler):
         """Whether only the broker can tell how the stream begins: then `look_up` first."""
         return self.service.hub.is_outside_window(wanted.subscription, wanted.last_event_id)
 
-    async def look_up(self, wanted: Wanted) -> Position | Rejection | None:
+    async def look_up(self, wanted: Wanted) -> Position | ResetReason | Rejection | None:
         """Where a stream begins of which the window alone cannot tell, see `Hub.look_up`; or its refusal.
 
         It is admitted first, and keeps its place: a client that is refused causes no work of the broker.
@@ -169,7 +170,7 @@ class StreamHandler(BaseHandler):
 
     # How it begins. Both are called in the same tick, as in `Hub`.
 
-    def opening(self, wanted: Wanted, older: Position | None) -> Opening:
+    def opening(self, wanted: Wanted, older: Position | ResetReason | None) -> Opening:
         """What the stream is told first."""
         hub = self.service.hub
         return hub.open(

@@ -13,6 +13,7 @@ from qgstream.framing import Framing
 from qgstream.handlers.streams import StreamHandler, Wanted
 from qgstream.limits import Rejection
 from qgstream.publication import Position
+from qgstream.window import ResetReason
 
 SUBPROTOCOL = "qgstream.v1"
 
@@ -50,7 +51,7 @@ class WebSocketEventsHandler(WebSocketHandler, StreamHandler):
         if rejection is not None:
             # No answer makes a browser's WebSocket stop for good, so here it is the one that says what is wrong.
             raise self.refusal(rejection)
-        self._asked: tuple[Wanted, Position | None] = wanted, older
+        self._asked: tuple[Wanted, Position | ResetReason | None] = wanted, older
         await super().get()
 
     def open(self) -> None:

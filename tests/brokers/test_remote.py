@@ -11,7 +11,7 @@ from tornado.ioloop import IOLoop
 
 from qgstream.brokers.backoff import Backoff
 from qgstream.brokers.base import Forgotten
-from qgstream.brokers.remote import Page, Placed, Remote
+from qgstream.brokers.remote import Bounds, Page, Placed, Remote
 from qgstream.errors import Unavailable
 from qgstream.publication import Position, Publication
 from qgstream.window import HistorySettings, TopicHistory
@@ -378,17 +378,118 @@ async def test_nothing_is_read_that_was_not_delivered(fakes: Fakes) -> None:
 async def test_an_offset_that_others_have_is_reached_and_one_that_nobody_has_is_not_waited_for(fakes: Fakes) -> None:
     tail = await fakes.open()
     assert isinstance(tail.broker, FakeRemote)
-    tail.broker.hold = asyncio.Event()
     await fakes.log.put("1", "2")
     assert not any(await asyncio.gather(*(tail.broker.reach(3) for _ in range(50))))
     assert fakes.log.calls.count("bounds") == 2, "everybody asked"
-    reaching = asyncio.create_task(tail.broker.reach(2))
+    tail.broker.hold = asyncio.Event()
+    await fakes.log.put("3", "4")
+    reaching = asyncio.create_task(tail.broker.reach(4))
     await until(lambda: fakes.log.calls.count("bounds") == 3)
     assert not reaching.done()
     tail.broker.hold.set()
     assert await reaching
+    assert tail.offsets == [1, 2, 3, 4]
+    assert await tail.broker.reach(4)
+
+
+class SlowToAnswer(FakeRemote):
+    """Its answers about the bounds take as long as a test wants: they are on their way until `may_arrive`."""
+
+    may_arrive: asyncio.Event | None = None
+
+    async def bounds(self) -> Bounds:
+        bounds = await super().bounds()
+        if self.may_arrive is not None:
+            await self.may_arrive.wait()
+        return bounds
+
+
+async def slow(fakes: Fakes, expected: int) -> tuple[Tail, SlowToAnswer, asyncio.Task[bool]]:
+    """A broker that asked for the bounds when the log was empty, and has not got the answer yet."""
+    tail = await fakes.open(make=SlowToAnswer)
+    broker = tail.broker
+    assert isinstance(broker, SlowToAnswer)
+    broker.may_arrive = asyncio.Event()
+    early = asyncio.create_task(broker.reach(expected))
+    await until(lambda: fakes.log.calls.count("bounds") == 2)
+    return tail, broker, early
+
+
+@pytest.mark.gen_test
+async def test_an_answer_that_is_older_than_the_question_denies_nothing(fakes: Fakes) -> None:
+    tail, broker, early = await slow(fakes, 9)
+    assert broker.may_arrive is not None
+    broker.hold = asyncio.Event()
+    await fakes.log.put("1", "2")  # another process delivers them, and its clients come here
+    later = [asyncio.create_task(broker.reach(2)) for _ in range(20)]
+    await asyncio.sleep(0)
+    broker.may_arrive.set()
+    await until(lambda: fakes.log.calls.count("bounds") == 3)
+    broker.hold.set()
+    assert await asyncio.gather(early, *later) == [False, *[True] * 20]
     assert tail.offsets == [1, 2]
-    assert await tail.broker.reach(2)
+    assert fakes.log.calls.count("bounds") == 3, "those who waited did not share one question"
+
+
+@pytest.mark.gen_test
+async def test_an_older_answer_that_has_the_offset_is_enough(fakes: Fakes) -> None:
+    await fakes.log.put("1")
+    tail = await fakes.open(make=SlowToAnswer)
+    broker = tail.broker
+    assert isinstance(broker, SlowToAnswer)
+    broker.may_arrive, broker.hold = asyncio.Event(), asyncio.Event()
+    await fakes.log.put("2", "3")
+    early = asyncio.create_task(broker.reach(2))
+    await until(lambda: fakes.log.calls.count("bounds") == 2)
+    later = asyncio.create_task(broker.reach(3))
+    await asyncio.sleep(0)
+    broker.may_arrive.set()
+    broker.hold.set()
+    assert all(await asyncio.gather(early, later))
+    assert fakes.log.calls.count("bounds") == 2
+
+
+@pytest.mark.gen_test
+async def test_an_older_question_that_fails_is_asked_once_more(fakes: Fakes) -> None:
+    class Failing(SlowToAnswer):
+        async def bounds(self) -> Bounds:
+            bounds = await super().bounds()
+            if bounds.newest == 0 and self._is_open:
+                raise ConnectionError("lost")
+            return bounds
+
+    tail = await fakes.open(make=Failing)
+    broker = tail.broker
+    assert isinstance(broker, Failing)
+    broker.may_arrive, broker.hold = asyncio.Event(), asyncio.Event()
+    early = asyncio.create_task(broker.reach(1))
+    await until(lambda: fakes.log.calls.count("bounds") == 2)
+    await fakes.log.put("1")
+    later = asyncio.create_task(broker.reach(1))
+    await asyncio.sleep(0)
+    broker.may_arrive.set()
+    broker.hold.set()
+    with pytest.raises(Unavailable, match="lost"):
+        await early
+    assert await later
+
+
+@pytest.mark.gen_test
+async def test_who_has_an_id_that_there_is_not_goes_on_behind_what_there_is(fakes: Fakes) -> None:
+    """And not behind what this process has got of it: the rest would come as live events, perhaps a second time."""
+    tail = await fakes.open()
+    broker = tail.broker
+    assert isinstance(broker, FakeRemote)
+    broker.hold = asyncio.Event()
+    await fakes.log.put("1", "2")
+    reaching = asyncio.create_task(broker.reach(99))
+    await until(lambda: fakes.log.calls.count("bounds") == 2)
+    for _ in range(10):
+        await asyncio.sleep(0)
+    assert not reaching.done()
+    broker.hold.set()
+    assert not await reaching
+    assert tail.offsets == [1, 2]
 
 
 # Mistakes.

@@ -1,0 +1,56 @@
+"""Clients that move between two processes of one log, faster than the log reaches the second one."""
+
+from __future__ import annotations
+
+import asyncio
+from itertools import count
+
+import pytest
+
+from qgstream.brokers.base import open_broker
+from tests.brokers.delays import delayed
+from tests.brokers.engines import Engine
+from tests.brokers.machines import Machine
+from tests.brokers.serving import Served, open_stream, take
+from tests.handlers.asking import Client
+
+CLIENTS = 40
+MOVES = 10
+# Each way: an answer is so old when it comes, and meanwhile there are several new events.
+DELAY_SECONDS = 0.05
+
+
+@pytest.mark.timeout(150)
+@pytest.mark.gen_test(timeout=120)
+async def test_an_id_that_another_process_gave_a_moment_ago_is_resumed(engine: Engine, remote: Machine) -> None:
+    is_over = False
+
+    async def publish(client: Client, name: str) -> None:
+        for n in count():
+            if is_over:
+                return
+            await client.hub.publish("a", f"{name}{n}")
+
+    async def move(number: int, near: Client, far: Client) -> None:
+        """Every stream goes on right behind the id of the one before."""
+        stream, _, _ = await open_stream(near, "a")
+        ids = [event.id for event in await take(stream, 1)]
+        for n in range(MOVES):
+            stream.close()
+            stream, replay, _ = await open_stream((far, near)[n % 2], "a", id=ids[-1])
+            assert replay == "complete"
+            # Not in step with the others: an answer is on its way when the next client comes.
+            ids += [event.id for event in await take(stream, 1 + (37 * number + 13 * n) % 100)]
+        stream.close()
+        everything, _, _ = await open_stream(near, "a", id=ids[0])
+        assert ids[1:] == [event.id for event in await take(everything, len(ids) - 1)]
+        everything.close()
+
+    async with delayed(remote.port, DELAY_SECONDS) as port:
+        far_url = engine.url.replace(f":{remote.port}", f":{port}")
+        # RabbitMQ takes eight questions to say where its stream ends, so a busy machine may need its time for that.
+        async with Served(engine.broker()) as near, Served(open_broker(far_url, timeout_seconds=30)) as far:
+            publishers = [asyncio.create_task(publish(near, name)) for name in "abcd"]
+            await asyncio.gather(*(move(number, near, far) for number in range(CLIENTS)))
+            is_over = True
+            await asyncio.gather(*publishers)
