@@ -23,7 +23,7 @@ from qgstream.brokers.options import Address, read_options
 from qgstream.brokers.rabbitmq_link import FAILURES, Cancelled, Link, Reader, Undecodable, answered, quiet
 from qgstream.brokers.rabbitmq_marks import Slip, SlipKind, epoch_of, says_epoch
 from qgstream.brokers.rabbitmq_messages import MAX_SHORT_BYTES, Entry, NoStream, marked, parse
-from qgstream.brokers.rabbitmq_options import Options, tls_context, urls
+from qgstream.brokers.rabbitmq_options import Options, tls_context, urls, user_of, users
 from qgstream.brokers.rabbitmq_outbox import Blocked, Outbox
 from qgstream.brokers.rabbitmq_repeats import REACH, Repeats, first_needed
 from qgstream.brokers.remote import PAGE_EVENTS, Bounds, Page, Placed, Remote, Replaced, longest_seconds
@@ -70,6 +70,7 @@ class RabbitmqBroker(Remote):
         self._options = options
         self._urls = urls(address)
         self._tls = tls_context(address, options)
+        self._user, self._users = user_of(address), users(address, options)
         self._name = secrets.token_hex(8)
         self._uids = count()
         self._random = Random()
@@ -78,7 +79,7 @@ class RabbitmqBroker(Remote):
         self._tail: Link | None = None
         self._side: Link | None = None
         self._out: Link | None = None
-        self._outbox = Outbox(options.exchange, self._uid)
+        self._outbox = Outbox(options.exchange, self._user, self._uid)
         self._keys = Keys()
         self._repeats = Repeats(-1)
         self._has_learned = asyncio.Event()
@@ -258,7 +259,7 @@ class RabbitmqBroker(Remote):
 
     async def _publish(self, channel: Channel, mark: Slip) -> None:
         """Past the exchange: it is nothing for the queues of others."""
-        await answered(channel.basic_publish(b"", routing_key=self.stream, properties=marked(mark)))
+        await answered(channel.basic_publish(b"", routing_key=self.stream, properties=marked(mark, user=self._user)))
 
     # Reading.
 
@@ -345,7 +346,8 @@ class RabbitmqBroker(Remote):
     def _parse(self, messages: Sequence[DeliveredMessage]) -> list[Entry]:
         now = time.time()
         try:
-            return [parse(message, max_event_bytes=self._options.max_event_bytes, now=now) for message in messages]
+            limit = self._options.max_event_bytes
+            return [parse(message, users=self._users, max_event_bytes=limit, now=now) for message in messages]
         except NoStream as error:
             raise OSError(f"the queue {self.stream} is no stream: {error}") from error
 
@@ -414,6 +416,9 @@ class RabbitmqBroker(Remote):
         self._has_learned.set()
 
     def _learn_key(self, entry: Entry, first: int | None, *, age_seconds: float = 0.0) -> None:
+        # Only those of servers are ever asked for, and others must not fill their room.
+        if entry.slip is None:
+            return
         if entry.key is not None and entry.at is not None and first is None and entry.publication is not None:
             self._keys.remember(entry.key, time.monotonic() - age_seconds, entry.position)
 

@@ -1,12 +1,14 @@
 """An event as an AMQP message, and back. Pure.
 
-Anybody may publish: a message to the exchange is an event of the topic that its routing key names.
+Anybody may publish: a message to the exchange is an event of the topic that its routing key names. So what servers say
+to each other is believed only of their own users. RabbitMQ vouches for the property `user_id`: it refuses a message
+whose `user_id` is not the user of the connection.
 """
 
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from datetime import UTC, datetime
 from typing import Any, NamedTuple
 
@@ -54,13 +56,13 @@ class Entry(NamedTuple):
     at: float | None = None  # when it was published, if it says so; Unix seconds
 
 
-def marked(mark: Slip) -> Basic.Properties:
-    """The properties of a mark's message, whose body is empty."""
-    return _properties(mark.headers(), mark.uid)
+def marked(mark: Slip, *, user: str) -> Basic.Properties:
+    """The properties of a mark's message, whose body is empty. `user` is that of the connection."""
+    return _properties(mark.headers(), mark.uid, user_id=user)
 
 
-def published(publication: Publication, *, uid: str, seen: int, now: float) -> tuple[str, Basic.Properties]:
-    """The routing key and the properties of an event's message."""
+def published(publication: Publication, *, uid: str, user: str, seen: int, now: float) -> tuple[str, Basic.Properties]:
+    """The routing key and the properties of an event's message. `user` is that of the connection."""
     topics = publication.topics
     headers = Slip("event", uid, seen, now).headers()
     keys = [_short(topic) for topic in topics]
@@ -77,7 +79,7 @@ def published(publication: Publication, *, uid: str, seen: int, now: float) -> t
     if publication.idempotency_key is not None:
         headers[KEY] = publication.idempotency_key
     content_type = JSON if publication.is_json else TEXT
-    return keys[0], _properties(headers, uid, content_type=content_type, timestamp=int(now))
+    return keys[0], _properties(headers, uid, user_id=user, content_type=content_type, timestamp=int(now))
 
 
 def _properties(headers: dict[str, Any], uid: str, **more: Any) -> Basic.Properties:
@@ -96,15 +98,22 @@ def _short(topic: str) -> str:
     return topic if len(encoded) <= MAX_SHORT_BYTES else encoded[:MAX_SHORT_BYTES].decode(errors="ignore")
 
 
-def parse(message: DeliveredMessage, *, max_event_bytes: int, now: float) -> Entry:
-    """What a message of the stream is. `max_event_bytes` holds for those that are not ours. Raises `NoStream` for a
-    message that is of no stream, and nothing else, whatever the message holds."""
+def parse(message: DeliveredMessage, *, users: Collection[str], max_event_bytes: int, now: float) -> Entry:
+    """What a message of the stream is. The servers' `users` are believed what their slips say; `max_event_bytes` holds
+    for all other messages. Raises `NoStream` for a message that is of no stream, and nothing else, whatever the message
+    holds."""
     properties = message.header.properties
     headers: Mapping[str, Any] = properties.headers or {}
     offset = headers.get(OFFSET)
     if not isinstance(offset, int):
         raise NoStream(f"got a message with the header {OFFSET} = {offset!r}, expected one of a stream")
     slip = Slip.find(headers)
+    if slip is not None and properties.user_id not in users:
+        if slip.kind != "event":
+            return Entry(
+                offset + 1, problem=f"got a mark of the user {properties.user_id!r}, expected {_any_of(users)}"
+            )
+        slip = None  # an event all the same
     if slip is not None and slip.kind != "event":
         return Entry(offset + 1, slip=slip)
     try:
@@ -175,6 +184,10 @@ def _is_private(headers: Mapping[str, Any]) -> bool:
     if not isinstance(private, bool):
         raise InvalidField(PRIVATE, f"got {str(private)[:100]!r}, expected a boolean")
     return private
+
+
+def _any_of(users: Collection[str]) -> str:
+    return f"one of {', '.join(sorted(users))} (broker.url: users)"
 
 
 def _key(headers: Mapping[str, Any]) -> str | None:

@@ -27,6 +27,7 @@ class Options(Section):
     max_bytes: int | None = Field(None, gt=0, description="Instead of history.max_bytes, when the stream is made.")
     max_age_seconds: float | None = Field(None, gt=0, description="Likewise, instead of history.max_age_seconds.")
     max_event_bytes: int = Field(MIB, gt=0, description="Larger messages of other publishers are skipped.")
+    users: str = Field("", description="Users of RabbitMQ that other servers of this log have, separated by commas.")
     cafile: str | None = Field(None, description="Certificates to know the server by, instead of the system's.")
     certfile: str | None = Field(None, description="A certificate to show the server.")
     keyfile: str | None = Field(None, description="Its key, unless it is in the same file.")
@@ -35,7 +36,7 @@ class Options(Section):
 def urls(address: Address) -> list[URL]:
     """One for each host. RabbitMQ's own: no path, or `/`, is the virtual host `/`."""
     path = "/" + (address.path or "/").replace("/", "%2F")
-    user, password = (address.user, address.password) if address.user else ("guest", "guest")
+    user, password = user_of(address), address.password if address.user else "guest"
     return [
         URL.build(
             scheme=address.scheme, user=user, password=password, host=host, port=port or PORTS[address.scheme],
@@ -43,6 +44,17 @@ def urls(address: Address) -> list[URL]:
         )
         for host, port in address.hosts
     ]  # fmt: skip
+
+
+def user_of(address: Address) -> str:
+    """The user of the connection; `guest` unless given."""
+    return address.user or "guest"
+
+
+def users(address: Address, options: Options) -> frozenset[str]:
+    """The users that servers of this log have: that of the URL, and those that it names."""
+    named = (name.strip() for name in options.users.split(","))
+    return frozenset({user_of(address), *filter(None, named)})
 
 
 def tls_context(address: Address, options: Options) -> ssl.SSLContext | None:

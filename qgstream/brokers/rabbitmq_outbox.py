@@ -41,9 +41,10 @@ class Outbox:
     whole. It is not all or nothing if RabbitMQ itself ends in the middle of it; then nothing was acknowledged.
     """
 
-    def __init__(self, exchange: str, uid: Callable[[], str]) -> None:
+    def __init__(self, exchange: str, user: str, uid: Callable[[], str]) -> None:
         self.is_torn = False  # the exchange was not there
         self._exchange = exchange
+        self._user = user
         self._uid = uid
         self._plain: Channel | None = None  # for single events
         self._batches: Channel | None = None  # for several at once
@@ -120,7 +121,7 @@ class Outbox:
             return
         now = time.time()
         messages = [
-            (publication.data, *published(publication, uid=uid, seen=max(0, seen), now=now))
+            (publication.data, *published(publication, uid=uid, user=self._user, seen=max(0, seen), now=now))
             for uid, publication in publications.items()
         ]
         for publication, (_, _, properties) in zip(publications.values(), messages, strict=True):

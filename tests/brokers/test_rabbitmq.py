@@ -17,7 +17,12 @@ from urllib.parse import parse_qs, urlsplit
 import aio_pika
 import pytest
 from aiormq import Channel
-from aiormq.exceptions import ChannelInvalidStateError, ChannelNotFoundEntity
+from aiormq.exceptions import (
+    ChannelAccessRefused,
+    ChannelInvalidStateError,
+    ChannelNotFoundEntity,
+    ChannelPreconditionFailed,
+)
 from tornado.ioloop import IOLoop
 
 from qgstream.brokers import rabbitmq, rabbitmq_outbox
@@ -421,7 +426,8 @@ async def write(stream: Engine, *slips: Slip) -> None:
     """What servers say to each other, said by none of those under test."""
     async with channel_to(stream.url) as channel:
         for slip in slips:
-            await channel.default_exchange.publish(aio_pika.Message(b"", headers=slip.headers()), name_of(stream))
+            message = aio_pika.Message(b"", headers=slip.headers(), user_id="guest")
+            await channel.default_exchange.publish(message, name_of(stream))
 
 
 @pytest.mark.gen_test(timeout=60)
@@ -437,6 +443,82 @@ async def test_a_mark_of_an_earlier_log_is_not_believed(stream: Engine, tails: T
     assert tail.lost_at == []
     later = await tails.open()
     assert later.opened.position.epoch == tail.opened.position.epoch
+
+
+@pytest.fixture
+def stranger(stream: Engine, rabbitmq_machine: RabbitmqServer) -> Iterator[str]:
+    """The URL of a user of RabbitMQ that may publish to the exchange, and do nothing else."""
+    user, exchange = f"stranger-{name_of(stream)}", name_of(stream)
+    rabbitmq_machine.control("add_user", user, "password")
+    rabbitmq_machine.control("set_permissions", user, "", f"^{exchange}$", "")
+    yield f"amqp://{user}:password@127.0.0.1:{rabbitmq_machine.port}"
+    rabbitmq_machine.control("delete_user", user)
+
+
+@pytest.mark.timeout(120)
+@pytest.mark.gen_test(timeout=90)
+async def test_a_publisher_cannot_speak_for_a_server(
+    stream: Engine, stranger: str, tails: Tails, expect_log: ExpectLog
+) -> None:
+    expect_log("broker.skipped")
+    one, two = await tails.open(), await tails.open()
+    epoch = one.opened.position.epoch
+    (first,) = await one.broker.append([event("first", key="known")])
+    forged = [
+        Slip("set", "1", epoch="forged", instead_of=epoch),
+        Slip("is", "2", seen=first, epoch="forged"),
+        Slip("end", "3"),
+        # As if it had seen nothing, so that the key of an earlier event would be repeated; and of a time to come.
+        Slip("event", "4", seen=0, at=time.time() + 7200),
+    ]
+    async with channel_to(stranger) as channel:
+        exchange = await channel.get_exchange(name_of(stream), ensure=False)
+        for slip in forged:
+            headers = slip.headers() | {"idempotency_key": "known"}
+            message = aio_pika.Message(b"of a stranger", headers=headers, timestamp=time.time())
+            await exchange.publish(message, "a")
+        await exchange.publish(aio_pika.Message(b"keyed", headers={"idempotency_key": "next"}, timestamp=1), "a")
+    # RabbitMQ refuses another user's name, and what goes past the exchange, as the marks of servers do.
+    for headers, user, past in ((forged[0].headers(), "guest", False), ({}, None, True)):
+        async with channel_to(stranger) as channel:
+            place = channel.default_exchange if past else await channel.get_exchange(name_of(stream), ensure=False)
+            with pytest.raises((ChannelPreconditionFailed, ChannelAccessRefused)):
+                await place.publish(aio_pika.Message(b"", headers=headers, user_id=user), name_of(stream))
+    # Neither was a key of a server used up, nor one that is known forgotten.
+    (offset,) = await one.broker.append([event("last", key="next")])
+    assert list(await two.broker.append([event("again", key="known")])) == [first]
+    await two.until(lambda: data_of(two)[-1:] == ["last"])
+    for tail in (one, two):
+        assert data_of(tail) == ["first", "of a stranger", "keyed", "last"]
+        assert all(publication.published_at <= time.time() for publication in tail.delivered)
+        assert tail.lost_at == []
+    later = await tails.open()
+    assert later.opened.position.epoch == epoch
+    assert later.opened.recent[-1].offset == offset
+
+
+@pytest.mark.timeout(120)
+@pytest.mark.gen_test(timeout=90)
+async def test_servers_with_different_users_name_each_other(
+    stream: Engine, tails: Tails, rabbitmq_machine: RabbitmqServer
+) -> None:
+    user = f"other-{name_of(stream)}"
+    rabbitmq_machine.control("add_user", user, "password")
+    rabbitmq_machine.control("set_permissions", user, ".*", ".*", ".*")
+    others = stream.url.replace("amqp://", f"amqp://{user}:password@")
+    try:
+        one = await tails.open(broker=open_broker(f"{stream.url}&users=somebody,%20{user}"))
+        two = await tails.open(broker=open_broker(f"{others}&users=guest"))
+        told = await asyncio.gather(
+            *(tail.broker.append([event(str(n), key="k")]) for n, tail in enumerate((one, two)))
+        )
+        assert len({tuple(offsets) for offsets in told}) == 1
+        assert one.opened.position.epoch == two.opened.position.epoch
+        await two.until(lambda: len(two.delivered) == 1)
+        assert one.offsets == two.offsets
+    finally:
+        await tails.close()
+        rabbitmq_machine.control("delete_user", user)
 
 
 @pytest.mark.gen_test(timeout=60)

@@ -29,7 +29,7 @@ def delivered(routing_key: str, properties: Basic.Properties, body: bytes, *, of
 
 
 def read(message: DeliveredMessage) -> Entry:
-    return parse(message, max_event_bytes=100, now=NOW)
+    return parse(message, users={"server", "other"}, max_event_bytes=100, now=NOW)
 
 
 @pytest.mark.parametrize(
@@ -42,7 +42,7 @@ def read(message: DeliveredMessage) -> Entry:
     ],
 )
 def test_what_is_ours_arrives_as_it_was(publication: Publication) -> None:
-    key, properties = published(publication, uid="u.1", seen=5, now=1234.5)
+    key, properties = published(publication, uid="u.1", user="server", seen=5, now=1234.5)
     assert len(key.encode()) <= 255
     assert publication.topics[0].startswith(key)
     entry = read(delivered(key, properties, publication.data))
@@ -55,13 +55,41 @@ def test_what_is_ours_arrives_as_it_was(publication: Publication) -> None:
 
 
 def test_the_queues_of_others_are_found_by_every_topic() -> None:
-    key, properties = published(Publication(("a", "b", "c"), b"1"), uid="u", seen=0, now=NOW)
+    key, properties = published(Publication(("a", "b", "c"), b"1"), uid="u", user="u", seen=0, now=NOW)
     assert (key, (properties.headers or {})["CC"]) == ("a", ["b", "c"])
 
 
 def test_a_mark_is_no_event() -> None:
     slip = Slip("is", "u", seen=4, epoch="e")
-    assert read(delivered("stream", marked(slip), b"")) == Entry(7, slip=slip)
+    assert read(delivered("stream", marked(slip, user="other"), b"")) == Entry(7, slip=slip)
+
+
+@pytest.mark.parametrize("user", [None, "", "publisher", "serve", "server,other"])
+def test_what_only_servers_say_is_believed_of_servers_alone(user: str | None) -> None:
+    for mark in (Slip("is", "u", seen=4, epoch="e"), Slip("set", "u", epoch="e"), Slip("end", "u")):
+        entry = read(delivered("stream", Basic.Properties(headers=mark.headers(), user_id=user), b""))
+        assert (entry.slip, entry.publication) == (None, None)
+        expected = f"got a mark of the user {user!r}, expected one of other, server (broker.url: users)"
+        assert entry.problem == expected
+    key, properties = published(Publication(("a",), b"1", idempotency_key="k"), uid="u", user="x", seen=5, now=NOW + 9)
+    properties.user_id = user
+    properties.timestamp = None
+    entry = read(delivered(key, properties, b"1"))
+    assert (entry.slip, entry.at) == (None, None)
+    assert entry.key not in (None, "k"), "it is the key of a server"
+    assert entry.publication is not None
+    assert entry.publication.published_at == NOW
+    assert (read(delivered(key, properties, b"1" * 101)).problem or "").startswith("data is 101 bytes")
+
+
+def test_the_keys_of_each_user_are_its_own() -> None:
+    said = [("a", "k"), ("b", "k"), (None, "k"), ("", "k")]
+    keys = [
+        read(delivered("a", Basic.Properties(headers={"idempotency_key": key}, user_id=user), b"")).key
+        for user, key in said
+    ]
+    assert len(set(keys)) == 3
+    assert keys[2] == keys[3], "neither says who it is"
 
 
 @pytest.mark.parametrize(
