@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections import OrderedDict
-from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from random import Random
 from typing import cast
@@ -102,13 +102,15 @@ class Hub(Host, Sink):
         """Open the broker and begin to deliver. Raises what `Broker.open` raises."""
         if self._window is None:
             opened = await self.broker.open(self, self._history)
-            self._begin(Position(opened.position.epoch, opened.forgotten))
+            self._begin(Position(opened.position.epoch, opened.forgotten), opened.earlier)
             self.window.preload(
                 opened.recent, opened.position.offset, opened.forgotten_of, now=time.monotonic(), unix_now=time.time()
             )
 
-    def _begin(self, position: Position) -> None:
-        self._window = Window(self._history, position)
+    def _begin(self, position: Position, earlier: Mapping[str, int] | None = None) -> None:
+        if earlier is None and self._window is not None and self._window.epoch == position.epoch:
+            earlier = self._window.earlier
+        self._window = Window(self._history, position, earlier)
         self._replays.read(self._window)
 
     async def stop(self) -> None:

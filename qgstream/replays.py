@@ -75,7 +75,7 @@ class Replays:
         """
         window, patterns = self._window, subscription.patterns
         limit = window.complete_after(patterns)
-        position = Position.parse(last_event_id) or Position(window.epoch, 0)
+        position = window.locate(last_event_id) or Position(window.epoch, 0)
         while position < limit:
             try:
                 await self._archive.after(position.offset, patterns, window)  # the replay will find it there

@@ -110,8 +110,9 @@ class Window:
     all others too old.
     """
 
-    def __init__(self, settings: HistorySettings, position: Position) -> None:
+    def __init__(self, settings: HistorySettings, position: Position, earlier: Mapping[str, int] | None = None) -> None:
         self.epoch = position.epoch
+        self.earlier = earlier or {}  # epochs that the log had before, and up to where their ids are good
         self.newest = position.offset
         self.size_bytes = 0
         self.generation = 0  # of its shelves: whoever keeps some asks for new ones when it has changed
@@ -273,6 +274,13 @@ class Window:
         """Behind which all that these topics have a history for is held."""
         return Position(self.epoch, max((s.forgotten for s in self.shelves_of(patterns)), default=self.newest))
 
+    def locate(self, last_event_id: str) -> Position | None:
+        """The position that an id names, in this epoch if it is good here; None for what is no id of ours."""
+        position = Position.parse(last_event_id)
+        if position is not None and position.offset <= self.earlier.get(position.epoch, -1):
+            return Position(self.epoch, position.offset)
+        return position
+
     def resume(self, last_event_id: str, patterns: Iterable[str] = ()) -> Position | ResetReason:
         """Where a client with this id and these topics goes on, or why it cannot.
 
@@ -282,7 +290,7 @@ class Window:
         shelves = self.shelves_of(patterns)
         if last_event_id == "earliest":
             return Position(self.epoch, min((shelf.forgotten for shelf in shelves), default=self.newest))
-        position = Position.parse(last_event_id)
+        position = self.locate(last_event_id)
         if position is None:
             return "unknown_id"
         if position.epoch != self.epoch:

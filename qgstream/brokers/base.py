@@ -33,13 +33,15 @@ class Opened:
     `position` is that of the newest publication. `recent` are the newest ones, oldest first, as many as the hub's
     window takes (the bounds of `HistorySettings`; a few more do no harm). Every publication after the offset
     `forgotten` is in `recent`, unless it is forgotten already: an engine that forgets some topics earlier says in
-    `forgotten_of` up to which offset, by the pattern of their `TopicHistory`; "" stands for all other topics.
+    `forgotten_of` up to which offset, by the pattern of their `TopicHistory`; "" stands for all other topics. `earlier`
+    are epochs that this log had before, with the offset up to which ids of theirs are good here too.
     """
 
     position: Position
     recent: Sequence[Publication]
     forgotten: int
     forgotten_of: Mapping[str, int] = field(default_factory=dict)
+    earlier: Mapping[str, int] = field(default_factory=dict)
 
 
 class Sink(Protocol):

@@ -17,13 +17,14 @@ import nats.errors
 import nats.js.errors
 from nats.aio.msg import Msg
 
-from qgstream.brokers import nats_stream
+from qgstream.brokers import nats_life, nats_stream
 from qgstream.brokers.base import MAX_READ_BYTES, Forgotten
 from qgstream.brokers.nats_client import Client
 from qgstream.brokers.nats_inbox import Inbox, Place, is_event, place_of
 from qgstream.brokers.nats_messages import headers_bytes, size_bytes, to_headers, to_publication, to_subject
 from qgstream.brokers.options import Address, read_options
 from qgstream.brokers.remote import PAGE_EVENTS, Bounds, Page, Placed, Remote, Replaced
+from qgstream.brokers.vouching import Standing
 from qgstream.certificates import load_cert_chain
 from qgstream.errors import ConfigError, TooLarge
 from qgstream.logs import log
@@ -70,6 +71,8 @@ class NatsBroker(Remote):
         self._stamp: tuple[int, int] | None = None
         self._newest_stamp = (0, 0)
         self._max_message_bytes = nats_stream.max_message_bytes({})
+        self._follower = ""  # the name of the consumer by which it follows the log
+        self._evidence = nats_life.Evidence(self.stream, self._api, self._take_one)
 
     @classmethod
     def from_url(cls, url: str, *, timeout_seconds: float) -> Self:
@@ -104,6 +107,7 @@ class NatsBroker(Remote):
             await self.disconnect()
             self._client = await self._connected()
         await self._see_to_the_stream()
+        await self._evidence.begin()
 
     async def _connected(self) -> Client:
         client, address = Client(), self._address
@@ -132,6 +136,8 @@ class NatsBroker(Remote):
 
     async def _on_error(self, error: Exception) -> None:
         self._last_error = error
+        if "permissions violation" in str(error).lower():
+            self._end_answers(ConnectionError(str(error)))  # to a question that may not be asked none comes
 
     async def _on_closed(self) -> None:
         self._interrupt(ConnectionError(self._why_closed()))
@@ -140,6 +146,9 @@ class NatsBroker(Remote):
         """Whoever waits for messages waits for them in vain."""
         for inbox in self._inboxes:
             inbox.put(error)
+        self._end_answers(error)
+
+    def _end_answers(self, error: Exception) -> None:
         for answer in list(self._answers.values()):
             if not answer.done():
                 answer.set_exception(error)
@@ -223,29 +232,39 @@ class NatsBroker(Remote):
     async def bounds(self) -> Bounds:
         """See `Remote.bounds`."""
         info = await self._info()
-        found = nats_stream.bounds(info)
+        found = nats_life.bounds(info)
         if found.newest > found.forgotten:
-            self._newest_stamp = found.newest, nats_stream.stored_at(info["state"]["last_ts"])
+            self._newest_stamp = found.newest, nats_life.stored_at(info["state"]["last_ts"])
             self._stamp = self._stamp or self._newest_stamp
         return found
 
-    async def renew(self, epoch: str) -> None:
-        """See `Remote.renew`: the number of lives is kept in the stream's description."""
-        info = await self._info()
-        if nats_stream.epoch(info) == epoch:
-            await self._api(f"STREAM.UPDATE.{self.stream}", nats_stream.renewed(info["config"]))
+    async def standing(self) -> Standing:
+        """See `Vouching.standing`."""
+        return await self._evidence.standing()
+
+    async def vouch(self) -> None:
+        """See `Vouching.vouch`."""
+        await self._evidence.vouch()
+
+    async def renew(self, epoch: str, ended: int | None = None) -> None:
+        """See `Remote.renew`."""
+        await self._evidence.renew(epoch, ended)
+
+    async def sign_off(self) -> None:
+        """See `Remote.sign_off`."""
+        await self._evidence.sign(self.epoch, self._follower)
+
+    async def _take_one(self, ask: str) -> None:
+        client = self._in_use()
+        async with self._inbox(client) as inbox:
+            await client.publish(ask, b'{"batch": 1, "no_wait": true}', reply=inbox.subject)
+            await inbox.some(1)
 
     async def has(self, offset: int) -> bool:
         """See `Remote.has`: a stream that lost its newest events gives their numbers anew, at other times."""
         if self._stamp is None or self._stamp[0] != offset:
             return True
-        try:
-            found = await self._api(f"STREAM.MSG.GET.{self.stream}", {"seq": offset})
-        except nats.js.errors.APIError as error:
-            if error.code == 404:  # one that was deleted by hand
-                return True
-            raise
-        return nats_stream.stored_at(found["message"]["time"]) == self._stamp[1]
+        return await self._evidence.stamp_of(offset) in (None, self._stamp[1])
 
     # Reading.
 
@@ -314,8 +333,8 @@ class NatsBroker(Remote):
         """See `Remote.follow`."""
         client = self._in_use()
         async with self._inbox(client) as inbox:
-            await self._consumer(
-                after, deliver_subject=inbox.subject, flow_control=True,
+            self._follower = await self._consumer(
+                after, deliver_subject=inbox.subject, flow_control=True, description=nats_life.FOLLOWER,
                 idle_heartbeat=nats_stream.nanoseconds(max(0.1, self.pulse_seconds)),
             )  # fmt: skip
             # A consumer ends with its stream: from here on, silence is the sign of another one.
@@ -324,6 +343,7 @@ class NatsBroker(Remote):
             if self._newest_stamp[0] == after:  # where the log begins for us: nothing came by yet
                 self._stamp = self._newest_stamp
             at, delivered = after, 0
+            look_at = time.monotonic() + self.pulse_seconds
             while True:
                 messages = await inbox.some(PAGE_EVENTS)
                 events = [message for message in messages if is_event(message)]
@@ -337,6 +357,11 @@ class NatsBroker(Remote):
                 for message in messages:
                     await self._heed(client, message, delivered)
                 yield Page(self._publications(events), at)
+                if time.monotonic() > look_at:
+                    # Of what others do to the log besides publishing nobody tells us.
+                    if not await self._evidence.is_still(self.epoch):
+                        raise Replaced
+                    look_at = time.monotonic() + self.pulse_seconds
 
     @asynccontextmanager
     async def _inbox(self, client: Client) -> AsyncGenerator[Inbox, None]:

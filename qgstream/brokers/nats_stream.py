@@ -1,4 +1,4 @@
-"""A JetStream stream as the log: how it is made, which one of others will do, and which life of it this is. Pure.
+"""A JetStream stream as the log: how it is made, and which one of others will do. Pure.
 
 The documents are those of JetStream's own interface, as JSON has them: times in nanoseconds.
 """
@@ -8,13 +8,12 @@ from __future__ import annotations
 import re
 import sys
 from collections.abc import Mapping
-from datetime import datetime
 from typing import Any
 
 from pydantic import Field, field_validator
 
 from qgstream.brokers.base import IDEMPOTENCY_SECONDS
-from qgstream.brokers.remote import Bounds, longest_seconds
+from qgstream.brokers.remote import longest_seconds
 from qgstream.limits import MIB
 from qgstream.settings import Section
 from qgstream.window import HistorySettings
@@ -27,8 +26,6 @@ OURS = "The log of events of qgstream."
 # JetStream counts the bytes of the whole stream; less than a message would keep none.
 MIN_BYTES = MIB
 _PREFIX = re.compile(r"[A-Za-z0-9_-]+(\.[A-Za-z0-9_-]+)*")
-_LIVES = re.compile(r"(?:^| )\(epoch (\d+)\)$")
-_DIGITS = "0123456789abcdefghijklmnopqrstuvwxyz"
 
 
 class Options(Section):
@@ -112,42 +109,6 @@ def check_room(info: Document) -> None:
         for limit, used in (("max_msgs", "messages"), ("max_bytes", "bytes")):
             if 0 < config.get(limit, -1) <= state[used]:
                 raise OSError(f"the stream {config['name']} is full: {limit} = {config[limit]}")
-
-
-def bounds(info: Document) -> Bounds:
-    """What the stream holds."""
-    state = info["state"]
-    newest: int = state["last_seq"]
-    return Bounds(epoch(info), state["first_seq"] - 1 if state["messages"] else newest, newest)
-
-
-def epoch(info: Document) -> str:
-    """A stream that is deleted and made again has another time; one that went back in time has one more life."""
-    number, text = stored_at(info["created"]), ""
-    while number:
-        number, digit = divmod(number, 36)
-        text = _DIGITS[digit] + text
-    lives = _lives(info["config"])[1]
-    return f"{text}.{lives}" if lives else text
-
-
-def renewed(config: Document) -> Document:
-    """The configuration with one more life. Two who do it at the same time write the same."""
-    description, lives = _lives(config)
-    return {**config, "description": f"{description} (epoch {lives + 1})".lstrip()}
-
-
-def _lives(config: Document) -> tuple[str, int]:
-    """A stream's description without the number of its lives, and that."""
-    description = str(config.get("description", ""))
-    found = _LIVES.search(description)
-    return (description[: found.start()], int(found[1])) if found else (description, 0)
-
-
-def stored_at(text: str) -> int:
-    """A time of the documents (RFC 3339, up to nine digits behind the second) in nanoseconds."""
-    seconds, _, fraction = text.rstrip("Z").partition(".")
-    return int(datetime.fromisoformat(f"{seconds}+00:00").timestamp()) * 10**9 + int(fraction.ljust(9, "0"))
 
 
 def nanoseconds(seconds: float) -> int:

@@ -6,7 +6,7 @@ import asyncio
 import math
 import secrets
 import time
-from collections.abc import AsyncGenerator, Iterable, Sequence
+from collections.abc import AsyncGenerator, Iterable, Mapping, Sequence
 from contextlib import aclosing
 from itertools import count
 from random import Random
@@ -17,18 +17,21 @@ from aiormq import Channel
 from aiormq.abc import DeliveredMessage
 from aiormq.exceptions import ChannelAccessRefused
 
+from qgstream.brokers import rabbitmq_witness as witness
 from qgstream.brokers.base import IDEMPOTENCY_SECONDS, MAX_READ_BYTES, Forgotten
 from qgstream.brokers.idempotency import Keys
 from qgstream.brokers.options import Address, read_options
 from qgstream.brokers.rabbitmq_link import FAILURES, Cancelled, Link, Reader, Undecodable, answered, quiet
-from qgstream.brokers.rabbitmq_marks import Slip, SlipKind, epoch_of, says_epoch
+from qgstream.brokers.rabbitmq_marks import Slip, SlipKind, mark_of, says_epoch
 from qgstream.brokers.rabbitmq_messages import MAX_SHORT_BYTES, Entry, NoStream, marked, parse
 from qgstream.brokers.rabbitmq_options import Options, tls_context, urls, user_of, users
 from qgstream.brokers.rabbitmq_outbox import Blocked, Outbox
 from qgstream.brokers.rabbitmq_repeats import REACH, Repeats, first_needed
 from qgstream.brokers.remote import PAGE_EVENTS, Bounds, Page, Placed, Remote, Replaced, longest_seconds
+from qgstream.brokers.vouching import Standing, earlier_of
 from qgstream.errors import ConfigError
 from qgstream.limits import MIB
+from qgstream.logs import log
 from qgstream.publication import Publication
 
 # The largest segment, and RabbitMQ's own default. It forgets whole segments only, so one is an eighth of the stream.
@@ -87,6 +90,12 @@ class RabbitmqBroker(Remote):
         self._unmarked = 0  # messages since the last mark of the epoch
         self._mark_after = MARK_EVENTS
         self._marking: asyncio.Task[None] | None = None
+        # What the marks say beside the epoch; see `brokers.vouching`.
+        self._found = Bounds("", 0, 0)
+        self._made = ""  # the epoch that this process gave to a log without one
+        self._signed_at: int | None = None
+        self._earlier: Mapping[str, int] = {}
+        self._is_unwitnessed = False
         self._print: tuple[int, int] | None = None  # the position of the last message that came by, and its hash
 
     @classmethod
@@ -96,9 +105,10 @@ class RabbitmqBroker(Remote):
         address = Address.parse(url)
         options = read_options(address.query, Options)
         for name, value in (("stream", options.stream), ("exchange", options.exchange), ("vhost", address.path)):
-            if len(value.encode()) > MAX_SHORT_BYTES:
+            limit = MAX_SHORT_BYTES - (len(witness.queue_of("")) if name == "stream" else 0)
+            if len(value.encode()) > limit:
                 size = len(value.encode())
-                raise ConfigError([f"broker.url: {name}: got {size} bytes, expected {MAX_SHORT_BYTES} at most"])
+                raise ConfigError([f"broker.url: {name}: got {size} bytes, expected {limit} at most"])
         return cls(address, options, timeout_seconds=timeout_seconds)
 
     # Connecting.
@@ -194,11 +204,14 @@ class RabbitmqBroker(Remote):
         forgotten = newest if first is None else min(first, newest)
         if self._is_following:
             return Bounds(self.epoch, forgotten, newest)
-        epoch = await self._epoch(forgotten, newest)
-        if epoch is None:
-            await self._mark("set", secrets.token_hex(5))
+        mark, signed_at = await self._newest_mark(forgotten, newest)
+        if mark is None or mark.epoch is None:
+            self._made = secrets.token_hex(5)
+            await self._mark("set", self._made)
             return await self.bounds()  # of several who do this the first in the log has it
-        return Bounds(epoch, forgotten, newest)
+        self._signed_at, self._earlier = signed_at, mark.earlier
+        self._found = Bounds(mark.epoch, forgotten, newest)
+        return self._found
 
     async def _end(self) -> int:
         """The position of the newest message."""
@@ -219,24 +232,53 @@ class RabbitmqBroker(Remote):
         except Undecodable:
             return None
 
-    async def _epoch(self, forgotten: int, newest: int) -> str | None:
-        """What the marks say, read back from the end to one whose writer knew the epoch."""
+    async def _newest_mark(self, forgotten: int, newest: int) -> tuple[Slip | None, int | None]:
+        """What the marks say, read back from the end to one whose writer knew the epoch: the mark that counts, and its
+        position if it is a signature: its writer has stopped, and no server has written anything since."""
         sets: list[tuple[int, Slip]] = []
         known: Slip | None = None
+        last: Entry | None = None
         end = newest
         while end > forgotten and newest - end < SEARCH_EVENTS and (known is None or end > known.seen):
             start = max(forgotten, end - PAGE_EVENTS)
             for entry in reversed(await self._stretch(start, end)):
-                if entry.slip is not None and entry.slip.kind == "set":
+                if entry.slip is None or entry.slip.kind == "end":
+                    continue
+                last = last or entry
+                if entry.slip.kind == "set":
                     sets.append((entry.position, entry.slip))
                 elif known is None and says_epoch(entry.slip, entry.position):
                     known = entry.slip
             end = start
-        return epoch_of(known, sets)
+        mark = mark_of(known, sets)
+        is_signature = mark is not None and mark.kind == "bye" and last is not None and last.slip is mark
+        return mark, last.position if is_signature and last is not None else None
 
-    async def renew(self, epoch: str) -> None:
+    async def renew(self, epoch: str, ended: int | None = None) -> None:
         """See `Remote.renew`."""
-        await self._mark("set", secrets.token_hex(5), instead_of=epoch)
+        earlier = earlier_of(epoch, ended, self._earlier)
+        await self._mark("set", secrets.token_hex(5), instead_of=epoch, earlier=earlier)
+
+    async def standing(self) -> Standing:
+        """See `Vouching.standing`."""
+        if not self._found.epoch:
+            await self.bounds()
+        is_witnessed = self._found.epoch == self._made or await witness.is_there(await self._side_link(), self.stream)
+        return Standing(self._found.epoch, is_witnessed, self._signed_at, self._earlier)
+
+    async def vouch(self) -> None:
+        """See `Vouching.vouch`. A signature is taken back by the mark that `follow` begins with."""
+        problem = await witness.leave(await self._side_link(), self.stream)
+        if problem is not None and not self._is_unwitnessed:
+            self._is_unwitnessed = True
+            said = {"broker": self.name, "place": self.place, "reason": self.explain(problem)}
+            log.warning("broker.unsafe", extra=said)
+
+    async def sign_off(self) -> None:
+        """See `Remote.sign_off`."""
+        link = await self._side_link()
+        if not await link.is_blocked():
+            await self._mark("bye", self.epoch)
 
     async def has(self, offset: int) -> bool:
         """See `Remote.has`."""
@@ -250,10 +292,14 @@ class RabbitmqBroker(Remote):
     def _uid(self) -> str:
         return f"{self._name}.{next(self._uids)}"
 
-    async def _mark(self, kind: SlipKind, epoch: str, *, instead_of: str | None = None) -> None:
+    async def _mark(
+        self, kind: SlipKind, epoch: str, *, instead_of: str | None = None, earlier: Mapping[str, int] | None = None
+    ) -> None:
         """Write a mark, and return when it is in the stream."""
         channel = await (await self._side_link()).channel(confirms=True)
-        mark = Slip(kind, self._uid(), seen=self.newest, epoch=epoch, instead_of=instead_of)
+        if earlier is None:
+            earlier = self._earlier if kind != "set" else {}
+        mark = Slip(kind, self._uid(), seen=self.newest, epoch=epoch, instead_of=instead_of, earlier=earlier)
         await self._publish(channel, mark)
         await answered(channel.close())
 
@@ -469,6 +515,8 @@ class RabbitmqBroker(Remote):
             if slip.epoch != self.epoch:
                 raise Replaced
             self._unmarked = 0
+            if slip.kind == "bye":  # of another server, and the log goes on
+                self._start(self._mark_quietly())
             self._mark_after = self._random.randint(MARK_EVENTS, 2 * MARK_EVENTS)
 
     async def _mark_quietly(self) -> None:

@@ -14,7 +14,7 @@ import msgspec
 # The header that holds a `Slip`, as JSON: RabbitMQ drops tables on their way into a stream.
 SLIP = "qgstream"
 
-SlipKind = Literal["event", "end", "set", "is"]
+SlipKind = Literal["event", "end", "set", "is", "bye"]
 _Epoch = Annotated[str, msgspec.Meta(pattern=r"^[A-Za-z0-9]{1,40}$")]
 
 
@@ -23,7 +23,9 @@ class Slip(msgspec.Struct, frozen=True, omit_defaults=True):
 
     `event`: published at the time `at`. The others are marks, and no events. `end`: the log went so far when this was
     written. `set`: from here on the epoch is `epoch`, if until here it was `instead_of` (None: none). `is`: the epoch
-    is `epoch`. `seen` is the position up to which the writer had seen the log.
+    is `epoch`. `bye`: likewise, and its writer has stopped: the log is whole up to here. `seen` is the position up to
+    which the writer had seen the log. `earlier` are the epochs before, each with the position up to which its ids are
+    good.
     """
 
     kind: SlipKind
@@ -32,6 +34,7 @@ class Slip(msgspec.Struct, frozen=True, omit_defaults=True):
     at: float | None = None
     epoch: _Epoch | None = None
     instead_of: str | None = None
+    earlier: Mapping[_Epoch, int] = msgspec.field(default_factory=dict)
 
     def headers(self) -> dict[str, Any]:
         """The header that holds it."""
@@ -53,15 +56,15 @@ _decode = msgspec.json.Decoder(Slip).decode
 def says_epoch(slip: Slip | None, position: int) -> bool:
     """Whether it is a mark that says which log this is. One that has seen more than there is before it is of an earlier
     log, and was on its way when that was deleted."""
-    return slip is not None and slip.kind == "is" and slip.epoch is not None and slip.seen < position
+    return slip is not None and slip.kind in ("is", "bye") and slip.epoch is not None and slip.seen < position
 
 
-def epoch_of(known: Slip | None, sets: Sequence[tuple[int, Slip]]) -> str | None:
-    """The epoch by the newest mark that says it, and by those that set it with their positions, newest first: of these
-    count the ones that came behind what the writer of the first had seen. Where nothing is known of before, the oldest
-    counts."""
-    epoch, seen = (known.epoch, known.seen) if known is not None else (None, -1)
+def mark_of(known: Slip | None, sets: Sequence[tuple[int, Slip]]) -> Slip | None:
+    """The mark that counts: the newest one that says the epoch, or one of those that set it, which are given with their
+    positions, newest first. Of these count the ones that came behind what the writer of the first had seen. Where
+    nothing is known of before, the oldest counts."""
+    mark, seen = known, -1 if known is None else known.seen
     for position, slip in reversed(sets):
-        if position > seen and (epoch is None or slip.instead_of == epoch):
-            epoch = slip.epoch
-    return epoch
+        if position > seen and (mark is None or slip.instead_of == mark.epoch):
+            mark = slip
+    return mark

@@ -8,6 +8,7 @@ import time
 from collections.abc import AsyncGenerator, Awaitable, Sequence
 from contextlib import suppress
 from functools import partial
+from hashlib import sha256
 from typing import Any, ClassVar, Self, cast
 
 from pydantic import Field
@@ -20,8 +21,21 @@ from redis.exceptions import NoPermissionError, NoScriptError, RedisError, Respo
 from qgstream.brokers.ages import Ages
 from qgstream.brokers.base import IDEMPOTENCY_SECONDS, MAX_READ_BYTES, Forgotten
 from qgstream.brokers.options import Address, read_options
-from qgstream.brokers.redis_scripts import APPEND, MEND, PAGE, PREPARE, RENEW, STATE, TRIM, Script
+from qgstream.brokers.redis_scripts import (
+    APPEND,
+    MEND,
+    PAGE,
+    PREPARE,
+    RENEW,
+    SIGN,
+    STANDING,
+    STATE,
+    TRIM,
+    VOUCH,
+    Script,
+)
 from qgstream.brokers.remote import PAGE_EVENTS, Bounds, Page, Placed, Remote, Replaced, longest_seconds
+from qgstream.brokers.vouching import Standing, earlier_of
 from qgstream.draft import received
 from qgstream.errors import ConfigError, InvalidField, TooLarge
 from qgstream.limits import MIB
@@ -81,6 +95,10 @@ class RedisBroker(Remote):
         self._ages: Ages | None = None
         self._ages_of = ""  # the epoch
         self._unix_at_start = 0.0  # by the clock of Redis
+        # By their names the processes of one log know each other.
+        self._company = f"qgstream:{sha256(f'{self._db} {stream}'.encode()).hexdigest()[:16]}:"
+        self._client_name = self._company + secrets.token_hex(5)
+        self._redis_run = ""  # which run of Redis it is connected to, if that may be asked
         self._trim_at = 0.0
         self._trims = True
         self._max_value_bytes = MAX_VALUE_BYTES
@@ -108,14 +126,14 @@ class RedisBroker(Remote):
             await self._see_what_fits(self._redis)
             await _done(self._redis.script_load(STATE.text))
         await self._mend()
-        await self._call(PREPARE, secrets.token_hex(5))
+        await self._call(PREPARE, secrets.token_hex(5), self._redis_run)
 
     def _client(self) -> Redis:
         address = self._address
         arguments: dict[str, Any] = {
             "db": self._db, "username": address.user or None, "password": address.password or None, "protocol": 2,
             "socket_connect_timeout": self.timeout_seconds, "socket_timeout": self.timeout_seconds,
-            "socket_keepalive": True, "client_name": "qgstream",
+            "socket_keepalive": True, "client_name": self._client_name,
             # What was sent may have been done: nothing is sent twice by itself.
             "retry": Retry(NoBackoff(), 0),
         }  # fmt: skip
@@ -134,7 +152,9 @@ class RedisBroker(Remote):
         try:
             server, persistence = await redis.info("server"), await redis.info("persistence")
         except NoPermissionError:
+            self._redis_run = ""
             return
+        self._redis_run = str(server.get("run_id", ""))
         version = str(server.get("redis_version", ""))
         if tuple(map(int, version.split(".")[:2])) < _VERSION:
             raise ConnectionError(f"got Redis {version}, expected {_VERSION[0]}.{_VERSION[1]} or newer")
@@ -186,8 +206,38 @@ class RedisBroker(Remote):
             reason = "their ids were from the far future, and nothing would have had a place behind them"
             log.warning("broker.mended", extra={"broker": self.name, "entries": moved, "reason": reason})
 
-    async def renew(self, epoch: str) -> None:
-        await self._call(RENEW, epoch, secrets.token_hex(5))
+    async def renew(self, epoch: str, ended: int | None = None) -> None:
+        token = secrets.token_hex(5)
+        earlier = earlier_of(epoch, ended, (await self.standing()).earlier)
+        # What comes before the dot stays with the log: the idempotency keys are filed under it.
+        name = f"{_log_of(epoch)}.{token}" if earlier else token
+        places = [text for n, (was, end) in enumerate(earlier.items()) for text in (f"{n}:{was}", _id(end))]
+        await self._call(RENEW, epoch, name, self._redis_run, *places)
+
+    async def standing(self) -> Standing:
+        epoch, run, ended, earlier = await self._call(STANDING)
+        end = _nearest(ended) if ended else None
+        places = sorted(
+            (int(was.partition(b":")[0]), was.partition(b":")[2].decode(), _nearest(id)) for was, id in earlier
+        )
+        is_witnessed = run is not None and run.decode() == self._redis_run != ""
+        return Standing(epoch.decode(), is_witnessed, end, {was: offset for _, was, offset in places})
+
+    async def vouch(self) -> None:
+        await self._call(VOUCH, self.epoch or (await self.standing()).epoch, self._redis_run)
+
+    async def sign_off(self) -> None:
+        if not await self._has_company():
+            await self._call(SIGN, self.epoch)
+
+    async def _has_company(self) -> bool:
+        """Whether another process follows the log too. Nobody knows where we may not ask."""
+        try:
+            clients = await _done(self._connected.client_list())
+        except NoPermissionError:
+            return True
+        names = {client.get("name", "") for client in clients}
+        return any(name.startswith(self._company) and name != self._client_name for name in names)
 
     async def has(self, offset: int) -> bool:
         id = _id(offset)
@@ -219,6 +269,8 @@ class RedisBroker(Remote):
             pipeline.evalsha(STATE.sha, 1, self._options.stream)
             answer, state = await pipeline.execute()
             self._check_state(state, up_to)
+            if state[3]:  # another process has signed off, and the log goes on
+                await self.vouch()
             entries = answer[0][1] if answer else []
             page = self._page(entries, up_to)
             if entries:
@@ -263,7 +315,7 @@ class RedisBroker(Remote):
         for publication in publications:
             key, fields = publication.idempotency_key, _fields(publication)
             if key is not None:
-                keys.append(f"{self._side}:{self.epoch}:{key}")
+                keys.append(f"{self._side}:{_log_of(self.epoch)}:{key}")
             arguments += [int(key is not None), len(fields), *fields]
         async with self._slots:
             try:
@@ -326,6 +378,11 @@ class RedisBroker(Remote):
         return self.history.model_copy(update=given)
 
 
+def _log_of(epoch: str) -> str:
+    """What epochs of one log have in common that follow each other without a gap."""
+    return epoch.partition(".")[0]
+
+
 def _as_it_came(answer: Any, **_: Any) -> Any:
     return answer
 
@@ -371,7 +428,7 @@ def _nearest(id: bytes) -> int:
 
 
 def _bounds(state: Sequence[bytes]) -> Bounds:
-    epoch, forgotten, newest = state
+    epoch, forgotten, newest, _ = state
     return Bounds(epoch.decode(), _nearest(forgotten), _nearest(newest))
 
 

@@ -4,6 +4,11 @@ The log is one stream, and everything about it is in that key, so that nothing o
 consumer group that nobody reads with. That group's place is the last entry that we trimmed, and the group's number of
 entries read is how many were trimmed until then. Somebody else's trimming shows in Redis' own count: then all that is
 known is where the rest begins.
+
+Groups beside it hold what proves that the log is whole (`brokers.vouching`), each in its name and its place. The
+witness is `qgstream.run:<run of Redis>`: it proves nothing when Redis runs anew. The signature is `qgstream.end`. Then
+there are earlier epochs, `qgstream.was:<n>:<epoch>`, the newest first. A client that may only add entries cannot change
+groups.
 """
 
 from __future__ import annotations
@@ -13,6 +18,7 @@ from hashlib import sha1
 
 _COMMON = """
 local stream, prefix = KEYS[1], 'qgstream:'
+local run, signature, was = 'qgstream.run:', 'qgstream.end', 'qgstream.was:'
 
 local function pairs_of(flat)
   local found = {}
@@ -33,16 +39,21 @@ local function add(id, n)
   return string.format('%s-%.0f', ms, seq + n)
 end
 
--- The epoch, after which id everything is there, the newest id, and the marks of the group.
+local function behind(head, name) return string.sub(name, 1, #head) == head and string.sub(name, #head + 1) end
+
+-- The epoch, after which id everything is there, the newest id, the marks of the group, and the other groups.
 local function state()
-  if redis.call('EXISTS', stream) == 0 then return {} end
-  local found = {}
+  if redis.call('EXISTS', stream) == 0 then return {earlier = {}} end
+  local found = {earlier = {}}
   for _, group in ipairs(redis.call('XINFO', 'GROUPS', stream)) do
     local info = pairs_of(group)
-    if string.sub(info['name'], 1, #prefix) == prefix then
-      found.epoch, found.mark = string.sub(info['name'], #prefix + 1), info['last-delivered-id']
+    local name = info['name']
+    if behind(prefix, name) then
+      found.epoch, found.mark = behind(prefix, name), info['last-delivered-id']
       found.marked = tonumber(info['entries-read'] or -1)
-    end
+    elseif behind(run, name) then found.run = behind(run, name)
+    elseif behind(was, name) then found.earlier[#found.earlier + 1] = {behind(was, name), info['last-delivered-id']}
+    elseif name == signature then found.ended = info['last-delivered-id'] end
   end
   local info = pairs_of(redis.call('XINFO', 'STREAM', stream))
   found.newest, found.length = info['last-generated-id'], info['length']
@@ -94,7 +105,17 @@ local function mend(found)
   return #moved
 end
 
-local function told(found) return {found.epoch or '', found.forgotten or '0-0', found.newest or '0-0'} end
+local function told(found)
+  return {found.epoch or '', found.forgotten or '0-0', found.newest or '0-0', found.ended or ''}
+end
+
+-- Have the witness of this run of Redis (no run: one that proves nothing), and no signature.
+local function vouch(found, now)
+  if found.ended then redis.call('XGROUP', 'DESTROY', stream, signature) end
+  if found.run == now then return end
+  if found.run then redis.call('XGROUP', 'DESTROY', stream, run .. found.run) end
+  redis.call('XGROUP', 'CREATE', stream, run .. now, '0-0')
+end
 """  # noqa: E501  # a line of Lua
 
 
@@ -111,26 +132,53 @@ class Script:
         object.__setattr__(self, "sha", sha1(self.text.encode(), usedforsecurity=False).hexdigest())
 
 
-# What the log holds: epoch, forgotten, newest.
+# What the log holds: epoch, forgotten, newest, and what is in the signature.
 STATE = Script("return told(state())")
 
-# The same, of a log that is made, or that gets an epoch, if it has none. ARGV: the epoch that it gets then.
+# A log is made. Or it gets an epoch, if it has none, or if no process ever vouched for the one that it has. ARGV: the
+# epoch that it gets then, and the run of Redis.
 PREPARE = Script("""
 local found = state()
-if not found.epoch then name_it(ARGV[1], found) end
-return told(state())
+if not found.epoch or not found.run then
+  if found.epoch then redis.call('XGROUP', 'DESTROY', stream, prefix .. found.epoch) end
+  name_it(ARGV[1], found)
+  vouch(found, ARGV[2])
+end
 """)
 
 # Room for what comes, see `mend`.
 MEND = Script("return mend(state())")
 
-# Another epoch for a log that is not what it was. ARGV: its old epoch, its new one.
+# What proves that the log is whole: its epoch, the run of the witness, the signature, and the earlier epochs.
+STANDING = Script("""
+local found = state()
+return {found.epoch or '', found.run or false, found.ended or '', found.earlier}
+""")
+
+# Another epoch for a log that is not what it was, and its witness. ARGV: its old epoch, its new one, the run of Redis,
+# and the earlier epochs, each as the end of its group's name and its place.
 RENEW = Script("""
 local found = state()
-if found.epoch == ARGV[1] then
-  redis.call('XGROUP', 'DESTROY', stream, prefix .. ARGV[1])
-  name_it(ARGV[2], found)
-end
+if found.epoch ~= ARGV[1] then return end
+redis.call('XGROUP', 'DESTROY', stream, prefix .. ARGV[1])
+name_it(ARGV[2], found)
+for _, epoch in ipairs(found.earlier) do redis.call('XGROUP', 'DESTROY', stream, was .. epoch[1]) end
+for at = 4, #ARGV, 2 do redis.call('XGROUP', 'CREATE', stream, was .. ARGV[at], ARGV[at + 1]) end
+vouch(found, ARGV[3])
+""")
+
+# The log of this epoch is followed in this run of Redis. ARGV: both.
+VOUCH = Script("""
+local found = state()
+if found.epoch == ARGV[1] then vouch(found, ARGV[2]) end
+""")
+
+# The log of this epoch ends here. ARGV: the epoch.
+SIGN = Script("""
+local found = state()
+if found.epoch ~= ARGV[1] then return end
+if found.ended then redis.call('XGROUP', 'DESTROY', stream, signature) end
+redis.call('XGROUP', 'CREATE', stream, signature, '$')
 """)
 
 # A page, forwards behind an id or backwards from one. ARGV: id, entries and bytes at most, whether backwards.

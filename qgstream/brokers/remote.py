@@ -15,6 +15,8 @@ To write one:
   an engine is found out that hangs without closing anything.
 - Make publications with `draft.received`, which raises `InvalidField` for what no stream can carry, within
   `skips.read`: what cannot be read is left out, and `up_to` of the page goes beyond it.
+- Write `standing`, `vouch` and `sign_off` for an engine that can come back with an older log (`brokers.vouching`); and
+  while it follows the log, see that another process's signature is taken back (`vouch`).
 - Whenever the engine tells that its log is not the one of `self.epoch` any more, raise `Replaced`; when something was
   trimmed before it was read, `Forgotten`. Both from wherever they are noticed: `follow`, `read_after`, `send`.
 """
@@ -27,6 +29,7 @@ import time
 from abc import ABC, abstractmethod
 from collections import deque
 from collections.abc import AsyncGenerator, Collection, Coroutine, Sequence
+from contextlib import suppress
 from heapq import heappop, heappush
 from itertools import count
 from typing import Any, ClassVar, NamedTuple, TypeVar
@@ -34,6 +37,7 @@ from typing import Any, ClassVar, NamedTuple, TypeVar
 from qgstream.brokers.backoff import Backoff
 from qgstream.brokers.base import DEFAULT_TIMEOUT_SECONDS, Broker, Forgotten, Opened, Sink
 from qgstream.brokers.skips import Skips
+from qgstream.brokers.vouching import Standing, settle
 from qgstream.draft import MAX_EVENTS_PER_BATCH, MAX_TOPICS_PER_EVENT
 from qgstream.errors import BadRequest, Unavailable
 from qgstream.logs import Seldom, log, scrub
@@ -146,9 +150,21 @@ class Remote(Broker, ABC):
         """What the log holds now."""
 
     @abstractmethod
-    async def renew(self, epoch: str) -> None:
+    async def renew(self, epoch: str, ended: int | None = None) -> None:
         """The log is not what it was though its epoch is: an engine came back without its newest events. Give it
-        another epoch, unless it has another one than this already."""
+        another epoch, unless it has another one than this already. For `ended` see `Vouching.renew`."""
+
+    async def standing(self) -> Standing:
+        """See `Vouching.standing`. As written here it suits engines that cannot come back with an older log."""
+        return Standing(self.epoch)
+
+    async def vouch(self) -> None:
+        """See `Vouching.vouch`."""
+        return
+
+    async def sign_off(self) -> None:
+        """Write down that the log ends where it ends now. A process that goes on following it takes that back."""
+        return
 
     async def has(self, offset: int) -> bool:  # noqa: ARG002
         """Whether the log still has the very event that was delivered at this offset, which `bounds` say it holds.
@@ -222,7 +238,10 @@ class Remote(Broker, ABC):
         """Connect, and begin to follow the log from its end. Raises `errors.Unavailable`."""
         self.history = history
         try:
-            bounds = await self._ask(self._look())
+            await self._ask(self.connect())
+            if not await settle(self, self._ask):
+                log.warning("broker.unvouched", extra={"broker": self.name, "place": self.place})
+            bounds, standing = await self._ask(self.bounds()), await self._ask(self.standing())
             self.epoch, self.newest = bounds.epoch, bounds.newest
             recent, forgotten = await self._recent(bounds)
         except BaseException:
@@ -231,7 +250,8 @@ class Remote(Broker, ABC):
         self._sink = sink
         self._is_open = True
         self._start(self._run())
-        return Opened(Position(bounds.epoch, bounds.newest), recent, forgotten)
+        newest = recent[-1].offset if recent else bounds.newest
+        return Opened(Position(bounds.epoch, newest), recent, forgotten, earlier=standing.earlier)
 
     async def _look(self) -> Bounds:
         await self.connect()
@@ -275,6 +295,10 @@ class Remote(Broker, ABC):
             for task in pending:
                 task.cancel()
             _, pending = await asyncio.wait(pending, timeout=0.2)
+        if self._away is None:
+            with suppress(*self.failures):
+                async with asyncio.timeout(self.timeout_seconds):
+                    await self.sign_off()
         await self._let_go()
         self._sink = None
 
@@ -373,6 +397,8 @@ class Remote(Broker, ABC):
             self._lose(Position(bounds.epoch, bounds.newest), "epoch_changed")
         elif bounds.forgotten > self.newest:
             self._lose(Position(bounds.epoch, bounds.forgotten), "too_old")
+        async with asyncio.timeout(self.timeout_seconds):
+            await self.vouch()
 
     async def _goes_on(self, bounds: Bounds) -> bool:
         """Whether the log is one in which what was delivered is followed by what was appended since."""

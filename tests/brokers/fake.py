@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncGenerator, Sequence
+from collections.abc import AsyncGenerator, Mapping, Sequence
 from copy import copy
 from typing import ClassVar
 
 from qgstream.brokers.base import Forgotten
 from qgstream.brokers.remote import Bounds, Page, Placed, Remote, Replaced
+from qgstream.brokers.vouching import Standing, earlier_of
 from qgstream.publication import Publication
 
 PAGE = 10
@@ -33,6 +34,9 @@ class FakeLog:
         self.is_away = False
         self.is_silent = False
         self.is_full = False
+        self.is_witnessed = True
+        self.ended: int | None = None
+        self.earlier: Mapping[str, int] = {}
         self.changed = asyncio.Condition()
         self.calls: list[str] = []
 
@@ -55,6 +59,10 @@ class FakeLog:
     def trim(self, forgotten: int) -> None:
         self.forgotten = forgotten
         self.entries = [entry for entry in self.entries if entry.offset > forgotten]
+
+    def restart(self) -> None:
+        """What is in its memory alone is gone."""
+        self.is_witnessed = False
 
     def go_back(self, newest: int) -> None:
         """Lose the end, as after a crash of an engine that had not written it down."""
@@ -95,10 +103,23 @@ class FakeRemote(Remote):
         await self._call("bounds")
         return Bounds(self.log.epoch, self.log.forgotten, self.log.newest)
 
-    async def renew(self, epoch: str) -> None:
+    async def renew(self, epoch: str, ended: int | None = None) -> None:
         await self._call("renew")
         if self.log.epoch == epoch:
-            self.log.epoch += "+"
+            self.log.earlier = earlier_of(epoch, ended, self.log.earlier)
+            self.log.epoch, self.log.ended = epoch + "~", None
+
+    async def standing(self) -> Standing:
+        await self._call("standing")
+        return Standing(self.log.epoch, self.log.is_witnessed, self.log.ended, self.log.earlier)
+
+    async def vouch(self) -> None:
+        await self._call("vouch")
+        self.log.is_witnessed, self.log.ended = True, None
+
+    async def sign_off(self) -> None:
+        await self._call("sign_off")
+        self.log.ended = self.log.newest
 
     async def has(self, offset: int) -> bool:
         await self._call("has")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import re
 import shutil
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
@@ -362,7 +363,10 @@ async def test_a_stream_that_lost_its_newest_events_is_another_log(
         may_look.set()
         for each in (tail, idle, late):
             await each.until(lambda each=each: bool(each.lost_at))  # type: ignore[misc]
-            assert each.lost_at == [((f"{epoch}.1", 6), "epoch_changed")]
+            ((position, reason),) = each.lost_at
+            assert (position.offset, reason) == (6, "epoch_changed")
+        (renewed,) = {each.lost_at[0][0].epoch for each in (tail, idle, late)}
+        assert renewed != epoch
         await until(lambda: all(each.broker.is_up for each in (tail, idle, late)))
         assert list(await tail.broker.append([event("again")])) == [7]
         await late.until(lambda: bool(late.delivered))
@@ -370,10 +374,49 @@ async def test_a_stream_that_lost_its_newest_events_is_another_log(
         assert [p.data for p in late.delivered] == [b"again"]
         newcomer = await opened(url)
         await newcomer.broker.close()
-        assert newcomer.opened.position == (f"{epoch}.1", 7)
+        assert newcomer.opened.position == (renewed, 7)
     finally:
         for each in (tail, idle, late):
             await each.broker.close()
+
+
+@pytest.mark.gen_test(timeout=40)
+async def test_a_description_that_is_written_anew_changes_nothing(
+    tails: Tails, nats_machine: Machine, name: str
+) -> None:
+    tail = await tails.open(broker=tails.engine.broker(timeout_seconds=0.5))
+    epoch = tail.opened.position.epoch
+    async with plain(nats_machine) as other:
+        config = (await other.jsm().stream_info(name)).config
+        for description in ("mine", None):
+            while (await other.jsm().stream_info(name)).config.description == config.description:
+                await other.jsm().update_stream(config.evolve(description=description))
+            while "(epoch" not in ((await other.jsm().stream_info(name)).config.description or ""):  # noqa: ASYNC110
+                await asyncio.sleep(0.02)
+            await tail.broker.append([event()])
+    assert tail.lost_at == []
+    assert (await tails.open()).opened.position == (epoch, 2)
+
+
+@pytest.mark.gen_test(timeout=40)
+async def test_a_signature_is_taken_back_by_hand(own_machine: Callable[..., Machine]) -> None:
+    machine = own_machine()
+    url = f"nats://127.0.0.1:{machine.port}"
+    tail = await opened(url)
+    await tail.broker.append([event("1")])
+    await tail.broker.close()
+    text = (Path(__file__).parents[2] / "docs/brokers.md").read_text()
+    (description,) = re.findall(r'`nats stream edit qgstream --description="(.*?)"`', text)
+    async with plain(machine) as client:
+        config = (await client.jsm().stream_info("qgstream")).config
+        assert config.description is not None
+        assert " until 1@" in config.description
+        await client.jsm().update_stream(config.evolve(description=description))
+    machine.stop()
+    machine.start()
+    later = await opened(url)
+    await later.broker.close()
+    assert (later.opened.position.epoch != tail.opened.position.epoch, later.opened.earlier) == (True, {})
 
 
 def hold_back(until_: asyncio.Event, *tails: Tail) -> None:
@@ -444,6 +487,41 @@ async def test_credentials_are_used_and_never_said(
         assert "uthorization" in str(refused.value)
         for secret in (right, wrong, "s:e/cret", "fal/se", "t/oken", "anot/her"):
             assert secret not in said
+
+
+NEEDED = """
+    publish = ["$JS.API.>", "$JS.FC.>", "qgstream.>"]
+    subscribe = ["_INBOX.>"]
+"""
+
+
+def with_permissions(folder: Path, permissions: str) -> tuple[str, ...]:
+    """The command line of a server that gives its only user these."""
+    path = folder / "nats.conf"
+    user = f"{{user: me, password: pw, permissions: {{ {permissions} }} }}"
+    path.write_text(f"authorization: {{ users: [ {user} ] }}\n")
+    return "--config", str(path)
+
+
+@pytest.mark.gen_test(timeout=40)
+async def test_the_documented_permissions_are_enough(own_machine: Callable[..., Machine], tmp_path: Path) -> None:
+    text = (Path(__file__).parents[2] / "docs/brokers.md").read_text()
+    (documented,) = re.findall(r"permissions: \{\n((?:    .*\n)+)\}", text)
+    assert documented.split() == NEEDED.split()
+    machine = own_machine(*with_permissions(tmp_path, documented))
+    url = f"nats://me:pw@127.0.0.1:{machine.port}"
+    for _ in range(2):
+        tail = await opened(url)
+        await tail.broker.append([event("1")])
+        assert len(await tail.broker.read(0, 10)) == tail.offsets[-1]
+        await tail.broker.close()
+
+
+@pytest.mark.gen_test(timeout=40)
+async def test_a_permission_that_is_missing_is_named(own_machine: Callable[..., Machine], tmp_path: Path) -> None:
+    machine = own_machine(*with_permissions(tmp_path, NEEDED.replace("$JS.API.>", "$JS.API.STREAM.>")))
+    with pytest.raises(Unavailable, match=r"(?i)permissions violation for publish to .\$JS\.API\.CONSUMER"):
+        await opened(f"nats://me:pw@127.0.0.1:{machine.port}")
 
 
 @pytest.mark.gen_test(timeout=40)

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import logging
+import re
 import time
 from collections import Counter
 from collections.abc import AsyncGenerator, Iterator
@@ -519,6 +521,87 @@ async def test_servers_with_different_users_name_each_other(
     finally:
         await tails.close()
         rabbitmq_machine.control("delete_user", user)
+
+
+@pytest.mark.timeout(120)
+@pytest.mark.gen_test(timeout=90)
+async def test_a_server_that_may_not_leave_a_witness_says_so(
+    stream: Engine, tails: Tails, rabbitmq_machine: RabbitmqServer, expect_log: ExpectLog
+) -> None:
+    expect_log("broker.unsafe")
+    user, name = f"server-{name_of(stream)}", name_of(stream)
+    rabbitmq_machine.control("add_user", user, "password")
+    rabbitmq_machine.control("set_permissions", user, f"^{name}$", f"^({name}|amq.default)$", f"^{name}$")
+    url = stream.url.replace("amqp://", f"amqp://{user}:password@")
+    try:
+        tail = await tails.open(broker=open_broker(url))
+        await tail.broker.append([event("1")])
+        await tails.close()
+        # What it signed is good all the same.
+        later = await tails.open(broker=open_broker(url))
+        assert tail.opened.position.epoch in later.opened.earlier
+        assert later.opened.earlier[tail.opened.position.epoch] >= tail.offsets[-1]
+    finally:
+        await tails.close()
+        rabbitmq_machine.control("delete_user", user)
+
+
+@pytest.mark.gen_test(timeout=60)
+async def test_only_what_the_last_server_wrote_last_is_a_signature(stream: Engine, tails: Tails) -> None:
+    tail = await tails.open()
+    epoch, _ = tail.opened.position
+    (offset,) = await tail.broker.append([event("1")])
+    await tails.close()
+
+    async def ended() -> int | None:
+        broker = cast(RabbitmqBroker, stream.broker())
+        await broker.connect()
+        standing = await broker.standing()
+        await broker.disconnect()
+        assert standing.epoch == epoch
+        return standing.ended
+
+    signed = await ended()
+    assert signed is not None
+    assert signed > offset
+    # What other publishers send changes nothing of that.
+    await publish(stream, ("a", aio_pika.Message(b"2")))
+    assert await ended() == signed
+    await write(stream, Slip("is", "1", seen=signed, epoch=epoch))
+    assert await ended() is None
+    await write(stream, Slip("bye", "2", seen=signed, epoch=epoch))
+    again = await ended()
+    assert again is not None
+    assert again > signed
+    # A server that has published since has not stopped, or not as it should.
+    message = aio_pika.Message(b"3", headers=Slip("event", "3", seen=again).headers(), user_id="guest")
+    await publish(stream, ("a", message))
+    assert await ended() is None
+    # One that goes on says so, also when nothing is published.
+    await tails.open()
+    await (await tails.open()).broker.close()
+    async with asyncio.timeout(20):
+        while await ended() is not None:  # noqa: ASYNC110  # it tells nobody
+            await asyncio.sleep(0.05)
+
+
+@pytest.mark.gen_test(timeout=60)
+async def test_a_signature_is_taken_back_by_hand(stream: Engine, tails: Tails) -> None:
+    """As docs/brokers.md says, after an older copy was put back."""
+    await tails.open()
+    await tails.close()
+    broker = cast(RabbitmqBroker, (await tails.open()).broker)
+    epoch = broker.epoch
+    await tails.close()
+    text = (Path(__file__).parents[2] / "docs/brokers.md").read_text()
+    (document,) = re.findall(r"properties='(.*?)'", text)
+    properties = json.loads(document)
+    async with channel_to(stream.url) as channel:
+        message = aio_pika.Message(b"", headers=properties["headers"], user_id=properties["user_id"])
+        await channel.default_exchange.publish(message, name_of(stream))
+    tail = await tails.open()
+    standing = await cast(RabbitmqBroker, tail.broker).standing()
+    assert (standing.epoch, standing.ended, list(tail.opened.recent)) == (epoch, None, [])
 
 
 @pytest.mark.gen_test(timeout=60)

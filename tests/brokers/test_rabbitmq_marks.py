@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from qgstream.brokers.rabbitmq_marks import Slip, epoch_of, says_epoch
+from qgstream.brokers.rabbitmq_marks import Slip, mark_of, says_epoch
 
 
 @pytest.mark.parametrize(
@@ -14,6 +14,7 @@ from qgstream.brokers.rabbitmq_marks import Slip, epoch_of, says_epoch
         Slip("end", "u"),
         Slip("set", "u", 5, epoch="new", instead_of="old"),
         Slip("is", "u", 5, epoch="a" * 40),
+        Slip("bye", "u", 5, epoch="e", earlier={"d": 4}),
     ],
 )
 def test_a_slip_arrives_as_it_was(slip: Slip) -> None:
@@ -35,6 +36,7 @@ def test_a_slip_arrives_as_it_was(slip: Slip) -> None:
         {"qgstream": '{"kind":"is","uid":"u","epoch":"not\\nan-epoch"}'},
         {"qgstream": '{"kind":"is","uid":"u","epoch":""}'},
         {"qgstream": '{"kind":"event","uid":"u","seen":"5"}'},
+        {"qgstream": '{"kind":"is","uid":"u","epoch":"e","earlier":{"d":"4"}}'},
     ],
 )
 def test_what_is_none_is_none(headers: dict[str, object]) -> None:
@@ -75,4 +77,5 @@ def test_all_come_to_the_same_epoch(
     known: tuple[str, int] | None, sets: list[tuple[int, Slip]], epoch: str | None
 ) -> None:
     slip = None if known is None else Slip("is", "u", seen=known[1], epoch=known[0])
-    assert epoch_of(slip, sets[::-1]) == epoch
+    mark = mark_of(slip, sets[::-1])
+    assert (None if mark is None else mark.epoch) == epoch

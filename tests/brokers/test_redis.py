@@ -14,6 +14,7 @@ from uuid import uuid4
 
 import pytest
 from redis.asyncio import Redis
+from redis.exceptions import NoPermissionError
 from tornado.ioloop import IOLoop
 
 from qgstream.brokers import redis as redis_module
@@ -666,3 +667,49 @@ async def test_everything_of_the_url_is_used(stream: Stream) -> None:
         await stream.ask("SELECT", "0")
     finally:
         await stream.ask("ACL", "DELUSER", "us@er")
+
+
+BROKERS_PAGE = Path(__file__).parents[2] / "docs/brokers.md"
+
+
+@pytest.mark.gen_test(timeout=30)
+async def test_a_publisher_cannot_change_what_proves_that_the_log_is_whole(stream: Stream) -> None:
+    tail = await stream.open()
+    (documented,) = re.findall(r"`ACL SETUSER publisher (on >password ~qgstream \+xadd)`", BROKERS_PAGE.read_text())
+    user = f"publisher-{stream.name}"
+    await stream.ask("ACL", "SETUSER", user, *documented.replace("~qgstream", f"~{stream.name}").split())
+    publisher = Redis(port=stream.machine.port, username=user, password="password", protocol=2)
+    try:
+        await publisher.xadd(stream.name, {"topic": "a", "data": "1"})
+        await tail.until(lambda: len(tail.delivered) == 1)
+        for command in (
+            ("XGROUP", "DESTROY", stream.name, f"qgstream:{tail.opened.position.epoch}"),
+            ("XGROUP", "CREATE", stream.name, "qgstream.end", "$"),
+            ("SET", f"{{{stream.name}}}:{tail.opened.position.epoch}:key", "1-1"),
+            ("DEL", stream.name),
+        ):
+            with pytest.raises(NoPermissionError):
+                await cast(Awaitable[Any], publisher.execute_command(*command))  # type: ignore[no-untyped-call]
+    finally:
+        await publisher.aclose()
+        await stream.ask("ACL", "DELUSER", user)
+
+
+@pytest.mark.gen_test(timeout=30)
+async def test_a_signature_is_taken_back_by_hand(stream: Stream) -> None:
+    broker = cast(RedisBroker, (await stream.open()).broker)
+    await broker.sign_off()
+    assert (await broker.standing()).ended is not None
+    (command,) = re.findall(r"`redis-cli (XGROUP DESTROY .*?)`", BROKERS_PAGE.read_text())
+    await stream.ask(*command.replace("DESTROY qgstream", f"DESTROY {stream.name}").split())
+    assert (await broker.standing()).ended is None
+
+
+@pytest.mark.gen_test(timeout=30)
+async def test_a_log_of_an_earlier_version_gets_a_new_epoch_once(stream: Stream) -> None:
+    await stream.add("topic", "a", "data", "1")
+    await stream.ask("XGROUP", "CREATE", stream.name, "qgstream:old", "0-0", "ENTRIESREAD", "0")
+    tail, other = await stream.open(), await stream.open()
+    assert tail.opened.position == other.opened.position
+    assert tail.opened.position.epoch != "old"
+    assert ([p.data for p in tail.opened.recent], tail.opened.earlier) == ([b"1"], {})
