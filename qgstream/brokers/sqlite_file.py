@@ -50,12 +50,12 @@ def lock(path: Path) -> int:
         try:
             fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError:
-            owner, _ = _read(descriptor)
+            owner, *_ = _read(descriptor)
             os.close(descriptor)
             raise OSError(f"{path}: is in use by the process {owner}; a log on disk belongs to one process") from None
         if _is_named(f"{path}-lock", descriptor):
-            _, pair = _read(descriptor)
-            _write(descriptor, pair)
+            _, pair, reached = _read(descriptor)
+            _write(descriptor, pair, reached)
             return descriptor
         os.close(descriptor)  # it was removed between the two calls: nobody else would meet this lock
 
@@ -67,20 +67,32 @@ def _is_named(name: str, descriptor: int) -> bool:
         return False
 
 
-def _read(lock: int) -> tuple[str, str]:
-    """Who has a lock, and what `note_pair` wrote."""
-    owner, _, pair = os.pread(lock, 100, 0).decode("ascii", "replace").partition("\n")
-    return owner.strip(), pair.strip()
+def _read(lock: int) -> tuple[str, str, str]:
+    """Who has a lock, what `note_pair` wrote, and what `note_reached` wrote."""
+    lines = os.pread(lock, 300, 0).decode("ascii", "replace").split("\n")
+    owner, pair, reached = (*map(str.strip, lines), "", "", "")[:3]
+    return owner, pair, reached
 
 
-def _write(lock: int, pair: str) -> None:
+def _write(lock: int, pair: str, reached: str) -> None:
     os.ftruncate(lock, 0)
-    os.pwrite(lock, f"{os.getpid()}\n{pair}\n".encode(), 0)
+    os.pwrite(lock, f"{os.getpid()}\n{pair}\n{reached}\n".encode(), 0)
+
+
+def note_reached(lock: int, epoch: str, newest: int) -> None:
+    """Note in the lock how far the log goes. The lock stays where it is when an older copy takes the log's place."""
+    _write(lock, _read(lock)[1], f"{epoch} {newest}")
+
+
+def reached(lock: int) -> tuple[str, int]:
+    """What `note_reached` wrote last: an epoch and an offset. The epoch is empty where nothing was written."""
+    epoch, _, newest = _read(lock)[2].partition(" ")
+    return (epoch, int(newest)) if newest.isascii() and newest.isdigit() and len(newest) < 20 else ("", 0)
 
 
 def note_pair(path: Path, lock: int) -> None:
     """Note in the lock which database and which WAL belong together, by their numbers on the disk."""
-    _write(lock, _pair(path))
+    _write(lock, _pair(path), _read(lock)[2])
 
 
 def check_pair(path: Path, lock: int) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import secrets
 import sqlite3
 import time
 from collections.abc import Collection, Sequence
@@ -15,10 +16,21 @@ from typing import Any
 from qgstream.brokers.ages import Ages
 from qgstream.brokers.base import IDEMPOTENCY_SECONDS, MAX_READ_BYTES, Forgotten, Opened
 from qgstream.brokers.skips import Skips
-from qgstream.brokers.sqlite_file import check, check_pair, connect, create, lock, note_pair, transaction
+from qgstream.brokers.sqlite_file import (
+    check,
+    check_pair,
+    connect,
+    create,
+    lock,
+    note_pair,
+    note_reached,
+    reached,
+    transaction,
+)
 from qgstream.brokers.sqlite_names import Displaced, Names, identity_of
 from qgstream.draft import received
 from qgstream.errors import InvalidField
+from qgstream.logs import log
 from qgstream.publication import Position, Publication
 from qgstream.window import HistorySettings, TopicHistory
 
@@ -81,6 +93,8 @@ class Log:
                 self._names = Names(path, real)
                 if identity_of(real) != opened:
                     raise OSError(f"{path}: was replaced while it was opened")
+                self._lock = held
+                self._see_whether_it_went_back()
                 note_pair(real, held)
             except sqlite3.Error as error:
                 raise OSError(f"{path}: cannot be opened as a log of events: {error}") from error
@@ -100,7 +114,23 @@ class Log:
 
     def close(self) -> None:
         """Let go of the file."""
+        self._note_reached()
         self._resources.close()
+
+    def _see_whether_it_went_back(self) -> None:
+        """An older copy in the log's place would give offsets a second time, so it gets another epoch."""
+        epoch, newest = reached(self._lock)
+        if epoch == self.epoch and newest > self.newest:
+            self.epoch = secrets.token_hex(5)
+            with transaction(self._db) as db:
+                db.execute("UPDATE state SET epoch = ?", (self.epoch,))
+            log.warning("broker.unvouched", extra={"broker": "sqlite", "place": str(self.path)})
+        self._note_reached()
+
+    def _note_reached(self) -> None:
+        self._reached = self.epoch, self.newest
+        with suppress(OSError):  # no room: what was noted before says less, and nothing wrong
+            note_reached(self._lock, *self._reached)
 
     def check_names(self) -> None:
         """Raise `Displaced` if whoever opens the log next would not get what is open here."""
@@ -211,6 +241,8 @@ class Log:
     def trim(self, now: float) -> bool:
         """Delete some of what the settings do not keep; True while there may be more. Raises `sqlite3.Error`. `now` is
         by a clock that nobody sets, `time.monotonic`."""
+        if self._reached != (self.epoch, self.newest):
+            self._note_reached()
         self._ages.note(self.newest, now)
         # What was there when the file was opened has the time of another life, which this life's clock goes on from.
         unix_now = self._opened_at + now - self._ages.began_at

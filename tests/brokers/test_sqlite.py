@@ -648,3 +648,45 @@ async def test_a_backup_is_put_back_under_another_epoch(disk: Disk) -> None:
     opened = (await disk.open()).opened
     assert opened.position.epoch != epoch
     assert [publication.data for publication in opened.recent] == [b"1", b"2"]
+
+
+@pytest.mark.parametrize("ending", ["closed", "killed"])
+@pytest.mark.gen_test(timeout=30)
+async def test_an_older_copy_in_the_place_of_the_log_is_noticed(disk: Disk, ending: str, expect_log: ExpectLog) -> None:
+    expect_log("broker.unvouched")
+    tail = await disk.open()
+    epoch = tail.opened.position.epoch
+    await tail.broker.append([event(str(n)) for n in range(30)])
+    await disk.close()
+    copy = disk.path.read_bytes()
+    tail = await disk.open()
+    assert tail.opened.position == (epoch, 30)
+    await tail.broker.append([event(str(n)) for n in range(30, 80)])
+    lock = Path(f"{disk.path}-lock")
+    while lock.read_text().split("\n")[2] != f"{epoch} 80":  # noqa: ASYNC110, ASYNC240  # it is noted once a second
+        await asyncio.sleep(0.05)
+    noted = lock.read_text()  # noqa: ASYNC240
+    await disk.close()
+    if ending == "killed":
+        lock.write_text(noted)  # noqa: ASYNC240
+    disk.path.write_bytes(copy)
+    tail = await disk.open()
+    renewed = tail.opened.position.epoch
+    assert (tail.opened.position.offset, renewed != epoch) == (30, True)
+    await tail.broker.append([event(str(n)) for n in range(60)])
+    await disk.close()
+    async with Served(open_broker(f"sqlite://{disk.path}")) as client:
+        for id in (f"{epoch}-20", f"{epoch}-60"):
+            assert (await open_stream(client, id=id))[1] == "reset"
+        assert (await open_stream(client, id=f"{renewed}-60"))[1] == "complete"
+
+
+@pytest.mark.gen_test(timeout=30)
+@pytest.mark.parametrize(
+    "noted", ["", "x", "1\n\n", "1\n2 3\n{epoch}", "1\n2 3\n{epoch} x", "1\n2 3\n{epoch} 1", "\xff"]
+)
+async def test_what_the_lock_says_of_no_older_log_changes_nothing(disk: Disk, noted: str) -> None:
+    position = (await disk.open()).opened.position
+    await disk.close()
+    Path(f"{disk.path}-lock").write_bytes(noted.format(epoch=f"not-{position.epoch}").encode("latin-1"))  # noqa: ASYNC240
+    assert (await disk.open()).opened.position == position
