@@ -170,10 +170,12 @@ TABLES = st.fixed_dictionaries(
 def test_any_properties(
     key: str, table: dict[str, Any], body: bytes, kind: str, content_type: str, stamp: datetime | None
 ) -> None:
-    properties = Basic.Properties(message_type=kind, content_type=content_type, timestamp=stamp, headers=table)
+    properties = Basic.Properties(
+        message_type=kind, content_type=content_type, timestamp=stamp, headers=table, user_id="server"
+    )
     for routing_key in (key, "t"):
         message = delivered(routing_key, properties, body)
-        entry = parse(message, max_event_bytes=1000, now=NOW)
+        entry = parse(message, users={"server"}, max_event_bytes=1000, now=NOW)
         assert entry.position == 7
         assert entry.at is None or entry.at <= NOW
         assert not (entry.problem or "").partition(":")[0].endswith("Error"), entry.problem

@@ -260,7 +260,7 @@ async def test_a_small_bound_of_rabbitmqs_is_the_publishers_affair_too(
 
 @pytest.mark.gen_test
 async def test_a_channel_takes_only_those_with_it_that_went_over_it() -> None:
-    outbox = rabbitmq_outbox.Outbox("x", str)
+    outbox = rabbitmq_outbox.Outbox("x", "server", str)
     loop = asyncio.get_running_loop()
     plain, batched, closing = loop.create_future(), loop.create_future(), loop.create_future()
     outbox._sent = {"plain": plain, "batched": batched}
