@@ -243,7 +243,7 @@ async def test_an_id_that_comes_between_two_looks_is_mended(stream: Stream, expe
         if script is STATE and is_first:
             is_first = False
             await stream.ask("XADD", stream.name, FAR[1], "topic", "a", "data", "far")
-            return [broker.epoch.encode(), b"0-0", FAR[1].encode()]
+            return [broker.epoch.encode(), b"0-0", FAR[1].encode(), b""]
         return await ask(script, *arguments, **more)
 
     broker._call = late  # type: ignore[method-assign]
