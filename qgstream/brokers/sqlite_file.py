@@ -75,8 +75,9 @@ def _read(lock: int) -> tuple[str, str, str]:
 
 
 def _write(lock: int, pair: str, reached: str) -> None:
-    os.ftruncate(lock, 0)
-    os.pwrite(lock, f"{os.getpid()}\n{pair}\n{reached}\n".encode(), 0)
+    text = f"{os.getpid()}\n{pair}\n{reached}\n".encode()
+    os.pwrite(lock, text, 0)  # first: a process that is killed between the two calls leaves all lines
+    os.ftruncate(lock, len(text))
 
 
 def note_reached(lock: int, epoch: str, newest: int) -> None:

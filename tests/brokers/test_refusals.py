@@ -86,7 +86,7 @@ async def test_the_largest_batch_is_taken_and_one_more_is_refused(engine: Engine
                 with pytest.raises(BadRequest, match=f"got a batch with {got}") as refused:
                     await broker.append(too_many)
                 assert (refused.value.status, refused.value.code) == (400, "too_many_events")
-        assert (broker.newest, await broker.read(0, 1)) == (broker.newest, ()), "something was sent"
+        assert await broker.read(0, 1) == (), "something was sent"
         found = await broker.append(batch(events, topics))
         assert len(set(found)) == events
         assert broker.newest >= found[-1]
