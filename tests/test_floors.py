@@ -63,6 +63,7 @@ FLOORS: dict[float, tuple[str, ...]] = {
     2.055: ("brokers.vouching",),
     2.06: ("brokers.remote", "brokers.sqlite_log"),
     2.07: (
+        "brokers.nats_client",
         "brokers.nats_life",
         "brokers.nats_stream",
         "brokers.rabbitmq_link",
