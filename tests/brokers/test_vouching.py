@@ -39,10 +39,11 @@ def tails(io_loop: IOLoop) -> Iterator[Tails]:
 async def die(broker: Broker) -> None:
     """End as `kill -9` ends a process: the connection is gone, and nothing is said."""
     assert isinstance(broker, Remote)
-    tasks = [*broker._tasks]
-    for task in tasks:
-        task.cancel()
-    await asyncio.gather(*tasks, return_exceptions=True)
+    pending = {*broker._tasks}
+    while pending:  # again and again, as in `Remote.close`
+        for task in pending:
+            task.cancel()
+        _, pending = await asyncio.wait(pending, timeout=0.2)
     await broker._let_go()
     broker._is_open = False
 
