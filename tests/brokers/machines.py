@@ -73,8 +73,20 @@ class Machine:
         return self._log_path.read_text(errors="replace")
 
     def hang(self) -> None:
-        """SIGSTOP: connections stay, nothing answers."""
+        """SIGSTOP: connections stay, nothing answers. Its threads stop one by one, and one more answer may come before
+        the last has: this returns when all have."""
         self._signal(signal.SIGSTOP)
+        assert self._process is not None
+        deadline = time.monotonic() + self._seconds
+        while any(state != "T" for state in self._states(self._process.pid)):
+            assert time.monotonic() < deadline, f"{self._command} goes on"
+            time.sleep(0.001)
+
+    @staticmethod
+    def _states(process: int) -> list[str]:
+        """The state of each thread: the word behind the name, which stands in parentheses."""
+        threads = Path(f"/proc/{process}/task").glob("*/stat")
+        return [thread.read_text().rpartition(")")[2].split()[0] for thread in threads]
 
     def go_on(self) -> None:
         """SIGCONT"""
