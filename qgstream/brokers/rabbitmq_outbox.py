@@ -131,7 +131,7 @@ class Outbox:
             if size > link.max_frame_bytes:
                 raise TooLarge("what is in the headers for RabbitMQ (topics, event, key)", size, link.max_frame_bytes)
         # RabbitMQ closes the channel on which it is sent what is too large: one for everybody would fail everybody.
-        if len(publications) == 1 and len(next(iter(publications.values())).data) <= LARGE_BYTES:
+        if len(messages) == 1 and len(messages[0][0]) <= LARGE_BYTES:
             plain = await self._plain_channel(link)
             self._on_plain.update(publications)
             await self._publish_over(plain, messages)
