@@ -37,7 +37,7 @@ class Client(_Client):
     async def _process_headers(self, headers: bytes) -> dict[str, str] | None:
         try:
             return await super()._process_headers(headers)
-        except Exception as error:  # noqa: BLE001
+        except Exception as error:  # noqa: BLE001  # whatever it is, the reader goes on with the next message
             return {UNREADABLE: f"{type(error).__name__}: {error}"}
 
 
