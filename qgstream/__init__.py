@@ -49,6 +49,7 @@ if TYPE_CHECKING:
     from qgstream.hub import Hub as Hub
     from qgstream.hub import Receipt as Receipt
     from qgstream.intake import run_source as run_source
+    from qgstream.jwt_settings import JwtSettings as JwtSettings
     from qgstream.limits import LimitSettings as LimitSettings
     from qgstream.metrics import Metrics as Metrics
     from qgstream.publication import Publication as Publication
@@ -61,7 +62,6 @@ if TYPE_CHECKING:
     from qgstream.sockets import raise_descriptor_limit as raise_descriptor_limit
     from qgstream.sources.base import Draft as Draft
     from qgstream.sources.base import SourceFailed as SourceFailed
-    from qgstream.tokens import JwtSettings as JwtSettings
     from qgstream.window import HistorySettings as HistorySettings
 
 # Where each name lives.

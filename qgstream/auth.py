@@ -11,16 +11,21 @@ import hmac
 import re
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field, replace
-from typing import Annotated, Any, ClassVar, Literal
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
 
 from pydantic import Discriminator, Field, SecretStr, Tag, field_validator
 
 from qgstream.claims import Claims
 from qgstream.errors import ConfigError, Forbidden, InvalidField, Unauthorized, Unavailable, UnknownKeyId
-from qgstream.keys import ReadFile, Secret, SecretFile, SecretSection, VerifyingKey, load_secret, read_file
+from qgstream.evidence import MAX_TOKEN_CHARACTERS, Check, Evidence, looks_like_jwt
+from qgstream.jwt_settings import JwtSettings
 from qgstream.namespaces import namespace
-from qgstream.tokens import MAX_TOKEN_CHARACTERS, Check, Evidence, JwtSettings, TokenVerifier, looks_like_jwt
+from qgstream.secret import ReadFile, Secret, SecretFile, SecretSection, load_secret, read_file
 from qgstream.topics import check_pattern, matches_any, may_ask
+
+if TYPE_CHECKING:
+    from qgstream.keys import VerifyingKey
+    from qgstream.tokens import TokenVerifier
 
 Kind = Literal["anonymous", "publish_key", "admin_key", "token"]
 Source = Literal["none", "header", "query", "cookie"]
@@ -234,6 +239,8 @@ class Authenticator:
                 principal = replace(principal, identity=(principal.kind, "", digest.hex()))
             self._keys[digest] = replace(principal, evidence=digest)
         if settings.jwt is not None:
+            from qgstream.tokens import TokenVerifier  # it takes long to import
+
             try:
                 self._tokens = TokenVerifier(settings.jwt, read_file=read_file)
             except ConfigError as error:

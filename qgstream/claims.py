@@ -12,7 +12,7 @@ from typing import Any
 from pydantic import Field, field_validator
 
 from qgstream.errors import InvalidField, Unauthorized
-from qgstream.keys import SecretSection
+from qgstream.secret import SecretSection
 from qgstream.topics import check_pattern, check_text
 
 # 9999-12-31T23:59:59Z. RFC 7519 2: a NumericDate is in seconds. A later one was meant in milliseconds, and such a token

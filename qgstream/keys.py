@@ -1,17 +1,13 @@
-"""Key material: secrets from text or files, public keys from PEM files and JWK sets. Pure but for `read_file`.
+"""What verifies a token's signature: shared secrets, and public keys from PEM files and JWK sets.
 
-A secret stays inside `SecretStr` from the moment a section sees it, so no validation error, dump or repr shows it.
+PyJWT and cryptography take long to import: `auth` imports this module only where tokens are configured.
 """
 
 from __future__ import annotations
 
 import json
-import re
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
-from pathlib import Path
-from typing import Annotated, Any, ClassVar, Literal
-from urllib.parse import urlsplit
 
 import jwt
 from cryptography.exceptions import UnsupportedAlgorithm
@@ -20,26 +16,13 @@ from cryptography.hazmat.primitives.asymmetric.ed448 import Ed448PublicKey
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
 from cryptography.hazmat.primitives.asymmetric.rsa import RSAPublicKey
 from cryptography.hazmat.primitives.serialization import load_pem_public_key
-from pydantic import AfterValidator, Discriminator, Field, SecretStr, Tag, model_validator
 
-from qgstream.addresses import is_loopback
 from qgstream.errors import ConfigError
-from qgstream.settings import Section
-
-ReadFile = Callable[[str], bytes]
-
-Algorithm = Literal[
-    "HS256", "HS384", "HS512",
-    "RS256", "RS384", "RS512",
-    "PS256", "PS384", "PS512",
-    "ES256", "ES384", "ES512",
-    "EdDSA",
-]  # fmt: skip
+from qgstream.jwt_settings import MIN_SECRET_BYTES, Algorithm
+from qgstream.secret import ReadFile, load_file
 
 PublicKey = RSAPublicKey | EllipticCurvePublicKey | Ed25519PublicKey | Ed448PublicKey
 
-# RFC 7518 3.2: "A key of the same size as the hash output [...] or larger MUST be used".
-MIN_SECRET_BYTES: Mapping[str, int] = {"HS256": 32, "HS384": 48, "HS512": 64}
 # RFC 7518 3.3 and 3.5: "A key of size 2048 bits or larger MUST be used".
 MIN_RSA_BITS = 2048
 
@@ -51,87 +34,6 @@ _KINDS: Mapping[str, frozenset[str]] = {
     "ES512": frozenset({"EC secp521r1"}),
     "EdDSA": frozenset({"Ed25519", "Ed448"}),
 }
-
-
-# The environment has text only. Taken for the secret itself, this would be one that everybody can guess.
-_FILE_AS_TEXT = re.compile(r"""\s*\{\s*"?file"?\s*[:=]\s*(["'])(?P<path>[^"'\\]+)\1\s*\}\s*""")
-
-
-def read_file(path: str) -> bytes:
-    """Read a whole file; `OSError` when it cannot be."""
-    return Path(path).read_bytes()
-
-
-class SecretFile(Section):
-    """A secret that stands in a file of its own, as systemd credentials and Kubernetes secrets do."""
-
-    file: str = Field(min_length=1, description="Path of the file. One line end at its end is not part of the secret.")
-
-
-# In brackets, to be told apart from a key in the place that a validation error names.
-def _form_of(value: object) -> str:
-    return "(file)" if isinstance(value, Mapping | SecretFile) else "(text)"
-
-
-Secret = Annotated[
-    Annotated[SecretStr, Tag("(text)")] | Annotated[SecretFile, Tag("(file)")],
-    Discriminator(_form_of),
-]
-
-
-def _check_jwks_url(url: str) -> str:
-    parts = urlsplit(url)
-    if "@" in parts.netloc:
-        # Not repeated: it would be a password, in a setting that is shown.
-        raise ValueError("got a user and a password in it, expected none")
-    if parts.scheme != "https" and not _is_loopback(parts.hostname or ""):
-        # Who can change the answer on its way can sign tokens.
-        raise ValueError(f"got {url!r}, expected https:// (http:// is for loopback only)")
-    return url
-
-
-def _is_loopback(host: str) -> bool:
-    return host == "localhost" or is_loopback(host)
-
-
-JwksUrl = Annotated[str, Field(pattern=r"^https?://[^/\s]\S*$"), AfterValidator(_check_jwks_url)]
-
-
-class SecretSection(Section):
-    """A section with secrets: `secret_fields` and unknown keys are veiled before anything is validated.
-
-    Validation errors carry their input. A misspelt `publish_key = "..."` must name the key without showing the value.
-    """
-
-    secret_fields: ClassVar[frozenset[str]] = frozenset()
-
-    @model_validator(mode="before")
-    @classmethod
-    def _veil_secrets(cls, values: Any) -> Any:
-        if not isinstance(values, Mapping):
-            return _veil(values)
-        shown = cls.model_fields.keys() - cls.secret_fields
-        return {name: value if name in shown else _veil(value) for name, value in values.items()}
-
-
-def _veil(value: Any) -> Any:
-    if isinstance(value, str):
-        table = _FILE_AS_TEXT.fullmatch(value)
-        return {"file": table["path"]} if table else SecretStr(value)
-    if isinstance(value, list | tuple):
-        return [_veil(item) for item in value]
-    if isinstance(value, Mapping):
-        return {name: item if name == "file" else _veil(item) for name, item in value.items()}
-    return value
-
-
-def load_secret(secret: SecretStr | SecretFile, *, where: str, read_file: ReadFile) -> bytes:
-    """The secret's bytes; `ConfigError` that names `where` when its file cannot be read."""
-    if isinstance(secret, SecretStr):
-        return secret.get_secret_value().encode("utf-8", "surrogatepass")
-    content = _load_file(secret.file, where=f"{where}.file", read_file=read_file)
-    # An editor or `echo` puts one there, and nobody sees it.
-    return content[:-2] if content.endswith(b"\r\n") else content.removesuffix(b"\n")
 
 
 @dataclass(frozen=True, slots=True)
@@ -182,7 +84,7 @@ def check_hmac_secret(secret: bytes, algorithms: tuple[Algorithm, ...], *, where
 
 def load_pem(path: str, algorithms: tuple[Algorithm, ...], *, where: str, read_file: ReadFile) -> VerifyingKey:
     """The public key of a PEM file, fit for each of the algorithms; else `ConfigError`."""
-    content = _load_file(path, where=where, read_file=read_file)
+    content = load_file(path, where=where, read_file=read_file)
     if b"PRIVATE KEY" in content:
         raise ConfigError([f"{where}: {path} holds a private key, expected the public one"])
     try:
@@ -207,7 +109,7 @@ def load_pem(path: str, algorithms: tuple[Algorithm, ...], *, where: str, read_f
 
 def load_jwks(path: str, algorithms: tuple[Algorithm, ...], *, where: str, read_file: ReadFile) -> list[VerifyingKey]:
     """The keys of a JWK set's file; see `jwks_keys`."""
-    content = _load_file(path, where=where, read_file=read_file)
+    content = load_file(path, where=where, read_file=read_file)
     try:
         document = json.loads(content)
     except (ValueError, RecursionError):
@@ -256,11 +158,3 @@ def _jwk_key(jwk: object) -> VerifyingKey | None:
 
 def _is_short(key: object) -> bool:
     return isinstance(key, RSAPublicKey) and key.key_size < MIN_RSA_BITS
-
-
-def _load_file(path: str, *, where: str, read_file: ReadFile) -> bytes:
-    try:
-        return read_file(path)
-    except (OSError, ValueError) as error:  # ValueError: a NUL in the path
-        reason = error.strerror if isinstance(error, OSError) and error.strerror else type(error).__name__
-        raise ConfigError([f"{where}: cannot read {path!r}: {reason}"]) from None

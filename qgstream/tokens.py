@@ -7,103 +7,21 @@ from __future__ import annotations
 
 import json
 import math
-import re
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
-from typing import Any, ClassVar, NamedTuple
+from typing import Any
 
 import jwt
-from pydantic import Field, field_validator
 
-from qgstream.claims import CLAIM_CHECKS, LAST_DATE, Claims, ClaimSettings, check_aud, check_iss
+from qgstream.claims import CLAIM_CHECKS, LAST_DATE, Claims, check_aud, check_iss
 from qgstream.errors import ConfigError, InvalidField, QgstreamError, Unauthorized, Unavailable, UnknownKeyId
-from qgstream.keys import (
-    MIN_SECRET_BYTES,
-    Algorithm,
-    JwksUrl,
-    ReadFile,
-    Secret,
-    VerifyingKey,
-    check_hmac_secret,
-    jwks_keys,
-    load_jwks,
-    load_pem,
-    load_secret,
-    read_file,
-)
+from qgstream.evidence import MAX_TOKEN_CHARACTERS, Check, Evidence, looks_like_jwt
+from qgstream.jwt_settings import JwtSettings
+from qgstream.keys import VerifyingKey, check_hmac_secret, jwks_keys, load_jwks, load_pem
+from qgstream.secret import ReadFile, load_secret, read_file
 from qgstream.topics import check_pattern, check_text
 
-# Twice what nginx takes as one header line (8 KiB). Nothing longer is decoded.
-MAX_TOKEN_CHARACTERS = 16 * 1024
-
-# RFC 7515 7.1: three base64url parts. The last is empty with alg "none", which deserves its own refusal.
-_FORM = re.compile(r"[A-Za-z0-9_=-]+\.[A-Za-z0-9_=-]+\.[A-Za-z0-9_=-]*")
-
 _JWS = jwt.PyJWS()
-
-
-class JwtSettings(ClaimSettings):
-    """`[auth.jwt]`: which tokens count. HS algorithms have a `secret`, the others one of the three public sources."""
-
-    secret_fields: ClassVar[frozenset[str]] = frozenset({"secret"})
-
-    algorithms: tuple[Algorithm, ...] = Field(
-        min_length=1, description="What a token may be signed with. HS algorithms and the others cannot be mixed."
-    )
-    secret: Secret | None = Field(
-        None,
-        description='The shared secret of HS algorithms, or {file = "path"}: at least 32 bytes for HS256, 48 for '
-        "HS384, 64 for HS512.",
-    )
-    public_key_file: str | None = Field(None, min_length=1, description="PEM file with the public key.")
-    jwks_file: str | None = Field(None, min_length=1, description="File with a JWK set: public keys by their `kid`.")
-    jwks_url: JwksUrl | None = Field(None, description="Where to fetch the JWK set; https, except from loopback.")
-    cookie: str | None = Field(
-        None, pattern=r"^[!#$%&'*+.^_`|~0-9A-Za-z-]+$", description="Cookie that may carry the token; unset is none."
-    )
-
-    @field_validator("algorithms")
-    @classmethod
-    def _check_algorithms(cls, algorithms: tuple[Algorithm, ...]) -> tuple[Algorithm, ...]:
-        # RFC 8725 2.1: a public key, which everybody has, must never be taken for an HMAC secret.
-        if len({algorithm in MIN_SECRET_BYTES for algorithm in algorithms}) > 1:
-            raise ValueError(
-                f"got {', '.join(algorithms)}, expected HS algorithms alone or none of them: "
-                "a public key could pass for the shared secret"
-            )
-        return algorithms
-
-    @property
-    def symmetric(self) -> bool:
-        """Whether tokens are signed with what verifies them."""
-        return self.algorithms[0] in MIN_SECRET_BYTES
-
-    @property
-    def given(self) -> list[str]:
-        """The names of the key sources that are set."""
-        sources = ("secret", "public_key_file", "jwks_file", "jwks_url")
-        return [name for name in sources if getattr(self, name) is not None]
-
-
-class Check(NamedTuple):
-    """One step of a verification: its name, whether it passed, and what was found."""
-
-    check: str
-    ok: bool
-    detail: str
-
-
-class Evidence(NamedTuple):
-    """Why a token was accepted, without the token itself: what is needed to judge it again when the settings change.
-
-    `named` has its `aud` and `iss`, where it has them; `claim` is where its grants were read.
-    """
-
-    key: VerifyingKey
-    algorithm: str
-    named: dict[str, Any]
-    claim: str
-    by_cookie: bool = False
 
 
 @dataclass(slots=True)
@@ -117,11 +35,6 @@ class _Proof:
     claims: dict[str, Any] = field(default_factory=dict, repr=False)
     algorithm: str = ""
     keys: list[VerifyingKey] = field(default_factory=list)
-
-
-def looks_like_jwt(token: str) -> bool:
-    """Whether it has the three parts of a JWT; a key that somebody mistyped has not."""
-    return _FORM.fullmatch(token) is not None
 
 
 def _check_form(proof: _Proof) -> str:

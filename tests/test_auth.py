@@ -13,8 +13,8 @@ from pydantic import SecretStr, ValidationError
 from qgstream import auth
 from qgstream.auth import ANONYMOUS, Authenticator, AuthSettings, Credentials, Kind, Principal
 from qgstream.errors import ConfigError, Forbidden, Unauthorized, Unavailable
-from qgstream.keys import SecretFile
-from qgstream.tokens import MAX_TOKEN_CHARACTERS
+from qgstream.evidence import MAX_TOKEN_CHARACTERS
+from qgstream.secret import SecretFile
 from qgstream.topics import covers, matches, matches_any
 from tests.signing import NOW, SECRET, Files, jwk, payload, private_key, public_pem, sign
 

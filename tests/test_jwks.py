@@ -19,9 +19,9 @@ from qgstream.connection import Connection
 from qgstream.errors import ConfigError, Unauthorized, Unavailable
 from qgstream.hub import Hub
 from qgstream.jwks import MAX_SET_BYTES, KeySet
+from qgstream.jwt_settings import JwtSettings
 from qgstream.service import Service
 from qgstream.subscription import Subscription
-from qgstream.tokens import JwtSettings
 from tests.conftest import ExpectLog
 from tests.fakes import connect, turns
 from tests.handlers.asking import until

@@ -12,19 +12,9 @@ from hypothesis import strategies as st
 from pydantic import Field, SecretStr, ValidationError
 
 from qgstream.errors import ConfigError
-from qgstream.keys import (
-    Algorithm,
-    Secret,
-    SecretFile,
-    SecretSection,
-    VerifyingKey,
-    check_hmac_secret,
-    jwks_keys,
-    load_jwks,
-    load_pem,
-    load_secret,
-    read_file,
-)
+from qgstream.jwt_settings import Algorithm
+from qgstream.keys import VerifyingKey, check_hmac_secret, jwks_keys, load_jwks, load_pem
+from qgstream.secret import Secret, SecretFile, SecretSection, load_secret, read_file
 from tests.signing import Files, jwk, private_key, private_pem, public_pem
 
 RS256: tuple[Algorithm, ...] = ("RS256",)

@@ -13,7 +13,9 @@ from hypothesis import strategies as st
 from pydantic import ValidationError
 
 from qgstream.errors import ConfigError, InvalidField, Unauthorized, Unavailable
-from qgstream.tokens import MAX_TOKEN_CHARACTERS, JwtSettings, TokenVerifier, looks_like_jwt, mint
+from qgstream.evidence import MAX_TOKEN_CHARACTERS, looks_like_jwt
+from qgstream.jwt_settings import JwtSettings
+from qgstream.tokens import TokenVerifier, mint
 from tests.signing import NOW, SECRET, Files, encoded, jwk, payload, private_key, public_pem, sign
 
 

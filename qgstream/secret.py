@@ -1,0 +1,89 @@
+"""Secrets in the configuration: as text, or in a file of their own. Pure but for `read_file`.
+
+A secret stays inside `SecretStr` from the moment a section sees it, so no validation error, dump or repr shows it.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Annotated, Any, ClassVar
+
+from pydantic import Discriminator, Field, SecretStr, Tag, model_validator
+
+from qgstream.errors import ConfigError
+from qgstream.settings import Section
+
+ReadFile = Callable[[str], bytes]
+
+# The environment has text only. Taken for the secret itself, this would be one that everybody can guess.
+_FILE_AS_TEXT = re.compile(r"""\s*\{\s*"?file"?\s*[:=]\s*(["'])(?P<path>[^"'\\]+)\1\s*\}\s*""")
+
+
+def read_file(path: str) -> bytes:
+    """Read a whole file; `OSError` when it cannot be."""
+    return Path(path).read_bytes()
+
+
+class SecretFile(Section):
+    """A secret that stands in a file of its own, as systemd credentials and Kubernetes secrets do."""
+
+    file: str = Field(min_length=1, description="Path of the file. One line end at its end is not part of the secret.")
+
+
+# In brackets, to be told apart from a key in the place that a validation error names.
+def _form_of(value: object) -> str:
+    return "(file)" if isinstance(value, Mapping | SecretFile) else "(text)"
+
+
+Secret = Annotated[
+    Annotated[SecretStr, Tag("(text)")] | Annotated[SecretFile, Tag("(file)")],
+    Discriminator(_form_of),
+]
+
+
+class SecretSection(Section):
+    """A section with secrets: `secret_fields` and unknown keys are veiled before anything is validated.
+
+    Validation errors carry their input. A misspelt `publish_key = "..."` must name the key without showing the value.
+    """
+
+    secret_fields: ClassVar[frozenset[str]] = frozenset()
+
+    @model_validator(mode="before")
+    @classmethod
+    def _veil_secrets(cls, values: Any) -> Any:
+        if not isinstance(values, Mapping):
+            return _veil(values)
+        shown = cls.model_fields.keys() - cls.secret_fields
+        return {name: value if name in shown else _veil(value) for name, value in values.items()}
+
+
+def _veil(value: Any) -> Any:
+    if isinstance(value, str):
+        table = _FILE_AS_TEXT.fullmatch(value)
+        return {"file": table["path"]} if table else SecretStr(value)
+    if isinstance(value, list | tuple):
+        return [_veil(item) for item in value]
+    if isinstance(value, Mapping):
+        return {name: item if name == "file" else _veil(item) for name, item in value.items()}
+    return value
+
+
+def load_secret(secret: SecretStr | SecretFile, *, where: str, read_file: ReadFile) -> bytes:
+    """The secret's bytes; `ConfigError` that names `where` when its file cannot be read."""
+    if isinstance(secret, SecretStr):
+        return secret.get_secret_value().encode("utf-8", "surrogatepass")
+    content = load_file(secret.file, where=f"{where}.file", read_file=read_file)
+    # An editor or `echo` puts one there, and nobody sees it.
+    return content[:-2] if content.endswith(b"\r\n") else content.removesuffix(b"\n")
+
+
+def load_file(path: str, *, where: str, read_file: ReadFile) -> bytes:
+    """The bytes of the file that the setting `where` names; `ConfigError` when it cannot be read."""
+    try:
+        return read_file(path)
+    except (OSError, ValueError) as error:  # ValueError: a NUL in the path
+        reason = error.strerror if isinstance(error, OSError) and error.strerror else type(error).__name__
+        raise ConfigError([f"{where}: cannot read {path!r}: {reason}"]) from None
