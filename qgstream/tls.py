@@ -40,8 +40,8 @@ class TlsSocket(ssl.SSLSocket):
     a fatal "no_application_protocol" alert". OpenSSL has a callback for that. Python's answers in it that there was
     nothing to agree about, and the client is served HTTP/1.1, which it has not offered.
 
-    When the ClientHello arrives in the very moment between this look and OpenSSL's, it is not seen, and the client is
-    served as it was before.
+    When the rest of a divided ClientHello arrives in the very moment between this look and OpenSSL's, the rest is not
+    seen, and the client is served as it was before.
     """
 
     _hello: bytes | None = b""  # what has come of it; None when it was looked at
@@ -56,8 +56,11 @@ class TlsSocket(ssl.SSLSocket):
         try:
             # Not `self.recv`, which is that of TLS.
             peeked = socket.socket.recv(self, _MAX_RECORD_BYTES, socket.MSG_PEEK)
+        except BlockingIOError:
+            # Nothing has come. OpenSSL must not read now: what arrives in this moment would not be looked at.
+            raise ssl.SSLWantReadError(ssl.SSL_ERROR_WANT_READ, "no ClientHello yet") from None
         except OSError:
-            return  # nothing has come, or it is gone: the handshake finds out
+            return  # the connection is gone: the handshake finds out
         hello = before + peeked
         offered = offered_protocols(hello)
         self._hello = hello if offered is None else None

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import socket
+import ssl
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from qgstream.tls import offered_protocols
+from qgstream.tls import TlsSocket, offered_protocols
 from tests.hostile.test_tls import hello
 
 WITH_H2 = hello("h2", "http/1.1")
@@ -37,3 +40,19 @@ def test_a_broken_one_is_left_to_openssl(at: int, value: int) -> None:
     broken = bytearray(WITH_H2)
     broken[at] = value
     offered_protocols(bytes(broken))  # raises nothing
+
+
+def test_openssl_reads_nothing_before_the_hello_was_looked_at(monkeypatch: pytest.MonkeyPatch) -> None:
+    """It arrives between this look and OpenSSL's."""
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.sslsocket_class = TlsSocket
+    client, served = socket.socketpair()
+    with client, served:
+        served.setblocking(False)
+        monkeypatch.setattr(ssl.SSLSocket, "do_handshake", lambda *_: pytest.fail("OpenSSL was asked"))
+        with context.wrap_socket(served, server_side=True, do_handshake_on_connect=False) as wrapped:
+            with pytest.raises(ssl.SSLWantReadError):
+                wrapped.do_handshake()
+            client.sendall(hello("h2"))
+            with pytest.raises(ssl.SSLEOFError, match="no protocol that is spoken here"):
+                wrapped.do_handshake()
