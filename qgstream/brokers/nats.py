@@ -35,7 +35,7 @@ PORT = 4222
 # A connection that is given up may take this long to end.
 CLOSE_SECONDS = 1.0
 # The server's numbers for errors (nats-server, server/errors.json).
-_NO_STREAM, _NAME_IN_USE, _TOO_LARGE = 10059, 10058, 10054
+_NO_STREAM, _NAME_IN_USE, _SUBJECTS_OVERLAP, _TOO_LARGE = 10059, 10058, 10065, 10054
 # JetStream's own bound (nats-server, server/stream.go).
 MAX_HEADERS_BYTES = 65535
 # Messages of a batch that are sent before the first of them must be acknowledged. A server of 2.11 refuses what goes
@@ -197,19 +197,29 @@ class NatsBroker(Remote):
     async def _info(self) -> dict[str, Any]:
         return await self._api(f"STREAM.INFO.{self.stream}")
 
+    async def _make_the_stream(self) -> dict[str, Any]:
+        config = nats_stream.to_make(self.stream, self._options, self.history)
+        try:
+            return await self._api(f"STREAM.CREATE.{self.stream}", config)
+        except nats.js.errors.APIError as error:
+            if error.err_code not in (_NAME_IN_USE, _SUBJECTS_OVERLAP):
+                raise
+            refusal = error
+        # Mostly another process was faster: of two requests at once, the server may compare the subjects first.
+        try:
+            return await self._info()
+        except nats.js.errors.APIError as error:
+            if error.err_code != _NO_STREAM:
+                raise
+        raise refusal  # a stream of another name has the subjects
+
     async def _see_to_the_stream(self) -> None:
         try:
             info = await self._info()
         except nats.js.errors.APIError as error:
             if error.err_code != _NO_STREAM:
                 raise
-            try:
-                config = nats_stream.to_make(self.stream, self._options, self.history)
-                info = await self._api(f"STREAM.CREATE.{self.stream}", config)
-            except nats.js.errors.APIError as error:
-                if error.err_code != _NAME_IN_USE:  # or somebody was faster
-                    raise
-                info = await self._info()
+            info = await self._make_the_stream()
         nats_stream.check(info["config"], self._options)
         self._max_message_bytes = nats_stream.max_message_bytes(info["config"])
         wanted = nats_stream.with_limits(info["config"], self._options, self.history)

@@ -259,6 +259,14 @@ async def test_a_stream_that_would_lose_events_is_not_used(
 
 
 @pytest.mark.gen_test(timeout=30)
+async def test_a_stream_of_another_name_has_the_subjects(tails: Tails, nats_machine: Machine, name: str) -> None:
+    async with plain(nats_machine) as other:
+        await other.jsm().add_stream(name=f"other-{name}", subjects=[f"{name}.>"])
+    with pytest.raises(Unavailable, match="subjects overlap with an existing stream"):
+        await tails.open()
+
+
+@pytest.mark.gen_test(timeout=30)
 async def test_a_stream_that_is_full_takes_nothing_until_there_is_room(
     place: Engine, nats_machine: Machine, name: str, expect_log: ExpectLog
 ) -> None:
