@@ -50,6 +50,7 @@ TEST = [
     "pytest-cov>=7,<8",
     "pytest-timeout>=2.3,<3",
     "pytest-tornado>=0.8.1,<1",
+    "pytest-xdist>=3.6,<4",
     "schemathesis>=4.10,<5",  # asks the server what its OpenAPI description says
     "sse-starlette>=2,<4",
     *BROKERS["redis"],

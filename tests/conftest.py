@@ -7,6 +7,7 @@ import logging
 import os
 import re
 import shutil
+import signal
 import sys
 from collections.abc import Callable, Generator, Iterator
 from dataclasses import dataclass, field
@@ -22,11 +23,31 @@ IN_CI = os.environ.get("CI") == "true"
 # A developer's own settings must not decide what the tests see.
 for _name in [name for name in os.environ if name.startswith("QGSTREAM_")]:
     del os.environ[_name]
+# Some images of Python set it. Each of the hundreds of servers that the tests start would then compile all its modules.
+os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
+
+# A shell starts background jobs with SIGINT ignored. Programs that the tests start would inherit that.
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 # Time on a shared machine says nothing about an example. In CI the examples are always the same: a run fails there for
 # a change.
 hypothesis.settings.register_profile("qgstream", deadline=None, print_blob=True, derandomize=IN_CI)
 hypothesis.settings.load_profile("qgstream")
+
+
+# `make test-fast`.
+
+_WITH_PROGRAMS = ("brokers", "browser", "cli", "deploy", "hostile", "interop", "processes")
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Mark what starts other programs: tests of these folders, and modules that import what starts a server."""
+    for item in items:
+        folder = item.path.relative_to(Path(__file__).parent).parts[0]
+        module = getattr(item, "module", None)
+        if folder in _WITH_PROGRAMS or hasattr(module, "ServerProcess") or hasattr(module, "subprocess"):
+            item.add_marker("programs")
 
 
 # A run that tests less than it seems to.

@@ -340,9 +340,9 @@ async def test_what_is_too_old_for_every_topic_goes(stream: Stream, monkeypatch:
     longer = (TopicHistory(pattern="long*", max_age_seconds=100), TopicHistory(pattern="short*", max_age_seconds=1))
     for age in (200, 101, 90, 20):
         await stream.add("topic", "a", "data", str(age), id=f"{now - age * 1000}-0")
-    await stream.open(HistorySettings(max_age_seconds=10, topics=longer), patience=0.5)
+    await stream.open(HistorySettings(max_age_seconds=10, topics=longer), patience=2.0)
     await wait_for_length(stream, 2)
-    await stream.open(HistorySettings(max_age_seconds=10), patience=0.5)
+    await stream.open(HistorySettings(max_age_seconds=10), patience=2.0)
     await wait_for_length(stream, 0)
     # Whoever heard of all of them misses nothing.
     tail = await stream.open()

@@ -209,6 +209,12 @@ def test_who_never_ends_a_request_does_not_keep_others_out(tmp_path: Path) -> No
     with ServerProcess(tmp_path, limits__max_connections=50, limits__max_sockets=60) as server:
         stream = RawClient(server.port).get("/events?topic=a")
         stream.until(b'"connected"')
+
+        def no_stream() -> bool:
+            with suppress(ConnectionError):  # while there are too many sockets, this one may be the one to go
+                return metrics(server)["connections"] == 0
+            return False
+
         slow = []
         for number in range(300):
             client = RawClient(server.port)
@@ -225,7 +231,7 @@ def test_who_never_ends_a_request_does_not_keep_others_out(tmp_path: Path) -> No
         stream.until(b"data: served")
         for client in [*slow, stream]:
             client.close()
-        wait_until(lambda: metrics(server)["connections"] == 0, what="no stream")
+        wait_until(no_stream, what="no stream")
 
 
 @pytest.mark.timeout(200)
