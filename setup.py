@@ -73,6 +73,7 @@ setup(
     install_requires=[
         "cachetools>=5.3,<9",
         "certifi",  # httpx brings it, too
+        "cryptography>=42",  # PyJWT brings it, too; before, a certificate's date had no zone
         "httpx>=0.27,<1",
         "msgspec>=0.18.6,<1",
         "prometheus-client>=0.20,<1",

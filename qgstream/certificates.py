@@ -6,6 +6,8 @@ import ssl
 from pathlib import Path
 from typing import NoReturn
 
+from qgstream.logs import log
+
 
 class KeyIsEncrypted(OSError):
     """A private key that needs a pass phrase. Left alone, OpenSSL asks for it on the terminal and holds the process."""
@@ -27,3 +29,19 @@ def load_cert_chain(context: ssl.SSLContext, certfile: str | Path, keyfile: str 
         context.load_cert_chain(certfile, keyfile, password=refuse)
     except ValueError as error:  # a NUL in a path
         raise OSError(str(error)) from None
+
+
+def expires_at(certfile: str | Path) -> float | None:
+    """Until when a chain is valid: the earliest date of its certificates, in Unix seconds.
+
+    None, with a line of the log, for a file whose dates cannot be read. OpenSSL takes some that this parser does not,
+    so such a file stops nobody.
+    """
+    from cryptography import x509  # takes longer than the rest of this module, and most servers show no certificate
+
+    try:
+        chain = x509.load_pem_x509_certificates(Path(certfile).read_bytes())
+        return min(certificate.not_valid_after_utc.timestamp() for certificate in chain)
+    except (OSError, ValueError) as error:
+        log.warning("certificate.unreadable", extra={"path": str(certfile), "reason": str(error)})
+        return None

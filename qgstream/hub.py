@@ -95,6 +95,8 @@ class Hub(Host, Sink):
             self.broker, self.slices, self.metrics, in_turn=self._dispatch.call, fell_behind=self._drop_slow
         )
         self.metrics.watch(self.live)
+        self.metrics.gauges.watch_limits(lambda: self.limits, lambda: self._history)
+        self.metrics.gauges.watch_certificate("broker", lambda: self.broker.certificate_expires_at)
 
     # Life.
 

@@ -69,6 +69,11 @@ class KeySet:
         """Return when the first fetch is over, well or not."""
         await self._tried.wait()
 
+    @property
+    def last_success_at(self) -> float:
+        """When the last fetch that brought a good set began, in Unix seconds; 0 before the first."""
+        return max(0.0, self._as_of)
+
     def refresh(self, issued_at: float | None = None) -> bool:
         """Fetch soon: a token named a key that is not in the set.
 

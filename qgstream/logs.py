@@ -10,7 +10,7 @@ import sys
 import time
 from collections.abc import Iterable
 from datetime import UTC, datetime
-from typing import Any, Literal, TextIO
+from typing import Any, ClassVar, Literal, TextIO
 
 from pydantic import Field
 from pythonjsonlogger.core import RESERVED_ATTRS as _RESERVED_ATTRS
@@ -119,6 +119,8 @@ class Lines(logging.Handler):
     PATIENCE_MS = 100.0
     # What comes back into the budget each second: a slow reader takes 2 % of the time of the loop.
     PATIENCE_MS_PER_SECOND = 20.0
+    # Lost by all handlers of this process: a reload makes another one.
+    lost_total: ClassVar[int] = 0
 
     def __init__(self, descriptor: int) -> None:
         super().__init__()
@@ -136,14 +138,18 @@ class Lines(logging.Handler):
         if self._lost and self._poll.poll(0):
             lost, self._lost = self._lost, 0
             log.warning("log.lines_lost", extra={"lines": lost})  # is written by a call of this method within this one
-            self._lost = lost if self._lost else 0
+            if self._lost:  # the line that says it was lost in its turn, and counts for nothing
+                self._lost = lost
+                Lines.lost_total -= 1
         try:
             text = self.format(record) + "\n"
         except Exception:  # noqa: BLE001  # as every handler does: a line that cannot be made stops nobody
+            Lines.lost_total += 1
             self.handleError(record)
             return
         if not self._write(("\n" + text if self._is_cut else text).encode("utf-8", "backslashreplace")):
             self._lost += 1
+            Lines.lost_total += 1
 
     def _write(self, data: bytes) -> bool:
         rest = memoryview(data)
@@ -171,6 +177,11 @@ class Lines(logging.Handler):
         has_room = bool(self._poll.poll(max(0, int(self._patience_ms))))
         self._patience_ms -= (time.monotonic() - began) * 1000
         return has_room
+
+
+def lost_lines() -> int:
+    """How many lines could not be written since the start of this process."""
+    return Lines.lost_total
 
 
 _CLIENTS_FAULTS = ("SSL Error on", "error on read", "Write error on")

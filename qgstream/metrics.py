@@ -17,6 +17,7 @@ from prometheus_client import CollectorRegistry, Counter, Gauge, GCCollector, Hi
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
 from prometheus_client.registry import Collector
 
+from qgstream.gauges import Gauges
 from qgstream.reasons import (
     CLOSE_REASONS,
     REJECT_REASONS,
@@ -69,6 +70,7 @@ class Metrics:
 
     def __init__(self, registry: CollectorRegistry | None = None) -> None:
         self.registry = registry or CollectorRegistry()
+        self.gauges = Gauges()
         self._live: Callable[[], Live] = Live
 
         def counter(name: str, text: str, *labels: str) -> Counter:
@@ -116,6 +118,7 @@ class Metrics:
         ProcessCollector(registry=self.registry)
         GCCollector(registry=self.registry)
         self.registry.register(_LiveCollector(self))
+        self.registry.register(self.gauges)
 
     def watch(self, live: Callable[[], Live]) -> None:
         """Read `live()` at each scrape."""

@@ -20,7 +20,7 @@ from qgstream import cors
 from qgstream.addresses import is_loopback, parse_networks
 from qgstream.app import admin_app, public_app
 from qgstream.brokers.base import open_broker
-from qgstream.certificates import load_cert_chain
+from qgstream.certificates import expires_at, load_cert_chain
 from qgstream.config import Config, Loaded, ServerSettings
 from qgstream.drain import LINGER_SECONDS, drain, wait
 from qgstream.errors import ConfigError, Unavailable
@@ -136,6 +136,7 @@ class Server:
         self._started_with, self._started_from = config, self.loaded
         has_admin = bool(config.admin.port)
         tls = tls_context(config.server)
+        self._note_certificate(config.server)
         sockets = _bind(config.server.host, config.server.port, reuse_port=config.server.reuse_port)
         admin_sockets = _bind(config.admin.host, config.admin.port) if has_admin else []
         try:
@@ -179,6 +180,11 @@ class Server:
         )  # fmt: skip
         server.add_sockets(sockets)
         return server
+
+    def _note_certificate(self, settings: ServerSettings) -> None:
+        """For the metrics: until when the certificate is valid that clients are shown from now on."""
+        date = None if settings.certfile is None else expires_at(settings.certfile)
+        self.service.hub.metrics.gauges.watch_certificate("server", lambda: date)
 
     def _cors_headers(self, origin: str | None) -> list[tuple[str, str]]:
         return cors.headers(self.service.cors, origin)
@@ -286,6 +292,7 @@ class Server:
             # The same files may hold a new certificate: it is for the handshakes from now on. Others need a restart.
             # The whole context is exchanged: one that takes half of a pair serves nobody any more.
             self._servers[0].ssl_options = tls
+            self._note_certificate(config.server)
         needs_restart = [key for key in _FIXED if _value(config, key) != _value(self._started_with, key)]
         self.config, self.loaded = config, loaded
         forgotten = sorted(self.service.tuned)  # what was changed through /admin/limits holds until now

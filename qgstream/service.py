@@ -16,6 +16,7 @@ from qgstream.bodies import Bodies
 from qgstream.cors import CorsSettings
 from qgstream.drain import drain
 from qgstream.errors import ConfigError, TooManyRequests
+from qgstream.gauges import KeySetState
 from qgstream.heartbeat import HeartbeatSettings, Wheel
 from qgstream.hub import Hub
 from qgstream.jwks import KeySet
@@ -68,6 +69,7 @@ class Service:
         self._admission = Admission()
         self._publish_rates = RateLimiter()
         self._sweeper = Timer(self._sweep, _SWEEP_SECONDS)
+        hub.metrics.gauges.watch_key_set(self._key_set_state)
 
     @property
     def limits(self) -> LimitSettings:
@@ -168,6 +170,11 @@ class Service:
             new.keep_tokens_of(self.auth)
             self._key_set.has_keys = new.token_keys is not None
             self._key_set.start()
+
+    def _key_set_state(self) -> KeySetState | None:
+        if self._key_set is None:
+            return None
+        return KeySetState(self._key_set.last_success_at, len(self.auth.token_keys or ()))
 
     def tune(self, changes: Mapping[str, object]) -> dict[str, tuple[object, object]]:
         """Change limits, at once and until the configuration is read again; what was and what is, of those that differ.

@@ -19,7 +19,7 @@ PACKAGE = ROOT / "qgstream"
 # with a star is for the files that somebody will add to a folder: they know what is below them and not each other.
 FLOORS: dict[float, tuple[str, ...]] = {
     0.0: ("errors", "settings", "version", "reasons", "bench", "brokers", "handlers", "sources"),
-    1.0: ("sse", "topics", "publication", "limits", "addresses", "logs", "metrics", "rates", "reading"),
+    1.0: ("sse", "topics", "publication", "limits", "addresses", "logs", "rates", "reading"),
     1.04: ("bodies", "content_codings", "cookies", "refusals"),
     1.05: (
         "environment",
@@ -44,7 +44,8 @@ FLOORS: dict[float, tuple[str, ...]] = {
     1.18: ("keys",),
     1.19: ("evidence",),
     1.2: ("arrivals", "messages", "openapi", "pages", "sources.base", "state", "tokens", "tuning"),
-    1.25: ("sources.lines",),
+    1.21: ("gauges",),
+    1.25: ("metrics", "sources.lines"),
     1.3: (
         "auth",
         "opening",

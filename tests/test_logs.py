@@ -7,6 +7,7 @@ import json
 import logging
 import os
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -175,8 +176,10 @@ def test_a_reader_that_is_late_now_and_then_misses_nothing(pipe: Pipe) -> None:
 def test_the_budget_comes_back(pipe: Pipe, expect_log: Any) -> None:
     expect_log("log.lines_lost")
     pipe.late_ms = 60
+    before = logs.lost_lines()
     assert pipe.say()
     assert not pipe.say()
+    assert logs.lost_lines() == before + 1
     assert 100 <= pipe.waited_ms <= 102
     pipe.late_ms = 0
     assert pipe.say()  # pytest has the line that says how many are missing
@@ -184,3 +187,23 @@ def test_the_budget_comes_back(pipe: Pipe, expect_log: Any) -> None:
     pipe.late_ms = 60
     assert pipe.say()
     assert not pipe.say()
+
+
+def test_every_line_that_is_not_written_is_counted_once(lines: Any, expect_log: Any) -> None:
+    """The disk is full. What the handler itself would say about it is lost as well, and is no line of anybody."""
+    expect_log("log.lines_lost")
+    before = logs.lost_lines()
+    with Path("/dev/full").open("w") as full:
+        handler = logs.Lines(full.fileno())
+        logging.getLogger().addHandler(handler)
+        for _ in range(5):
+            logs.log.info("a line")
+        logging.getLogger().removeHandler(handler)
+    assert logs.lost_lines() == before + 5
+
+
+def test_a_line_that_cannot_be_made_is_lost(pipe: Pipe, capsys: pytest.CaptureFixture[str]) -> None:
+    before = logs.lost_lines()
+    pipe.handler.emit(logging.LogRecord("qgstream", logging.INFO, "", 0, "%d", ("no number",), None))
+    assert logs.lost_lines() == before + 1
+    assert "Logging error" in capsys.readouterr().err

@@ -68,6 +68,11 @@ class Broker(Protocol):
         counts each time that it is met: by the tail, at the start, and in replays."""
         return 0
 
+    @property
+    def certificate_expires_at(self) -> float | None:
+        """Until when the certificate is valid that this broker shows its engine (Unix seconds); None without one."""
+        return None
+
     async def open(self, sink: Sink, history: HistorySettings) -> Opened:
         """Start. From the first publication after `Opened.position` on, `sink` is told; never before this returned.
 

@@ -25,7 +25,7 @@ from qgstream.brokers.nats_messages import headers_bytes, size_bytes, to_headers
 from qgstream.brokers.options import Address, read_options
 from qgstream.brokers.remote import PAGE_EVENTS, Bounds, Page, Placed, Remote, Replaced
 from qgstream.brokers.vouching import Standing
-from qgstream.certificates import load_cert_chain
+from qgstream.certificates import expires_at, load_cert_chain
 from qgstream.errors import ConfigError, TooLarge
 from qgstream.logs import log
 from qgstream.publication import Publication
@@ -60,6 +60,7 @@ class NatsBroker(Remote):
         self._address = address
         self._options = options
         self._tls = self._tls_context()
+        self._certificate_expires_at = expires_at(options.certfile) if options.certfile else None
         self._client: Client | None = None
         self._last_error: Exception | None = None
         self._inboxes: set[Inbox] = set()
@@ -84,6 +85,11 @@ class NatsBroker(Remote):
                 f"broker.url: got the stream {address.path!r}, expected a name of letters, digits, _ and -"
             ])  # fmt: skip
         return cls(address, read_options(address.query, nats_stream.Options), timeout_seconds=timeout_seconds)
+
+    @property
+    def certificate_expires_at(self) -> float | None:
+        """See `Broker.certificate_expires_at`."""
+        return self._certificate_expires_at
 
     def _tls_context(self) -> ssl.SSLContext | None:
         options = self._options

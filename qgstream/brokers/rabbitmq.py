@@ -29,6 +29,7 @@ from qgstream.brokers.rabbitmq_outbox import Blocked, Outbox
 from qgstream.brokers.rabbitmq_repeats import REACH, Repeats, first_needed
 from qgstream.brokers.remote import PAGE_EVENTS, Bounds, Page, Placed, Remote, Replaced, longest_seconds
 from qgstream.brokers.vouching import Standing, earlier_of
+from qgstream.certificates import expires_at
 from qgstream.errors import ConfigError
 from qgstream.limits import MIB
 from qgstream.logs import log
@@ -73,6 +74,7 @@ class RabbitmqBroker(Remote):
         self._options = options
         self._urls = urls(address)
         self._tls = tls_context(address, options)
+        self._certificate_expires_at = expires_at(options.certfile) if options.certfile else None
         self._user, self._users = user_of(address), users(address, options)
         self._name = secrets.token_hex(8)
         self._uids = count()
@@ -110,6 +112,11 @@ class RabbitmqBroker(Remote):
                 size = len(value.encode())
                 raise ConfigError([f"broker.url: {name}: got {size} bytes, expected {limit} at most"])
         return cls(address, options, timeout_seconds=timeout_seconds)
+
+    @property
+    def certificate_expires_at(self) -> float | None:
+        """See `Broker.certificate_expires_at`."""
+        return self._certificate_expires_at
 
     # Connecting.
 

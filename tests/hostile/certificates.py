@@ -17,7 +17,7 @@ from cryptography.x509.oid import NameOID
 from tests.serving import RawClient
 
 
-def make_certificate(folder: Path, *, name: str = "localhost") -> tuple[Path, Path]:
+def make_certificate(folder: Path, *, name: str = "localhost", days: float = 1) -> tuple[Path, Path]:
     """Certificate and key, as PEM files."""
     key = ec.generate_private_key(ec.SECP256R1())
     subject = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, name)])
@@ -29,7 +29,7 @@ def make_certificate(folder: Path, *, name: str = "localhost") -> tuple[Path, Pa
         .public_key(key.public_key())
         .serial_number(x509.random_serial_number())
         .not_valid_before(now - dt.timedelta(hours=1))
-        .not_valid_after(now + dt.timedelta(days=1))
+        .not_valid_after(now + dt.timedelta(days=days))
         .add_extension(
             x509.SubjectAlternativeName([x509.DNSName(name), x509.IPAddress(ipaddress.ip_address("127.0.0.1"))]),
             critical=False,
