@@ -84,6 +84,7 @@ class RabbitmqBroker(Remote):
         self._tail: Link | None = None
         self._side: Link | None = None
         self._out: Link | None = None
+        self._scout: Link | None = None  # a fourth, for `peek`, from its first use on
         self._outbox = Outbox(options.exchange, self._user, self._uid)
         self._keys = Keys()
         self._repeats = Repeats(-1)
@@ -150,8 +151,8 @@ class RabbitmqBroker(Remote):
     async def disconnect(self) -> None:
         """See `Remote.disconnect`."""
         self._outbox.fail(ConnectionError("the connection was lost"))
-        links = [link for link in (self._tail, self._side, self._out) if link is not None]
-        self._tail = self._side = self._out = None
+        links = [link for link in (self._tail, self._side, self._out, self._scout) if link is not None]
+        self._tail = self._side = self._out = self._scout = None
         await asyncio.gather(*(link.close() for link in links))
 
     async def _see_to_the_stream(self, link: Link) -> None:
@@ -238,6 +239,32 @@ class RabbitmqBroker(Remote):
                 return self._parse(await reader.some(1))[0].position - 1
         except Undecodable:
             return None
+
+    async def peek(self) -> Bounds:
+        """See `Remote.peek`. The messages at the end of the stream are read: a mark for each client with an id from the
+        future would push the history out.
+
+        In a cluster the node that is asked may be a moment behind the others. It may then deny an id that it has not
+        got yet, and that client is told to begin anew. No id is taken for a good one that is none.
+        """
+        try:
+            newest = await self._newest()
+        except Undecodable:
+            newest = self.newest  # the tail is on its way past such a message, and says more than the engine can
+        return Bounds(self.epoch, self.newest, max(newest, self.newest))
+
+    async def _newest(self) -> int:
+        """The position of the newest message, or of the last one before it that was read when it came."""
+        newest = 0
+        # A connection of its own: a message that ends it must not end what the tail or a replay reads over another.
+        self._scout = await self._opened(self._scout)
+        async with self._scout.reading(self.stream, "last", ahead=TAIL_AHEAD) as reader:
+            # "last" is the last chunk, and the newest message is its last one. A channel answers in order: when it
+            # answers a question, it has sent all that the stream held then, or as much as is sent ahead.
+            while not newest or reader.has_more:
+                newest = self._parse(await reader.some(TAIL_AHEAD))[-1].position
+                await answered(reader.channel.queue_declare(self.stream, passive=True))
+        return newest
 
     async def _newest_mark(self, forgotten: int, newest: int) -> tuple[Slip | None, int | None]:
         """What the marks say, read back from the end to one whose writer knew the epoch: the mark that counts, and its

@@ -176,6 +176,11 @@ class Reader:
         if self._tag not in self.channel.consumers:
             raise Cancelled
 
+    @property
+    def has_more(self) -> bool:
+        """Whether something has come that was not taken."""
+        return bool(self._came)
+
     async def some(self, limit: int) -> list[DeliveredMessage]:
         """What has come, as soon as there is something; RabbitMQ sends as much again."""
         while not self._came:

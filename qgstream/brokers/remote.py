@@ -149,6 +149,11 @@ class Remote(Broker, ABC):
     async def bounds(self) -> Bounds:
         """What the log holds now."""
 
+    async def peek(self) -> Bounds:
+        """What `bounds` says, for a client with an id that did not come by yet. Must write nothing: anybody can send
+        such ids. As written here it suits engines whose `bounds` only read."""
+        return await self.bounds()
+
     @abstractmethod
     async def renew(self, epoch: str, ended: int | None = None) -> None:
         """The log is not what it was though its epoch is: an engine came back without its newest events. Give it
@@ -569,7 +574,7 @@ class Remote(Broker, ABC):
     async def _look_again(self) -> Bounds:
         self._has_asked = True
         async with asyncio.timeout(self.timeout_seconds):
-            return await self.bounds()
+            return await self.peek()
 
     # Every question has an answer in time.
 

@@ -189,6 +189,7 @@ async def test_what_the_library_cannot_take_apart_is_said_once(
     async with RawPublisher(urlsplit(stream.url).port or 0) as publisher:
         for _ in range(3):
             await publisher.publish(name_of(stream), b"\xff", raw_amqp.NOTHING, b"x")
+    assert not await tail.broker.reach(10**6)
     await tail.broker.append([event("good")])
     skipped = [record for record in caplog.records if record.getMessage() == "broker.skipped"]
     assert len(skipped) == 1
@@ -422,6 +423,44 @@ async def test_its_epoch_outlives_its_beginning(stream: Engine, tails: Tails, mo
     ]
     # Two servers, and about as many marks as one alone would write.
     assert 0 < len(marks) < 40
+
+
+@pytest.mark.gen_test(timeout=120)
+async def test_ids_from_the_future_write_nothing(stream: Engine, tmp_path: Path, tails: Tails) -> None:
+    """Also not through a server, for clients without credentials. The history stays where it is."""
+    reader = await tails.open()
+    broker = cast(RabbitmqBroker, reader.broker)
+    server = await asyncio.to_thread(ServerProcess, tmp_path, broker__url=stream.url)
+    with server:
+        (offset,) = await broker.append([event("first")])
+
+        def ask(number: int) -> bytes:
+            future = f"{reader.opened.position.epoch}-{offset + 1000 + number}"
+            with closing(RawClient(server.port)) as client:
+                return client.get("/events", f"Last-Event-ID: {future}").until(b'"unknown_id"')
+
+        # The server has seen all: what it wrote when it began to follow the stream does not count.
+        with closing(RawClient(server.port)) as client:
+            ours = f"{reader.opened.position.epoch}-{offset}"
+            await asyncio.to_thread(client.get("/events", f"Last-Event-ID: {ours}").until, b'"replay": "complete"')
+        before = await broker._end()
+        for number in range(100):
+            assert await asyncio.to_thread(ask, number)
+        # Between the two there is the mark that found out the first.
+        assert await broker._end() == before + 1
+
+
+@pytest.mark.gen_test(timeout=120)
+async def test_an_id_that_another_server_gave_out_a_moment_ago_is_known(tails: Tails) -> None:
+    """The engine is asked for its end, whatever the last chunk of the stream is, and nothing is written for that."""
+    one, two = await tails.open(), await tails.open()
+    broker = cast(RabbitmqBroker, two.broker)
+    for number in (1, 2, 5, 300, 1, 700, 1):  # also more than is sent ahead
+        offsets = await one.broker.append([event("x" * 500) for _ in range(number)])
+        assert await broker._newest() == offsets[-1]
+        assert all(await asyncio.gather(*(broker.reach(offset) for offset in offsets)))
+        assert data_of(two) == data_of(one)
+        assert not await broker.reach(offsets[-1] + 10_000)  # nearer there may be a mark
 
 
 async def write(stream: Engine, *slips: Slip) -> None:
