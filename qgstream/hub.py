@@ -184,7 +184,8 @@ class Hub(Host, Sink):
     async def room(self) -> None:
         """Wait while more than `max_total_backlog_bytes` were appended that this process has not got to.
 
-        Publishers slow down to what this process can send; subscribers that keep up do not pay for them.
+        Publishers slow down to what this process can send; subscribers that keep up do not pay for them. A broker waits
+        for this too before it delivers more of what others have appended.
         """
         await self._fanout.room()
         await self._arrivals.done()

@@ -54,6 +54,11 @@ class Sink(Protocol):
         """The log goes on at `position`; what lies before it and was not delivered is gone (`too_old`: trimmed while
         the engine was away; `epoch_changed`: another log). Every stream is told `reset`."""
 
+    async def room(self) -> None:
+        """Return when `deliver` may be given more. A broker that tails a log to which others append waits for this
+        between two calls of `deliver`: what they append must not pile up here."""
+        return
+
 
 class Broker(Protocol):
     """Owns the log. One total order for all topics; offsets only grow (from 0, at most 19 digits), gaps are allowed."""

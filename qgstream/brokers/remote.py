@@ -13,6 +13,7 @@ To write one:
   `disconnect` too. Each call has `timeout_seconds`; then it is cancelled, and that counts as a failure.
 - `follow` must give a page, be it empty, every `pulse_seconds`, and only if the engine has really answered: that is how
   an engine is found out that hangs without closing anything.
+- `follow` is left waiting while this process is behind. What the engine sends meanwhile must be bounded.
 - Make publications with `draft.received`, which raises `InvalidField` for what no stream can carry, within
   `skips.read`: what cannot be read is left out, and `up_to` of the page goes beyond it.
 - Write `standing`, `vouch` and `sign_off` for an engine that can come back with an older log (`brokers.vouching`); and
@@ -124,6 +125,7 @@ class Remote(Broker, ABC):
         self._sink: Sink | None = None
         self._is_open = False
         self._away: str | None = None  # why it cannot be reached
+        self._is_behind = False  # the tail waits until this process has dealt with what it delivered
         self._refusal: str | None = None  # why it does not take events
         self._backoff = Backoff()
         self._tasks: set[asyncio.Task[None]] = set()
@@ -377,9 +379,23 @@ class Remote(Broker, ABC):
                 self._take(page)
                 self._backoff.reset()
                 if page.publications:
+                    await self._room()
                     await asyncio.sleep(0)  # a page that was there already must not hold the loop for the next one
         finally:
             await pages.aclose()
+
+    async def _room(self) -> None:
+        """Wait, for as long as it takes, while this process is behind: the engine holds the log better than its memory.
+
+        It waits for nobody who waits for the tail. A publish of this process that is under way is answered when the
+        tail goes on, or 503 after its timeout; the next ones wait in `Hub.room` before they are sent.
+        """
+        if self._sink is not None:
+            self._is_behind = True
+            try:
+                await self._sink.room()
+            finally:
+                self._is_behind = False
 
     def _take(self, page: Page) -> None:
         fresh = page.publications
@@ -590,7 +606,7 @@ class Remote(Broker, ABC):
                 return await coroutine
         except TimeoutError as error:
             what = self.explain(error) if str(error) else f"was silent for {self.timeout_seconds:g} s"
-            raise self._unavailable(what) from None
+            raise self._unavailable("has more than this server keeps up with" if self._is_behind else what) from None
         except Replaced:
             raise self._unavailable("has another log than a moment ago") from None
         except self.failures as error:

@@ -1,0 +1,95 @@
+"""A process that is behind does not read on: what others append waits in the engine, and not in memory."""
+
+from __future__ import annotations
+
+import asyncio
+
+import pytest
+
+from qgstream.errors import Unavailable
+from qgstream.limits import LimitSettings
+from qgstream.publication import Publication
+from qgstream.subscription import Subscription
+from qgstream.window import HistorySettings
+from tests.brokers.conftest import Tail, Tails
+from tests.brokers.engines import Engine
+from tests.brokers.machines import Machine
+from tests.brokers.serving import Served
+from tests.handlers.asking import until
+
+DATA_BYTES = 10_000
+# What a NATS server sends before it waits for an answer: 1.3 MB of these 50 were seen.
+AHEAD_BYTES = 10_000_000
+
+
+def events(count: int) -> list[Publication]:
+    return [Publication(("a",), b"x" * DATA_BYTES, is_json=False) for _ in range(count)]
+
+
+class Behind(Tail):
+    """A sink without room, until it has some."""
+
+    has_room: asyncio.Event | None = None
+
+    async def room(self) -> None:
+        if self.has_room is not None:
+            await self.has_room.wait()
+
+
+async def fill(tail: Tail, batches: int) -> int:
+    """Append so many batches of 1000 through another process; the offset of the last event."""
+    newest = 0
+    for _ in range(batches):
+        newest = (await tail.broker.append(events(1000)))[-1]
+    return newest
+
+
+@pytest.mark.gen_test(timeout=120)
+async def test_a_tail_without_room_waits_and_then_delivers_everything(
+    engine: Engine, tails: Tails, remote: Machine
+) -> None:
+    other = await tails.open()
+    tail = Behind(engine.broker(timeout_seconds=1.0))
+    tails._open.append(tail)
+    tail.has_room = asyncio.Event()
+    await tail.broker.open(tail, HistorySettings())
+    newest = await fill(other, 5)
+    await tail.until(lambda: bool(tail.delivered))
+    came = len(tail.delivered)
+    assert came <= 256
+    for inbox in getattr(tail.broker, "_inboxes", ()):  # NATS sends on until it is asked to wait, and has its answer
+        assert sum(len(message.data) for message in inbox._came) < AHEAD_BYTES
+    # A publish of its own is not held for ever.
+    with pytest.raises(Unavailable, match="has more than this server keeps up with"):
+        await tail.broker.append(events(1))
+    assert len(tail.delivered) == came
+    assert tail.broker.is_up
+    tail.has_room.set()
+    await tail.until(lambda: bool(tail.offsets) and tail.offsets[-1] > newest, seconds=60)
+    assert tail.offsets == sorted(set(tail.offsets))
+    assert len(tail.offsets) == 5001
+    assert not tail.lost_at
+    await tail.broker.append(events(1))
+
+
+@pytest.mark.gen_test(timeout=120)
+async def test_what_others_append_is_bounded_in_a_process_that_is_slow(
+    engine: Engine, tails: Tails, remote: Machine
+) -> None:
+    limit = 1024 * 1024
+    async with Served(engine.broker(), limits=LimitSettings(max_total_backlog_bytes=limit)) as client:
+        hub = client.hub
+        for number in range(500):  # each of them is asked about each event
+            hub.router.feed(Subscription(patterns=frozenset({"a", f"t{number}"})))
+        most = 0
+
+        def is_done() -> bool:
+            nonlocal most
+            most = max(most, hub._dispatch.queued_bytes)
+            return len(hub.window) == 3000 and hub._dispatch.is_idle
+
+        other = await tails.open()
+        writing = asyncio.ensure_future(fill(other, 3))
+        await until(is_done)
+        await writing
+        assert limit < most < limit + 257 * 2 * DATA_BYTES
