@@ -36,21 +36,30 @@ class Subscription:
 
     def wants(self, publication: Publication) -> bool:
         """Whether the publication is part of this subscription."""
+        return any(self._asks_for(topic) and self.accepts(publication, topic) for topic in publication.topics)
+
+    def _asks_for(self, topic: str) -> bool:
         patterns = self.patterns
-        return any(
-            (not patterns or topic in patterns or pattern_set(patterns).covers(topic))
-            and self.accepts(publication, topic)
-            for topic in publication.topics
-        )
+        return not patterns or topic in patterns or pattern_set(patterns).covers(topic)
 
     def accepts(self, publication: Publication, topic: str) -> bool:
         """Whether it may have, and is not filtered to be without, this publication on a topic that it asked for."""
         if self.events and (publication.event or "message") not in self.events:
             return False
+        return not self._needs_grant(publication, topic) or matches_any(self.grants, topic)
+
+    def _needs_grant(self, publication: Publication, topic: str) -> bool:
         private = self.private_topics.patterns
-        if not publication.private and not (private and matches_any(private, topic)):
-            return True
-        return matches_any(self.grants, topic)
+        return publication.private or bool(private and matches_any(private, topic))
+
+    def _names(self, publication: Publication, topic: str) -> bool:
+        """Whether an envelope names a topic of a publication that this subscription wants: a public one, or one with a
+        grant that was asked for.
+
+        To name granted topics that were not asked for would make the bytes depend on all grants: 1000 readers of one
+        public topic, each with an inbox of its own, were 1000 feeds.
+        """
+        return not self._needs_grant(publication, topic) or (matches_any(self.grants, topic) and self._asks_for(topic))
 
     @property
     def is_allowed(self) -> bool:
@@ -64,12 +73,11 @@ class Subscription:
         `made` holds what was made of this publication: its bytes are made once, and shared by all subscriptions of a
         kind. Nobody keeps them longer than they are on their way, or the history would take a multiple of its bound.
 
-        Its topics are named in an envelope. Of several, those that the subscriber may not know of are left out: only
-        then the bytes depend on its grants.
+        Its topics are named in an envelope. Of several, private ones that the subscriber may not know of or did not
+        ask for are left out: only then the bytes depend on its grants.
         """
         if len(publication.topics) > 1 and (self.envelope or self.framing is Framing.WEBSOCKET):
-            # The filter on types, which `accepts` asks too, is the same for all of them.
-            shown = tuple([topic for topic in publication.topics if self.accepts(publication, topic)])
+            shown = tuple([topic for topic in publication.topics if self._names(publication, topic)])
             if shown != publication.topics:
                 return _frame(publication, epoch, self.framing, shown)
         kind = self.framing + 2 * self.envelope
@@ -84,10 +92,7 @@ def narrow(subscription: Subscription) -> Subscription:
     """The same subscription without the grants that never decide what its bytes are."""
     if not subscription.grants:
         return subscription
-    # An envelope names every topic of an event that the reader may know of, not only those that the reader asked for.
-    has_envelope = subscription.envelope or subscription.framing is Framing.WEBSOCKET
-    within: frozenset[str] = frozenset() if has_envelope else subscription.patterns
-    return replace(subscription, grants=narrowed(subscription.grants, within))
+    return replace(subscription, grants=narrowed(subscription.grants, subscription.patterns))
 
 
 # An event goes to all feeds in one go, so a few are enough: there may be thousands of feeds that are shown the same.

@@ -8,7 +8,7 @@ from typing import Any
 import jwt
 import pytest
 
-from tests.handlers.asking import KEY, Client, document, error_of
+from tests.handlers.asking import KEY, Client, Stream, document, error_of
 
 SECRET = "a secret of the tests, of at least 32 bytes"
 COOKIES: dict[str, Any] = {
@@ -95,31 +95,39 @@ async def test_private_topics_need_a_grant(client: Client) -> None:
     ann.close()
 
 
-MAY_KNOW: list[tuple[list[str] | None, bool, str | list[str]]] = [
-    (None, False, "pub"),
-    (["inbox.bob"], False, ["pub", "inbox.bob"]),
-    (["inbox.*"], False, ["pub", "inbox.ann", "inbox.bob"]),
-    (["pub"], True, "pub"),
-    (["pub", "inbox.ann"], True, ["pub", "inbox.ann"]),
+# Grants, what is asked for, whether the event is private, and the topics of the envelope.
+MAY_KNOW: list[tuple[list[str] | None, list[str], bool, str | list[str]]] = [
+    (None, ["pub"], False, "pub"),
+    (None, ["*"], False, "pub"),
+    (["inbox.bob"], ["pub", "inbox.bob"], False, ["pub", "inbox.bob"]),
+    (["inbox.bob"], ["*"], False, ["pub", "inbox.bob"]),
+    (["inbox.bob"], ["pub"], False, "pub"),  # it is not asked for
+    (["inbox.*"], ["pub", "inbox.*"], False, ["pub", "inbox.ann", "inbox.bob"]),
+    (["inbox.*"], ["pub", "inbox.ann"], False, ["pub", "inbox.ann"]),
+    (["inbox.bob"], ["inbox.bob"], False, ["pub", "inbox.bob"]),
+    (["pub"], ["pub"], True, "pub"),
+    (["pub", "inbox.ann"], ["*"], True, ["pub", "inbox.ann"]),
+    (["pub", "inbox.ann"], ["pub"], True, "pub"),
 ]
 
 
 @pytest.mark.gen_test
 @pytest.mark.parametrize("settings", [COOKIES])
 @pytest.mark.parametrize("is_replayed", [False, True])
-@pytest.mark.parametrize(("grants", "private", "known"), MAY_KNOW)
+@pytest.mark.parametrize(("grants", "topics", "private", "known"), MAY_KNOW)
 async def test_private_topics_are_not_named_to_who_may_not_know_them(
-    client: Client, grants: list[str] | None, private: bool, known: str | list[str], is_replayed: bool
-) -> None:
+    client: Client, grants: list[str] | None, topics: list[str], private: bool, known: str | list[str],
+    is_replayed: bool,
+) -> None:  # fmt: skip
     who = {} if grants is None else {"Authorization": f"Bearer {token(subscribe=grants)}"}
     event = (["pub", "inbox.ann", "inbox.bob"], "x")
     if is_replayed:
         await client.publish(*event, private=private)
-    stream = await client.stream("pub", headers=who, envelope="1", last_event_id="earliest")
+    stream = await client.stream(*topics, headers=who, envelope="1", last_event_id="earliest")
     if not is_replayed:
         await client.publish(*event, private=private)
     assert (await stream.message())["topic"] == known
-    plain = await client.stream("pub", headers=who, last_event_id="earliest")
+    plain = await client.stream(*topics, headers=who, last_event_id="earliest")
     assert await plain.data() == "x"  # as it was published: no topic is named
     for one in (stream, plain):
         one.close()
@@ -127,15 +135,17 @@ async def test_private_topics_are_not_named_to_who_may_not_know_them(
 
 @pytest.mark.gen_test
 @pytest.mark.parametrize("settings", [COOKIES])
-async def test_grants_that_do_not_meet_the_topics_make_no_feed_of_their_own(client: Client) -> None:
+@pytest.mark.parametrize("envelope", ["0", "1"])
+async def test_grants_that_do_not_meet_the_topics_make_no_feed_of_their_own(client: Client, envelope: str) -> None:
+    async def open_stream(*topics: str, grants: list[str]) -> Stream:
+        return await client.stream(*topics, envelope=envelope, access_token=token(subscribe=grants))
+
     streams = [
-        await client.stream(
-            "news", "inbox.ann", access_token=token(subscribe=[f"inbox.{number}", "inbox.ann", *("*" * (number == 0))])
-        )
+        await open_stream("news", "inbox.ann", grants=[f"inbox.{number}", "inbox.ann", *("*" * (number == 0))])
         for number in range(5)
     ]
-    streams += [await client.stream("news", access_token=token(subscribe=[f"inbox.{number}"])) for number in range(20)]
-    streams.append(await client.stream("news"))
+    streams += [await open_stream("news", grants=[f"inbox.{number}"]) for number in range(20)]
+    streams.append(await client.stream("news", envelope=envelope))
     assert len(client.hub.router) == 3
     assert (await client.publish("news", "for those who are granted it", private=True))["subscribers"] == 1
     for stream in streams:

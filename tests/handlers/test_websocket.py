@@ -195,15 +195,25 @@ async def test_an_operator_sees_the_transport(client: Client) -> None:
 
 @pytest.mark.gen_test
 @pytest.mark.parametrize("settings", [COOKIES])
-@pytest.mark.parametrize(("grants", "private", "known"), MAY_KNOW)
+@pytest.mark.parametrize(("grants", "topics", "private", "known"), MAY_KNOW)
 async def test_private_topics_are_not_named_to_who_may_not_know_them(
-    client: Client, grants: list[str] | None, private: bool, known: str | list[str]
+    client: Client, grants: list[str] | None, topics: list[str], private: bool, known: str | list[str]
 ) -> None:
-    query = "?topic=pub" + ("" if grants is None else f"&access_token={token(subscribe=grants)}")
+    query = "?topic=" + "&topic=".join(topics) + ("" if grants is None else f"&access_token={token(subscribe=grants)}")
     async with opened(client, query) as socket:
         await message(socket)
         await client.publish(["pub", "inbox.ann", "inbox.bob"], "x", private=private)
         assert (await message(socket))["topic"] == known
+
+
+@pytest.mark.gen_test
+@pytest.mark.parametrize("settings", [COOKIES])
+async def test_grants_that_do_not_meet_the_topics_make_no_feed_of_their_own(client: Client) -> None:
+    async with contextlib.AsyncExitStack() as stack:
+        for number in range(5):
+            query = f"?topic=pub&access_token={token(subscribe=[f'inbox.{number}'])}"
+            await stack.enter_async_context(opened(client, query))
+        assert len(client.hub.router) == 1
 
 
 # Endings.

@@ -249,7 +249,9 @@ class Witness:
         if self.spec.envelope:
             wrapped = json.loads(event.data)
             data = wrapped.pop("data")
-            topic = intent.topics[0] if len(intent.topics) == 1 else list(intent.topics)
+            # Of a private event only the topics that were asked for are named.
+            named = [topic for topic in intent.topics if not intent.private or self.spec.wants_topic(topic)]
+            topic = named[0] if len(named) == 1 else named
             if wrapped != {"id": event.id, "topic": topic, "event": intent.event}:
                 raise self._violation(f"the envelope of {intent} at {place}", str(wrapped))
         elif intent.is_json:
