@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from asyncio import Future, get_running_loop
 from collections import deque
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 
 from qgstream.logs import log
 from qgstream.publication import Publication
@@ -21,14 +21,20 @@ class Arrivals:
 
     The largest batch, 10 000 events of 64 topics, is 640 000 entries in the window: that held the loop for a second. So
     a long batch is taken in a job for `Slices`, and what comes later queues behind it. After each part the window and
-    the feeds are as if the log had grown by that part alone. `failed` is called when `take` raised.
+    the feeds are as if the log had grown by that part alone. What `after` does follows each part, in steps, before the
+    next part. `failed` is called when one of them raised.
     """
 
     def __init__(
-        self, slices: Slices, take: Callable[[Sequence[Publication]], None], failed: Callable[[], None]
+        self,
+        slices: Slices,
+        take: Callable[[Sequence[Publication]], None],
+        failed: Callable[[], None],
+        after: Callable[[], Iterable[None]] = tuple,
     ) -> None:
         self._slices = slices
         self._take = take
+        self._after = after
         self._failed = failed
         self._queue: deque[Sequence[Publication] | Callable[[], None]] = deque()
 
@@ -70,6 +76,8 @@ class Arrivals:
                 log.exception("arrivals.failed")
                 self._failed()
             self._queue.popleft()
+            if self._queue:
+                yield  # many short entries are long together
 
     def _take_in_parts(self, publications: Sequence[Publication]) -> Iterator[None]:
         start = topics = 0
@@ -79,4 +87,6 @@ class Arrivals:
                 self._take(publications[start:end])
                 start, topics = end, 0
                 yield
+                yield from self._after()
         self._take(publications[start:])
+        yield from self._after()

@@ -102,6 +102,8 @@ class Dispatch:
                 self.fail()
             self._queue.popleft()
             self.queued_bytes -= entry.size_bytes
+            if self._queue:
+                yield  # many short walks are long together
 
     def _deliver(self, publications: Sequence[Publication], epoch: str) -> Iterator[None]:
         made: dict[int, bytes] = {}

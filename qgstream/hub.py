@@ -16,7 +16,7 @@ from qgstream.arrivals import Arrivals
 from qgstream.brokers.base import Broker, Sink
 from qgstream.brokers.memory import MemoryBroker
 from qgstream.connection import Connection, Host, tune_socket
-from qgstream.dispatch import Dispatch
+from qgstream.dispatch import LOOKS_AT_ONCE, Dispatch
 from qgstream.draft import draft
 from qgstream.fanout import Fanout
 from qgstream.framing import Framing
@@ -90,7 +90,7 @@ class Hub(Host, Sink):
         self._failures = Seldom()
         self._fanout = Fanout(self.slices, self.metrics, lambda: self.limits, self._drop_slow, self._drop_failed)
         self._dispatch = Dispatch(self.router, self._fanout, self.slices)
-        self._arrivals = Arrivals(self.slices, self._take, self._dispatch.fail)
+        self._arrivals = Arrivals(self.slices, self._take, self._dispatch.fail, self._forgetting)
         self._replays = Replays(
             self.broker, self.slices, self.metrics, in_turn=self._dispatch.call, fell_behind=self._drop_slow
         )
@@ -128,8 +128,18 @@ class Hub(Host, Sink):
         self._history = history
         self.broker.keep(history)
         if self._window is not None:
-            self._window.settings = history
-            self._window.forget(time.monotonic())
+            self.slices.begin(self._change(self._window, history), LOOKS_AT_ONCE)
+
+    def _change(self, window: Window, history: HistorySettings) -> Iterator[None]:
+        yield from window.change(history)
+        yield from window.forgetting(time.monotonic())
+
+    def _forgetting(self) -> Iterator[None]:
+        return self.window.forgetting(time.monotonic())
+
+    def forget(self) -> None:
+        """Forget what has become too old; called every so often."""
+        self.slices.begin(self._forgetting(), LOOKS_AT_ONCE)
 
     @property
     def window(self) -> Window:
@@ -236,7 +246,7 @@ class Hub(Host, Sink):
         """Whether only the broker can tell if a stream with this id is told everything: then `look_up` first."""
         if not last_event_id:
             return False
-        self.window.forget(time.monotonic())
+        self.window.forget_some(time.monotonic())
         if last_event_id == "earliest" or self._is_ahead(last_event_id):
             return True
         return self.window.resume(last_event_id, subscription.patterns) == "too_old"
@@ -272,7 +282,7 @@ class Hub(Host, Sink):
         ignored: Collection[str] = (),
     ) -> Opening:
         """How a stream begins; see `opening`. `older` is what `look_up` found."""
-        self.window.forget(time.monotonic())
+        self.window.forget_some(time.monotonic())
         return opening(
             self.window, subscription, last_event_id, latest=latest, older=older, ignored=ignored, now=time.time(),
             retry_ms=int(self.limits.retry_seconds * 1000),

@@ -5,6 +5,7 @@ from __future__ import annotations
 from bisect import bisect_left, bisect_right
 from collections import deque
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from heapq import merge
 from math import inf
 from operator import attrgetter
 from typing import Literal
@@ -17,6 +18,12 @@ from qgstream.patterns import PatternSet
 from qgstream.publication import Position, Publication
 from qgstream.settings import Section
 from qgstream.topics import check_pattern, covers, matches
+
+# What is done between two looks at the clock, about a third of a millisecond: so many events are sorted or moved, and
+# events of so many topics dropped. What comes drops less: 64 of them may come between two looks.
+EVENTS_PER_STEP = 256
+TOPICS_PER_STEP = 64
+TOPICS_PER_APPEND = 16
 
 ResetReason = Literal["too_old", "unknown_id", "epoch_changed"]
 
@@ -102,8 +109,8 @@ class _Gone:
 class Window:
     """The publications that can still be replayed, in the log's order.
 
-    Appending costs the same however much is held (forgetting is spread over the appends), and a position is found in
-    O(log n). `newest` is the offset of the last publication of the log, held or not.
+    Appending costs the same however much is held, and a position is found in O(log n). An append forgets a few events;
+    call `forgetting` for the rest. `newest` is the offset of the last publication of the log, held or not.
 
     Ages go by when a publication came here, on the clock of the caller, which must be one that nobody sets. The time
     that publications bring (`published_at`) is by some other clock: an event that was dated two hours ahead would make
@@ -116,14 +123,14 @@ class Window:
         self.newest = position.offset
         self.size_bytes = 0
         self.generation = 0  # of its shelves: whoever keeps some asks for new ones when it has changed
-        self._log: list[Publication | _Gone] = []  # some of it is gone already: see _clear_up
+        self._log: list[Publication | _Gone] = []  # some of it is gone already: see _cut and _rewrite
         self._log_start = 0  # how many were cut off the front of _log, so that index + _log_start never changes
         self._gone = 0  # how many in _log are gone
         self._latest: dict[str, Publication] = {}
         self._topics = Names()  # those of _latest
-        self._shelves: list[Shelf] = []
         self._settings = settings
-        self._build_shelves(position.offset)
+        self._changes = 0  # of the settings
+        self._shelves = self._new_shelves(settings, position.offset)
 
     def __len__(self) -> int:
         """How many publications are held."""
@@ -141,35 +148,64 @@ class Window:
 
     @settings.setter
     def settings(self, settings: HistorySettings) -> None:
+        for _ in self.change(settings):
+            pass
+
+    def change(self, settings: HistorySettings) -> Iterator[None]:
+        """Take new bounds, in steps. The old ones are in effect until what is held is sorted anew. A later change ends
+        one that is under way. `forgetting` drops what is over the new ones."""
+        self._changes += 1
+        change = self._changes
         if settings == self._settings:
             return
+        shelves = self._new_shelves(settings, 0)
+        dropped: list[Publication] = []
+        seen = -1
+        while seen < self._newest_held:  # and once more, for what came meanwhile
+            for step, (publication, at) in enumerate(self._held_since(seen), 1):
+                seen = publication.offset
+                index = _shelf_index(settings, publication)
+                if index is None:
+                    dropped.append(publication)
+                else:
+                    shelves[index].held.append(publication)
+                    shelves[index].since.append(at)
+                if not step % EVENTS_PER_STEP:
+                    yield
+                    if change != self._changes:
+                        return
         # What was forgotten under the old shelves may concern any of the new ones: each starts with the worst. And what
         # was not stored at all may be asked for from now on.
         forgotten = max(shelf.forgotten for shelf in self._shelves)
         if settings.topics != self._settings.topics and not all(entry.store for entry in self._settings.topics):
             forgotten = self.newest
+        for shelf in shelves:
+            shelf.forgotten = forgotten
         self._settings = settings
-        held = list(self._held())
-        since = {one.offset: at for shelf in self._shelves for one, at in zip(shelf.held, shelf.since, strict=True)}
-        self._build_shelves(forgotten)
-        self._log_start += len(self._log) - len(held)
-        self._log, self._gone = [*held], 0
-        for publication in held:
-            shelf = self._shelf(publication)
-            if shelf is None:
-                self._drop(publication)
-            else:
-                shelf.held.append(publication)
-                shelf.since.append(since[publication.offset])
-        self._clear_up()
-
-    def _build_shelves(self, forgotten: int) -> None:
+        self._shelves = shelves
         self.generation += 1
-        default = self._settings.max_age_seconds
-        self._shelves = [
-            Shelf(topic.pattern, topic.max_age_seconds or default, forgotten) for topic in self._settings.topics
-        ]
-        self._shelves.append(Shelf(None, default, forgotten))
+        for publication in dropped:
+            self._drop(publication)
+            yield
+
+    @property
+    def _newest_held(self) -> int:
+        return max((shelf.held[-1].offset for shelf in self._shelves if shelf.held), default=-1)
+
+    def _held_since(self, offset: int) -> Iterator[tuple[Publication, float]]:
+        """What is held now after an offset, oldest first, each with when it came here."""
+        parts: list[Iterator[tuple[Publication, float]]] = []
+        for shelf in self._shelves:
+            # Copied, which is quick: while this is read, others append and forget.
+            held, since = list(shelf.held), list(shelf.since)
+            start = bisect_right(held, offset, key=_offset)
+            parts.append(zip(held[start:], since[start:], strict=True))
+        return parts[0] if len(parts) == 1 else merge(*parts, key=_offset_of_first)
+
+    def _new_shelves(self, settings: HistorySettings, forgotten: int) -> list[Shelf]:
+        default = settings.max_age_seconds
+        shelves = [Shelf(topic.pattern, topic.max_age_seconds or default, forgotten) for topic in settings.topics]
+        return [*shelves, Shelf(None, default, forgotten)]
 
     # Appending and forgetting.
 
@@ -209,7 +245,7 @@ class Window:
             if topic not in self._latest:
                 self._topics.add(topic)
             self._latest[topic] = publication
-        self.forget(now)
+        self.forget_some(now)
 
     def stores(self, publication: Publication) -> bool:
         """Whether it is, or would have been, kept at all."""
@@ -217,9 +253,8 @@ class Window:
 
     def _shelf(self, publication: Publication) -> Shelf | None:
         """Where it is kept, or None if it is not stored: of several topics the longest-lived decides."""
-        if len(self._shelves) == 1:
-            return self._shelves[0]
-        return max(self._shelves_of_topics(publication), key=_max_age_seconds, default=None)
+        index = _shelf_index(self._settings, publication)
+        return None if index is None else self._shelves[index]
 
     def _shelves_of_topics(self, publication: Publication) -> Iterator[Shelf]:
         """The shelf of each of its topics that is stored."""
@@ -227,14 +262,35 @@ class Window:
 
     def forget(self, now: float) -> None:
         """Drop what is over the bounds at the time `now`."""
-        for shelf in self._shelves:
-            oldest_allowed = now - shelf.max_age_seconds
-            while shelf.held and shelf.since[0] < oldest_allowed:
-                self._take_down(shelf)
-        settings = self._settings
-        while len(self) > settings.max_events or self.size_bytes > settings.max_bytes:
-            self._take_down(min((s for s in self._shelves if s.held), key=_oldest_offset))
-        self._clear_up()
+        for _ in self.forgetting(now):
+            pass
+
+    def forgetting(self, now: float) -> Iterator[None]:
+        """Do what `forget` does, in steps: thousands of events may become too old at once, or give way to a large
+        one."""
+        while not self.forget_some(now, TOPICS_PER_STEP):
+            yield
+        if self._gone > len(self):
+            yield from self._rewrite()
+
+    def forget_some(self, now: float, most_topics: int = TOPICS_PER_APPEND) -> bool:
+        """Drop of what is over the bounds at the time `now` as many events as have so many topics, one at least; True
+        when nothing is left that is over them."""
+        settings, topics = self._settings, 0
+        while topics < most_topics:
+            for shelf in self._shelves:
+                if shelf.held and shelf.since[0] < now - shelf.max_age_seconds:
+                    break
+            else:
+                if len(self) <= settings.max_events and self.size_bytes <= settings.max_bytes:
+                    return True
+                oldest = min((s for s in self._shelves if s.held), key=_oldest_offset, default=None)
+                if oldest is None:
+                    return True  # the rest is not stored under new settings: `change` is about to drop it
+                shelf = oldest
+            topics += len(shelf.held[0].topics)
+            self._take_down(shelf)
+        return False
 
     def _take_down(self, shelf: Shelf) -> None:
         publication = shelf.held.popleft()
@@ -246,20 +302,38 @@ class Window:
             concerned.forgotten = max(concerned.forgotten, publication.offset)
 
     def _drop(self, publication: Publication) -> None:
-        self._log[bisect_left(self._log, publication.offset, key=_offset)] = _Gone(publication.offset)
+        index = bisect_left(self._log, publication.offset, key=_offset)
+        if index == len(self._log) or self._log[index] is not publication:
+            return  # it was dropped while the settings changed
+        self._log[index] = _Gone(publication.offset)
         self._gone += 1
         self.size_bytes -= publication.size_bytes
         for topic in publication.topics:
             if self._latest.get(topic) is publication:
                 del self._latest[topic]
                 self._topics.discard(topic)
+        if not self._gone % EVENTS_PER_STEP or self._gone > len(self):
+            self._cut()
 
-    def _clear_up(self) -> None:
-        # Rewriting the list moves what is held: do it when that is at most as much as what is gone.
-        if self._gone > len(self):
-            self._log_start += self._gone
-            self._log = [*self._held()]
-            self._gone = 0
+    def _cut(self) -> None:
+        """Let go of the beginning of the list, where all are gone."""
+        gone = next((index for index, entry in enumerate(self._log) if isinstance(entry, Publication)), len(self._log))
+        del self._log[:gone]
+        self._log_start += gone
+        self._gone -= gone
+
+    def _rewrite(self) -> Iterator[None]:
+        """Let go of those in the list that are gone. To rewrite it moves what is held: worth it when that is at most as
+        much as what is gone."""
+        start = 0
+        while start < len(self._log):
+            part = self._log[start : start + EVENTS_PER_STEP]
+            held = [entry for entry in part if isinstance(entry, Publication)]
+            self._log[start : start + EVENTS_PER_STEP] = held
+            self._log_start += len(part) - len(held)
+            self._gone -= len(part) - len(held)
+            start += len(held)
+            yield
 
     # Reading.
 
@@ -352,13 +426,28 @@ class Window:
         return found if len(found) <= most else None
 
 
+def _shelf_index(settings: HistorySettings, publication: Publication) -> int | None:
+    """The shelf on which it is kept, or None if it is not stored: of several topics the longest-lived decides."""
+    topics = settings.topics
+    if not topics:
+        return 0
+
+    def max_age_seconds(index: int) -> float:
+        return (topics[index].max_age_seconds if index < len(topics) else None) or settings.max_age_seconds
+
+    return max(settings.shelves_of_event(publication.topics), key=max_age_seconds, default=None)
+
+
 def holds(shelves: Iterable[Shelf], offset: int) -> bool:
     """Whether everything after `offset` is still on these shelves."""
     return all(offset >= shelf.forgotten for shelf in shelves)
 
 
 _offset = attrgetter("offset")
-_max_age_seconds = attrgetter("max_age_seconds")
+
+
+def _offset_of_first(held: tuple[Publication, float]) -> int:
+    return held[0].offset
 
 
 def _oldest_offset(shelf: Shelf) -> int:

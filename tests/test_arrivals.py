@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import Callable, Iterator, Sequence
+from typing import cast
 
 import pytest
 
@@ -13,7 +15,8 @@ from qgstream.hub import Hub
 from qgstream.limits import LimitSettings
 from qgstream.publication import Position, Publication
 from qgstream.slices import Slices
-from qgstream.window import HistorySettings
+from qgstream.subscription import Subscription
+from qgstream.window import HistorySettings, TopicHistory
 
 
 class Steps(Slices):
@@ -151,4 +154,70 @@ async def test_a_log_that_is_lost_meanwhile_is_lost_behind_what_came(expect_log:
     while slices:
         slices.step()
     assert (old.newest, hub.window.epoch) == (1000, "another")
+    await hub.stop()
+
+
+@pytest.mark.gen_test
+async def test_many_small_publishes_behind_a_long_one_are_taken_one_by_one() -> None:
+    scene = Scene()
+    scene.arrivals.add(events(LOOKS_AT_ONCE * TOPICS_PER_LOOK + 1))
+    for _ in range(100):
+        scene.arrivals.add(events(TOPICS_PER_LOOK - 1))
+    while scene.slices:
+        before = len(scene.taken)
+        scene.slices.step()
+        assert len(scene.taken) - before <= TOPICS_PER_LOOK
+    assert scene.arrivals.is_idle
+
+
+# What a long history makes long.
+
+
+def old_events(hub: Hub, count: int) -> None:
+    """Have a history of events that have become too old."""
+    for offset in range(1, count + 1):
+        hub.window.append(Publication(("a",), b"1", offset=offset), -1e9)
+
+
+@pytest.mark.gen_test
+async def test_nobody_waits_until_thousands_of_events_are_forgotten() -> None:
+    hub = Hub(slices=Steps())
+    slices = cast(Steps, hub.slices)
+    await hub.start()
+    # An append forgets a few: here they become too old afterwards.
+    hub.window._settings = HistorySettings(max_age_seconds=1e12)
+    hub.window._shelves[-1].max_age_seconds = 1e12
+    old_events(hub, 3000)
+    hub.window._shelves[-1].max_age_seconds = 60
+    hub.open(Subscription(), None)
+    hub.is_outside_window(Subscription(), "x-1")
+    assert len(hub.window) > 2800
+    hub.deliver([Publication(("a",), b"1", offset=3001)])
+    assert 1 < len(hub.window) < 2800
+    assert len(slices) == 1
+    hub.forget()
+    while slices:
+        before = len(hub.window)
+        slices.step()
+        assert before - len(hub.window) <= 64
+    assert len(hub.window) == 1
+    await hub.stop()
+
+
+@pytest.mark.gen_test
+async def test_a_reload_sorts_the_history_in_slices() -> None:
+    hub = Hub(slices=Steps())
+    slices = cast(Steps, hub.slices)
+    await hub.start()
+    for offset in range(1, 9001):
+        hub.window.append(Publication(("a",), b"1", offset=offset), time.monotonic())
+    settings = HistorySettings(max_events=10, topics=(TopicHistory(pattern="b", max_age_seconds=5),))
+    hub.reload(limits=LimitSettings(), history=settings)
+    assert (len(hub.window), hub.window.settings, len(slices)) == (9000, HistorySettings(), 1)
+    steps = 0
+    while slices:
+        slices.step()
+        steps += 1
+    assert steps > 100
+    assert (len(hub.window), hub.window.settings) == (10, settings)
     await hub.stop()

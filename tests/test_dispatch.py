@@ -106,6 +106,19 @@ async def test_what_nobody_wants_yields_too(monkeypatch: pytest.MonkeyPatch) -> 
 
 
 @pytest.mark.gen_test
+async def test_many_small_publishes_behind_a_long_one_yield_between_them(monkeypatch: pytest.MonkeyPatch) -> None:
+    scene = Scene(monkeypatch)
+    await scene.open(VISITS_PER_LOOK - 4)
+    dispatch = scene.hub._dispatch
+    dispatch.deliver(events(*map(str, range(100))), "log")
+    for number in range(100):
+        dispatch.deliver(events(str(number)), "log")
+    while scene.slices:
+        assert scene.visits_of_a_step() <= VISITS_PER_LOOK
+    assert dispatch.is_idle
+
+
+@pytest.mark.gen_test
 async def test_a_small_publish_waits_for_nobody(monkeypatch: pytest.MonkeyPatch) -> None:
     scene = Scene(monkeypatch)
     await scene.open(10)

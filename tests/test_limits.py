@@ -92,6 +92,16 @@ def test_keys_do_not_share_and_are_forgotten_when_full() -> None:
     assert len(limiter) == 0
 
 
+def test_a_sweep_looks_at_few_keys_and_the_next_ones_at_the_others() -> None:
+    limiter = RateLimiter()
+    count = 10 * RateLimiter.SWEPT_AT_ONCE
+    for key in range(count):
+        limiter.take(key, 1, rate=1, burst=1, now=0)
+    for left in range(count - RateLimiter.SWEPT_AT_ONCE, -1, -RateLimiter.SWEPT_AT_ONCE):
+        limiter.sweep(rate=1, burst=1, now=2)
+        assert len(limiter) == left
+
+
 def test_the_number_of_keys_is_bounded_and_the_longest_unused_go(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(RateLimiter, "MAX_KEYS", 3)
     limiter = RateLimiter()

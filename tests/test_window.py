@@ -4,15 +4,25 @@ from __future__ import annotations
 
 import gc
 import weakref
+from itertools import islice
+from typing import Any
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import ValidationError
 
+from qgstream import window as window_module
 from qgstream.patterns import PatternSet
 from qgstream.publication import Position, Publication
-from qgstream.window import HistorySettings, TopicHistory, Window
+from qgstream.window import (
+    EVENTS_PER_STEP,
+    TOPICS_PER_APPEND,
+    TOPICS_PER_STEP,
+    HistorySettings,
+    TopicHistory,
+    Window,
+)
 from tests.model import Ask, Bounds, Fact
 
 TOPICS = ("a", "b", "b/1", "chat", "chat/x")
@@ -357,3 +367,102 @@ def test_what_is_forgotten_is_free_at_once() -> None:
 def test_a_pattern_in_the_settings_is_checked() -> None:
     with pytest.raises(ValidationError, match=r"expected '\*' only as the last character"):
         TopicHistory(pattern="a*b")
+
+
+# In steps: nobody may make a step long.
+
+
+def dropped(window: Window) -> int:
+    """Topics of all that a full window has dropped since it was filled."""
+    return sum(1 for entry in window._log if not isinstance(entry, Publication)) + window._log_start
+
+
+@pytest.mark.parametrize("topics", [1, 3])
+def test_what_becomes_too_old_at_once_is_forgotten_in_steps(topics: int) -> None:
+    names = [f"t{number}" for number in range(topics)]
+    made = window(*(publication(offset, *names) for offset in range(1, 3001)), max_age_seconds=60)
+    made.append(publication(3001), now=100)
+    assert dropped(made) <= TOPICS_PER_APPEND
+    made.forget_some(100, TOPICS_PER_STEP)
+    before = dropped(made)
+    assert before <= TOPICS_PER_APPEND + TOPICS_PER_STEP
+    for _ in made.forgetting(100):
+        assert dropped(made) <= before + TOPICS_PER_STEP // topics + 1
+        before = dropped(made)
+    assert held(made) == [3001]
+
+
+def test_what_gives_way_to_a_large_event_is_forgotten_in_steps() -> None:
+    made = window(*(publication(offset) for offset in range(1, 3001)), max_bytes=1_200_000)
+    made.append(publication(3001, size=1_100_000), now=0)
+    assert dropped(made) <= TOPICS_PER_APPEND
+    steps = sum(1 for _ in made.forgetting(0))
+    assert steps >= 2000 // TOPICS_PER_STEP
+    assert made.size_bytes <= 1_200_000
+
+
+def test_a_list_of_what_is_gone_here_and_there_is_rewritten_in_steps() -> None:
+    short = TopicHistory(pattern="short/*", max_age_seconds=10)
+    made = window(publication(1, "a"), topics=(short,), max_age_seconds=1000)
+    for offset in range(2, 4001):
+        made.append(publication(offset, f"{'short' if offset % 4 else 'long'}/1"), now=0)
+    most = 0
+    for _ in made.forgetting(20):
+        most = max(most, len(made._log) - len(made))
+    assert most > 2000
+    assert len(made) == 1001
+    assert len(made._log) < len(made) + most / 2
+    assert held(made, 100) == [1, *range(4, 4001, 4)]
+
+
+CHANGES = st.lists(st.tuples(SETTINGS, st.integers(0, 3)), min_size=1, max_size=3)
+
+
+@given(st.lists(PUBLICATIONS, max_size=12), CHANGES, st.lists(PUBLICATIONS, max_size=12), st.data())
+def test_new_bounds_are_taken_in_steps_while_others_append(
+    before: list[Any], changes: list[Any], meanwhile: list[Any], data: st.DataObject
+) -> None:
+    made, now, newest = Window(data.draw(SETTINGS), START), 1000.0, 0
+
+    def append(waiting: list[Any], most: int) -> None:
+        nonlocal now, newest
+        for topics, size, seconds in waiting[:most]:
+            now, newest = now + seconds, newest + 1
+            made.append(publication(newest, *topics, size=size), now)
+        del waiting[:most]
+
+    append(before, 12)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(window_module, "EVENTS_PER_STEP", 2)
+        jobs = [made.change(settings) for settings, _ in changes]
+        for job, (_, steps) in zip(jobs, changes, strict=True):
+            for _ in islice(job, steps):  # and the next one begins, or this one goes on
+                append(meanwhile, data.draw(st.integers(0, 2)))
+                if data.draw(st.booleans()):
+                    made.forget(now)
+        while jobs:  # in any order: only the newest has a say
+            job = data.draw(st.sampled_from(jobs))
+            if next(job, job) is job:
+                jobs.remove(job)
+        append(meanwhile, 12)
+        made.forget(now)
+    there = [entry for entry in made._log if isinstance(entry, Publication)]
+    assert len(made) == len(there) <= made.settings.max_events
+    assert made.size_bytes == sum(one.size_bytes for one in there) <= made.settings.max_bytes
+    assert [one.offset for one in there] == sorted({one.offset for one in there})
+    for shelf in made._shelves:
+        assert [one for one in shelf.held if one in there] == [one for one in there if made._shelf(one) is shelf]
+        assert list(shelf.since) == sorted(shelf.since)
+        assert len(shelf.since) == len(shelf.held)
+        # What lies on it and is gone is told.
+        missing = set(range(1, newest + 1)) - {one.offset for one in there}
+        assert made.resume("e-0") == "too_old" or not missing or not all(t.store for t in made.settings.topics)
+
+
+def test_new_bounds_of_many_events_take_many_short_steps() -> None:
+    made = window(*(publication(offset) for offset in range(1, 3001)))
+    other = HistorySettings(max_events=1000, topics=(TopicHistory(pattern="b", max_age_seconds=5),))
+    assert sum(1 for _ in made.change(other)) >= 3000 // EVENTS_PER_STEP
+    assert made.settings == other
+    made.forget(0)
+    assert held(made) == list(range(2001, 3001))

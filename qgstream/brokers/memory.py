@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import secrets
 import time
 from collections.abc import Collection, Sequence
@@ -13,6 +14,9 @@ from qgstream.errors import Unavailable
 from qgstream.publication import Position, Publication
 from qgstream.window import HistorySettings
 
+# Events of a batch that are appended in one turn of the loop. Each may have a key: 4 us.
+APPENDED_AT_ONCE = 256
+
 
 class MemoryBroker(Broker):
     """Gives offsets and delivers in the same call. What can be replayed is what the hub's window holds."""
@@ -23,6 +27,7 @@ class MemoryBroker(Broker):
         self._newest = 0
         self._sink: Sink | None = None
         self._keys = Keys()
+        self._turn = asyncio.Lock()  # a long batch has it, for as long as it takes
 
     @classmethod
     def from_url(cls, url: str, *, timeout_seconds: float) -> Self:  # noqa: ARG003  # as all brokers are made
@@ -40,9 +45,33 @@ class MemoryBroker(Broker):
         return Opened(self.position, (), self.position.offset)
 
     async def append(self, publications: Sequence[Publication]) -> Sequence[int]:
-        """Append; never waits, so a batch is never interleaved with another."""
-        if self._sink is None:
-            raise Unavailable("the broker is not open", retry_after_seconds=1, code="broker_down")
+        """Append. A batch is never interleaved with another: what comes while a long one is under way waits for it."""
+        if len(publications) > APPENDED_AT_ONCE or self._turn.locked():
+            # A task of its own: once begun, it is appended whole, also when nobody waits for it any more.
+            task = asyncio.get_running_loop().create_task(self._append_in_turn(publications))
+            task.add_done_callback(lambda task: task.cancelled() or task.exception())
+            return await asyncio.shield(task)
+        offsets, fresh = self._number(publications, self._newest)
+        self._deliver(fresh)
+        return offsets
+
+    async def _append_in_turn(self, publications: Sequence[Publication]) -> Sequence[int]:
+        async with self._turn:
+            offsets: list[int] = []
+            fresh: list[Publication] = []
+            for start in range(0, len(publications), APPENDED_AT_ONCE):
+                if start:
+                    await asyncio.sleep(0)
+                part = publications[start : start + APPENDED_AT_ONCE]
+                numbers, new = self._number(part, self._newest + len(fresh))
+                offsets += numbers
+                fresh += new
+            self._deliver(fresh)
+            return offsets
+
+    def _number(self, publications: Sequence[Publication], newest: int) -> tuple[list[int], list[Publication]]:
+        """Give offsets behind `newest`: those of all, and the publications that were not appended before."""
+        self._check()
         now, unix_now = time.monotonic(), time.time()
         offsets: list[int] = []
         fresh: list[Publication] = []
@@ -53,15 +82,23 @@ class MemoryBroker(Broker):
                 if first is not None:
                     offsets.append(first)
                     continue
-                self._keys.remember(key, now, self._newest + 1)
-            self._newest += 1
-            publication.offset = self._newest
+                self._keys.remember(key, now, newest + 1)
+            newest += 1
+            publication.offset = newest
             publication.published_at = unix_now
-            offsets.append(self._newest)
+            offsets.append(newest)
             fresh.append(publication)
-        if fresh:
+        return offsets, fresh
+
+    def _deliver(self, fresh: Sequence[Publication]) -> None:
+        self._check()
+        if fresh and self._sink is not None:
+            self._newest = fresh[-1].offset
             self._sink.deliver(fresh)
-        return offsets
+
+    def _check(self) -> None:
+        if self._sink is None:
+            raise Unavailable("the broker is not open", retry_after_seconds=1, code="broker_down")
 
     async def read(
         self,

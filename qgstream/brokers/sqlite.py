@@ -193,14 +193,11 @@ class SqliteBroker(Broker):
     def _unavailable(self, what: str) -> Unavailable:
         return Unavailable(f"the log on disk {what}", retry_after_seconds=1, code="broker_down")
 
-    def _settle(self, jobs: Sequence[_Job], fresh: Sequence[tuple[int, Publication]], now: float) -> None:
+    def _settle(self, jobs: Sequence[_Job], fresh: Sequence[Publication]) -> None:
         """On the loop: what is on disk now is delivered, then answered."""
-        for offset, publication in fresh:
-            publication.offset = offset
-            publication.published_at = now
         try:
             if fresh and self._sink is not None:
-                self._sink.deliver([publication for _, publication in fresh])
+                self._sink.deliver(fresh)
         finally:
             for job in jobs:
                 self._queue_bytes -= job.size_bytes
@@ -281,10 +278,12 @@ class SqliteBroker(Broker):
         if refusal is not None:
             self._call(self._refuse, jobs, self._unavailable(refusal))
             return
+        # Here and not on the loop, which that would hold for 5 ms. Who published waits for the answer.
         for offset, publication in fresh:
+            publication.offset, publication.published_at = offset, unix_now
             if publication.idempotency_key is not None:
                 self._keys.remember(publication.idempotency_key, now, offset)
-        self._call(self._settle, jobs, fresh, unix_now)
+        self._call(self._settle, jobs, [publication for _, publication in fresh])
 
     def _numbered(self, file: Log, jobs: list[_Job], now: float) -> list[tuple[int, Publication]]:
         """What is to be written, each with its offset; the jobs have the offsets of all that is theirs."""

@@ -6,6 +6,7 @@ import asyncio
 import os
 import re
 import sqlite3
+import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import closing
@@ -690,3 +691,23 @@ async def test_what_the_lock_says_of_no_older_log_changes_nothing(disk: Disk, no
     await disk.close()
     Path(f"{disk.path}-lock").write_bytes(noted.format(epoch=f"not-{position.epoch}").encode("latin-1"))  # noqa: ASYNC240
     assert (await disk.open()).opened.position == position
+
+
+class Watched(Publication):
+    """Says on which thread it was numbered."""
+
+    numbered_by: str
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        if name == "offset" and value:
+            self.__dict__["numbered_by"] = threading.current_thread().name
+        super().__setattr__(name, value)
+
+
+@pytest.mark.gen_test
+async def test_a_batch_is_numbered_where_it_is_written_and_not_on_the_loop(disk: Disk) -> None:
+    tail = await disk.open()
+    batch = [Watched(("a",), b"1"), Watched(("a",), b"2")]
+    assert await tail.broker.append(batch) == [1, 2]
+    assert tail.offsets == [1, 2]
+    assert [one.numbered_by for one in batch] == ["qgstream-sqlite-write"] * 2
