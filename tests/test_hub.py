@@ -16,6 +16,7 @@ from tornado.iostream import IOStream
 import qgstream.brokers.memory
 import qgstream.fanout
 import qgstream.hub
+from qgstream.arrivals import LOOKS_AT_ONCE, TOPICS_PER_LOOK
 from qgstream.brokers.base import Forgotten, Opened, Sink
 from qgstream.brokers.memory import MemoryBroker
 from qgstream.connection import Connection
@@ -504,6 +505,65 @@ async def test_the_log_does_not_go_back_to_an_id_that_it_has_passed_meanwhile() 
     broker.catches_up = catches_up
     await hub.look_up(raw("a"), "log-7")
     assert hub.window.newest == 9
+
+
+@pytest.mark.gen_test
+async def test_an_id_that_has_come_and_is_not_in_the_window_yet_waits_for_that() -> None:
+    broker = Engine(5, forgotten=5)
+    hub = await started(broker)
+    batch = [event(n) for n in range(6, 6 + 3 * LOOKS_AT_ONCE * TOPICS_PER_LOOK)]
+
+    def catches_up() -> bool:
+        hub.deliver(batch)
+        return True
+
+    broker.catches_up = catches_up
+    looking = asyncio.ensure_future(hub.look_up(raw("a"), f"log-{batch[-2].offset}"))
+    await turns()
+    assert hub.window.newest < batch[-2].offset
+    assert not looking.done()
+    run(hub)
+    assert await looking is None
+    assert hub.window.newest == batch[-1].offset
+    assert [one.offset for one in hub.window.newest_first()] == [one.offset for one in reversed(batch)]
+
+
+@pytest.mark.gen_test
+async def test_what_the_broker_has_and_the_window_has_not_comes_once() -> None:
+    broker = Engine(5, older=[event(n, str(n)) for n in range(1, 9)], forgotten=5)
+    broker.trimmed = 0
+    hub = await started(broker)
+    stream = FakeStream()
+    connection = adopt(hub, stream, raw("a"), hub.open(raw("a"), "log-2", older=await hub.look_up(raw("a"), "log-2")))
+    while not connection.is_live:
+        run(hub)
+        await turns()
+    assert heard(stream) == [f"id: log-{n}\ndata: {n}" for n in (3, 4, 5)]
+    hub.deliver([event(n, str(n)) for n in (6, 7, 8)])
+    run(hub)
+    assert heard(stream) == [f"id: log-{n}\ndata: {n}" for n in (6, 7, 8)]
+
+
+@pytest.mark.gen_test
+async def test_what_comes_while_the_broker_says_that_there_is_no_more_is_replayed() -> None:
+    broker = Engine(5, older=[event(5, "5")], forgotten=5)
+    broker.trimmed = 0
+    hub = await started(broker)
+    stream = FakeStream()
+    older = await hub.look_up(raw("a"), "log-4")
+    hub._replays._archive._pages.clear()
+    broker.older = []  # what lies between is no event of the log
+
+    async def read(after: int, limit: int, topics: Collection[str] = ()) -> Sequence[Publication]:
+        hub.deliver([event(6, "6")])
+        return []
+
+    broker.read = read  # type: ignore[method-assign]
+    connection = adopt(hub, stream, raw("a"), hub.open(raw("a"), "log-4", older=older))
+    while not connection.is_live:
+        run(hub)
+        await turns()
+    assert heard(stream) == ["id: log-6\ndata: 6"]
 
 
 @pytest.mark.gen_test
