@@ -459,6 +459,37 @@ def test_new_bounds_are_taken_in_steps_while_others_append(
         assert made.resume("e-0") == "too_old" or not missing or not all(t.store for t in made.settings.topics)
 
 
+@pytest.fixture
+def short_steps(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(window_module, "EVENTS_PER_STEP", 2)
+
+
+@pytest.mark.usefixtures("short_steps")
+def test_the_newest_of_two_changes_counts() -> None:
+    made = window(*(publication(offset) for offset in range(1, 11)))
+    older, newer = made.change(HistorySettings(max_events=3)), made.change(HistorySettings(max_events=7))
+    next(older)
+    for job in (newer, older):
+        assert list(job) in ([], [None] * 5)
+    assert made.settings.max_events == 7
+
+
+@pytest.mark.usefixtures("short_steps")
+def test_what_is_forgotten_during_a_change_is_forgotten_once() -> None:
+    made = window(*(publication(offset) for offset in range(1, 11)), max_events=10)
+    job = made.change(HistorySettings(max_events=4))
+    for _ in range(3):
+        next(job)
+    for offset in range(11, 17):
+        made.append(publication(offset), now=0)
+    assert list(job)
+    made.forget(0)
+    assert held(made) == [13, 14, 15, 16]
+    assert made.size_bytes == sum(one.size_bytes for one in made.newest_first())
+    assert made.resume("e-11") == "too_old"
+    assert made.resume("e-12") == Position("e", 12)
+
+
 def test_new_bounds_of_many_events_take_many_short_steps() -> None:
     made = window(*(publication(offset) for offset in range(1, 3001)))
     other = HistorySettings(max_events=1000, topics=(TopicHistory(pattern="b", max_age_seconds=5),))
