@@ -16,6 +16,7 @@ class Bodies:
 
     def __init__(self) -> None:
         self.held_bytes = 0
+        self.refused = 0  # bodies
 
     def check(self, more_bytes: int, max_bytes: int, *, own_bytes: int = 0) -> None:
         """Raise `Unavailable` when so many bytes more do not fit, for a body of which `own_bytes` are held.
@@ -24,6 +25,7 @@ class Bodies:
         """
         others_bytes = self.held_bytes - own_bytes
         if others_bytes and self.held_bytes + more_bytes > max_bytes:
+            self.refused += 1
             raise Unavailable(
                 f"bodies of publishes in flight: {others_bytes} bytes, at most {max_bytes} with this one expected",
                 retry_after_seconds=_RETRY_SECONDS,

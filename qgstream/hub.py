@@ -13,6 +13,7 @@ from tornado.iostream import IOStream
 
 from qgstream import messages
 from qgstream.arrivals import Arrivals
+from qgstream.bodies import Bodies
 from qgstream.brokers.base import Broker, Sink
 from qgstream.brokers.memory import MemoryBroker
 from qgstream.connection import Connection, Host, tune_socket
@@ -77,6 +78,7 @@ class Hub(Host, Sink):
         self.slices = Slices() if slices is None else slices  # an idle one is empty, and so false
         self.registry = Registry()
         self.router = Router()
+        self.bodies = Bodies()  # of publishes over HTTP
         self.rates = TopicRates(time.monotonic())
         self.random = Random()
         self.draining = False
@@ -419,6 +421,8 @@ class Hub(Host, Sink):
             topics=len(self.router),
             backlog_bytes_total=sum(backlogs),
             backlog_bytes_max=max(backlogs, default=0),
+            inflight_body_bytes=self.bodies.held_bytes,
+            inflight_bodies_refused=self.bodies.refused,
             history_events=len(self._window) if self._window is not None else 0,
             history_bytes=self._window.size_bytes if self._window is not None else 0,
             broker_up=self.broker.is_up,

@@ -44,6 +44,8 @@ class Live:
     topics: int = 0
     backlog_bytes_total: int = 0
     backlog_bytes_max: int = 0
+    inflight_body_bytes: int = 0
+    inflight_bodies_refused: int = 0
     history_events: int = 0
     history_bytes: int = 0
     broker_up: bool = True
@@ -244,6 +246,7 @@ class _LiveCollector(Collector):
             ("topics", "Distinct subscriptions with a subscriber now.", live.topics),
             ("backlog_bytes", "Bytes waiting for all subscribers together.", live.backlog_bytes_total),
             ("backlog_largest_bytes", "Bytes waiting for the subscriber furthest behind.", live.backlog_bytes_max),
+            ("inflight_body_bytes", "Bytes of bodies of publishes under way.", live.inflight_body_bytes),
             ("history_events", "Events held for replay.", live.history_events),
             ("history_bytes", "Bytes of events held for replay.", live.history_bytes),
             ("broker_up", "1 while the broker answers.", live.broker_up),
@@ -252,6 +255,10 @@ class _LiveCollector(Collector):
             yield GaugeMetricFamily(f"qgstream_{name}", text, value=float(value))
         skipped = "Entries of the broker's log that could not be read and were passed over."
         yield CounterMetricFamily("qgstream_broker_skipped", skipped, value=float(live.broker_skipped))
+        refused = "Publishes refused because of limits.max_inflight_body_bytes."
+        yield CounterMetricFamily(
+            "qgstream_inflight_bodies_refused", refused, value=float(live.inflight_bodies_refused)
+        )
         build = GaugeMetricFamily("qgstream_build_info", "Versions.", labels=("version", "python", "tornado"))
         build.add_metric((__version__, platform.python_version(), tornado.version), 1)
         yield build

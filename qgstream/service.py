@@ -12,7 +12,6 @@ from qgstream.access import AccessList
 from qgstream.addresses import Network, client_key, parse_networks
 from qgstream.allowed_hosts import parse_allowed_host
 from qgstream.auth import Authenticator, AuthSettings, Principal
-from qgstream.bodies import Bodies
 from qgstream.cors import CorsSettings
 from qgstream.drain import drain
 from qgstream.errors import ConfigError, TooManyRequests
@@ -59,7 +58,7 @@ class Service:
         self.trusted_proxies = parse_networks([str(network) for network in trusted_proxies])
         self.allowed_hosts = tuple(parse_allowed_host(host) for host in allowed_hosts)
         self.publishing = 0  # publishes under way, which a server that leaves still answers
-        self.bodies = Bodies()  # of those
+        self.bodies = hub.bodies  # of those
         self.takes_events = True  # until the last moment of a drain
         self.wheel = Wheel(hub, heartbeat or HeartbeatSettings())
         self.viewers = Viewers(hub)

@@ -141,6 +141,9 @@ async def test_what_does_not_fit_comes_back_later(
     error = error_of(answer)
     assert error["code"] == "inflight_bodies"
     assert f"{60 * KIB - 1} bytes, at most {64 * KIB}" in error["message"]
+    seen = client.hub.metrics.registry.get_sample_value
+    assert seen("qgstream_inflight_body_bytes") == 60 * KIB - 1
+    assert seen("qgstream_inflight_bodies_refused_total") == 1
     assert (await client.post(small)).code == 200  # there is room for this
     assert client.service.bodies.held_bytes == 60 * KIB - 1
     await slow.write(b"}")

@@ -99,6 +99,7 @@ async def test_every_series_is_there_before_anything_happened_and_once(client: C
         "qgstream_heartbeats_total", "qgstream_replay_total", "qgstream_replay_events_count",
         "qgstream_fanout_seconds_count", "qgstream_publish_to_write_seconds_count", "qgstream_loop_lag_seconds_count",
         "qgstream_backlog_bytes", "qgstream_backlog_largest_bytes", "qgstream_history_events",
+        "qgstream_inflight_body_bytes", "qgstream_inflight_bodies_refused_total",
         "qgstream_history_bytes", "qgstream_broker_up", "qgstream_draining", "qgstream_build_info",
         "process_cpu_seconds_total", "process_resident_memory_bytes", "process_open_fds", "python_gc_collections_total",
     }  # fmt: skip
