@@ -10,8 +10,10 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Literal
 
+from qgstream.archive import CACHED_BYTES
 from qgstream.config import Config
 from qgstream.host import Held, Host
+from qgstream.replays import MAX_HELD_BYTES
 from qgstream.sockets import BACKLOG, RESERVED_DESCRIPTORS, max_sockets
 
 MIB = 1024 * 1024
@@ -21,6 +23,9 @@ TLS_STREAM_BYTES = 22 * 1024
 KERNEL_BYTES = 7 * 1024
 STALLED_BYTES = 120 * 1024
 
+# Memory that was freed and that the allocator cannot give to others, as a share of what is held: an eighth to a quarter
+# was measured (tests/hostile/test_memory.py).
+_GAPS_SHARE = 4
 # One in so many clients is taken to stall at once: what the arithmetic of the documentation does.
 _STALLED_SHARE = 10
 # No clock of a machine that runs this can be before it was written: 2025-01-01.
@@ -75,19 +80,37 @@ def _descriptors(config: Config, host: Host) -> Finding:
     return Finding("descriptors", "fails", found, change, fits)
 
 
+def fixed_bytes(config: Config) -> int:
+    """What the process may take at worst without its streams, in bytes."""
+    limits = config.limits
+    # An event counts in `history.max_bytes` with all that it takes (`Publication.size_bytes`).
+    held = config.history.max_bytes + limits.max_total_backlog_bytes + limits.max_inflight_body_bytes
+    if not config.broker.url.startswith("memory:"):  # whose log is the history
+        held += CACHED_BYTES + MAX_HELD_BYTES
+    return PROCESS_BYTES + held + held // _GAPS_SHARE
+
+
+def resident_bytes(config: Config) -> int:
+    """What the process may take at worst with all of its streams, without what the kernel holds, in bytes."""
+    return fixed_bytes(config) + config.limits.max_connections * _stream_bytes(config)
+
+
+def _stream_bytes(config: Config) -> int:
+    return TLS_STREAM_BYTES if config.server.certfile else STREAM_BYTES
+
+
 def _memory(config: Config, host: Host) -> Finding:
     known = [bound for bound in (host.memory_available, host.cgroup_available) if bound is not None]
     if not known:
         return Finding("memory", "unknown", "MemAvailable cannot be read")
     available, streams = min(known), config.limits.max_connections
     of_group = available == host.cgroup_available
-    fixed = PROCESS_BYTES + config.history.max_bytes + config.limits.max_total_backlog_bytes
-    fixed += config.limits.max_inflight_body_bytes
-    each = (TLS_STREAM_BYTES if config.server.certfile else STREAM_BYTES) + KERNEL_BYTES
+    fixed = fixed_bytes(config)
+    each = _stream_bytes(config) + KERNEL_BYTES
     needed = fixed + streams * each
     found = (
         f"{available // MIB} MiB {'left by the cgroup' if of_group else 'available'}; {needed // MIB} MiB needed at "
-        f"worst ({fixed // MIB} for process, history, backlogs and bodies + {streams} x {each // 1024} KiB)"
+        f"worst ({fixed // MIB} for process, history, backlogs, bodies and replays + {streams} x {each // 1024} KiB)"
     )
     if needed <= available:
         return Finding("memory", "ok", found, fits=(available - fixed) // each)

@@ -9,8 +9,11 @@ from types import ModuleType
 
 import pytest
 
+from qgstream.archive import CACHED_BYTES
 from qgstream.drain import DrainSettings
 from qgstream.limits import LimitSettings
+from qgstream.publication import Publication
+from qgstream.replays import MAX_HELD_BYTES
 from qgstream.sockets import RESERVED_DESCRIPTORS, max_sockets
 from tests.documents import ROOT
 
@@ -88,14 +91,15 @@ def test_the_arithmetic_is_right(storm: ModuleType) -> None:
     assert f"10 000 events a second are {10_000 * storm.TAIL_SECONDS:.0%}".replace("%", " %") in TEXT
 
     history = 60 * EVENTS
-    held = history * (2 * 100 + 400) / MIB
+    held = history * Publication(("room/123456",), bytes(100)).size_bytes / MIB
     resident, kernel = 53 + IN_EACH * 5 / 1024, IN_EACH * 7 / 1024
-    backlog = LimitSettings().max_total_backlog_bytes / MIB
+    limits = LimitSettings()
+    full = 128 + (limits.max_total_backlog_bytes + limits.max_inflight_body_bytes + CACHED_BYTES + MAX_HELD_BYTES) / MIB
     assert f"misses {number(history)} events" in TEXT
     assert f"`history.max_events = {history}` is {held:.0f} MiB" in TEXT
     assert f"53 + {IN_EACH * 5 / 1024:.0f} + {held:.0f} MiB resident and {kernel:.0f} MiB in the kernel" in TEXT
     assert f"{EACH * (resident + held + kernel) / 1024:.1f} GiB for a host; and" in TEXT
-    assert f"{EACH * (resident + 128 + backlog + kernel) / 1024:.1f} GiB for a host. **Desc" in TEXT
+    assert f"{EACH * (resident + 1.25 * full + kernel) / 1024:.1f} GiB for a host. **Desc" in TEXT
 
     limit = LimitSettings(max_connections=20_000)
     assert f"needs {number(max_sockets(limit) + RESERVED_DESCRIPTORS)} descriptors" in TEXT

@@ -74,14 +74,18 @@ def test_descriptors_that_do_not_fit_say_what_to_write() -> None:
 
 
 def test_memory() -> None:
-    # 53 + 64 + 256 + 64 MiB, and 12 KiB for each of 10 000 streams: 554.2 MiB
-    assert found(replace(HOST, memory_available=555 * MIB))["memory"].verdict == "ok"
-    short = found(replace(HOST, memory_available=554 * MIB))["memory"]
-    assert (short.verdict, short.fits) == ("fails", (554 - 437) * MIB // 12288)
+    # 53 and 1.25 x (64 + 256 + 64) MiB, and 12 KiB for each of 10 000 streams: 650.2 MiB
+    assert found(replace(HOST, memory_available=651 * MIB))["memory"].verdict == "ok"
+    short = found(replace(HOST, memory_available=650 * MIB))["memory"]
+    assert (short.verdict, short.fits) == ("fails", (650 - 533) * MIB // 12288)
     assert "raise the memory by 1 MiB" in short.change
     assert found(replace(HOST, memory_available=100 * MIB))["memory"].fits == 0
     tls: dict[str, object] = {"certfile": "a", "keyfile": "b"}
-    assert found(replace(HOST, memory_available=555 * MIB), server=tls)["memory"].verdict == "fails"
+    assert found(replace(HOST, memory_available=651 * MIB), server=tls)["memory"].verdict == "fails"
+    # Replays from before the window: 1.25 x (16 + 64) MiB.
+    redis: dict[str, object] = {"url": "redis://127.0.0.1"}
+    assert found(replace(HOST, memory_available=751 * MIB), broker=redis)["memory"].verdict == "ok"
+    assert found(replace(HOST, memory_available=750 * MIB), broker=redis)["memory"].verdict == "fails"
 
 
 def test_the_memory_of_a_group_counts_when_it_is_less() -> None:

@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from qgstream.config import Config, load
+from qgstream.doctor import resident_bytes
 from qgstream.drain import DrainSettings
 from qgstream.limits import LimitSettings
 from qgstream.server import STOP_SECONDS
@@ -72,7 +73,7 @@ def test_the_unit_has_descriptors_for_the_limit(unit: Path) -> None:
 def test_the_pod_has_memory_for_the_limit() -> None:
     # The arithmetic of docs/tuning-limits.md, with one stalled reader in ten.
     streams = PODS.limits.max_connections
-    resident = 53 + streams * 5 / 1024 + (PODS.history.max_bytes + PODS.limits.max_total_backlog_bytes) / 1024**2
+    resident = resident_bytes(PODS) / 1024**2
     kernel = (streams * 7 + streams / 10 * 120) / 1024
     limit = CONTAINER["resources"]["limits"]["memory"]
     assert limit.endswith("Mi")
