@@ -408,14 +408,12 @@ class NatsBroker(Remote):
     async def send(self, publications: Sequence[Publication]) -> Sequence[Placed]:
         """See `Remote.send`. One by one, in order, and not all or nothing."""
         newest, max_bytes = self.newest, self._in_use().max_payload
-        messages = [
-            (
-                to_subject(self._options.prefix, publication.topics[0]), publication.data,
-                to_headers(publication) | {"Nats-Expected-Stream": self.stream},
-            )
-            for publication in publications
-        ]  # fmt: skip
-        for subject, data, headers in messages:
+        messages: list[tuple[str, bytes, dict[str, str]]] = []
+        for publication in publications:
+            await self._turn(len(messages))
+            subject, data = to_subject(self._options.prefix, publication.topics[0]), publication.data
+            headers = to_headers(publication) | {"Nats-Expected-Stream": self.stream}
+            messages.append((subject, data, headers))
             size = size_bytes(subject, headers, data)
             if size > max_bytes:
                 raise TooLarge("the message for NATS", size, max_bytes)
@@ -429,6 +427,7 @@ class NatsBroker(Remote):
         try:
             async with self._publishing:  # so that those of this process do not get between each other's
                 for subject, data, headers in messages:
+                    await self._turn(len(answers))
                     if len(answers) - len(acks) == MAX_IN_FLIGHT:
                         acks += [_acknowledged(await answer) for answer in answers[len(acks) :]]
                     answers.append(await self._post(subject, data, headers))

@@ -312,7 +312,8 @@ class RedisBroker(Remote):
         self._check_sizes(publications)
         keys: list[str] = []
         arguments: list[str | bytes | int] = []
-        for publication in publications:
+        for number, publication in enumerate(publications):
+            await self._turn(number)
             key, fields = publication.idempotency_key, _fields(publication)
             if key is not None:
                 keys.append(f"{self._side}:{_log_of(self.epoch)}:{key}")

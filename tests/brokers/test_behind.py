@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import sys
+from typing import Any
 
 import pytest
 
@@ -93,3 +95,32 @@ async def test_what_others_append_is_bounded_in_a_process_that_is_slow(
         await until(is_done)
         await writing
         assert limit < most < limit + 257 * 2 * DATA_BYTES
+
+
+@pytest.mark.gen_test(timeout=120)
+@pytest.mark.parametrize("made_by", ["to_headers", "_fields"])
+async def test_a_long_batch_is_made_ready_in_parts(
+    engine: Engine, tails: Tails, remote: Machine, made_by: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tail = await tails.open()
+    module = sys.modules[type(tail.broker).__module__]
+    if not hasattr(module, made_by):
+        return  # another engine's
+    make, at_once, most = getattr(module, made_by), 0, 0
+
+    def counted(publication: Publication) -> Any:
+        nonlocal at_once
+        at_once += 1
+        return make(publication)
+
+    async def look() -> None:
+        nonlocal at_once, most
+        while True:
+            at_once, most = 0, max(most, at_once)
+            await asyncio.sleep(0)
+
+    monkeypatch.setattr(module, made_by, counted)
+    looking = asyncio.ensure_future(look())
+    await tail.broker.append(events(1000))
+    looking.cancel()
+    assert 0 < most <= 65
