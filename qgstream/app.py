@@ -14,7 +14,14 @@ from qgstream.allowed_hosts import is_allowed
 from qgstream.handlers.admin_connections import ConnectionHandler, ConnectionsHandler
 from qgstream.handlers.admin_events import AdminEventsHandler
 from qgstream.handlers.admin_limits import LimitsHandler
-from qgstream.handlers.admin_server import ConfigHandler, DrainHandler, OpenApiHandler, OverviewHandler, TopicsHandler
+from qgstream.handlers.admin_server import (
+    ConfigHandler,
+    DrainHandler,
+    OpenApiHandler,
+    OverviewHandler,
+    ReloadHandler,
+    TopicsHandler,
+)
 from qgstream.handlers.base import MAX_METHOD_CHARACTERS, MAX_PATH_CHARACTERS, BaseHandler, NotFoundHandler
 from qgstream.handlers.client import ClientHandler, ClientTypesHandler
 from qgstream.handlers.dashboard import DashboardHandler
@@ -115,6 +122,7 @@ def _operator_routes(service: Service) -> list[Rule]:
         Rule(PathMatches("/admin/connections/([0-9]{1,18})"), ConnectionHandler, shared),
         Rule(PathMatches("/admin/topics"), TopicsHandler, shared),
         Rule(PathMatches("/admin/config"), ConfigHandler, shared),
+        Rule(PathMatches("/admin/reload"), ReloadHandler, shared),
         Rule(PathMatches("/admin/drain"), DrainHandler, shared),
         Rule(PathMatches("/admin/openapi.json"), OpenApiHandler, shared),
     ]

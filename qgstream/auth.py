@@ -332,6 +332,13 @@ class Authenticator:
         """What tokens are verified with; None without `auth.jwt`, or until the key set has come."""
         return None if self._tokens is None else self._tokens.keys
 
+    def key_names(self) -> dict[tuple[str, bytes], str]:
+        """The settings that the keys stand in, such as `auth.publish_keys.orders`, by kind and digest."""
+        return {
+            (principal.kind, digest): f"auth.{principal.kind}s.{principal.name}"
+            for digest, principal in self._keys.items()
+        }
+
     def _match(self, token: str) -> Principal | None:
         digest = _digest(token.encode("utf-8", "surrogatepass"))
         found = None

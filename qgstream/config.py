@@ -23,7 +23,7 @@ from qgstream.drain import DrainSettings
 from qgstream.heartbeat import HeartbeatSettings
 from qgstream.limits import LimitSettings
 from qgstream.logs import LogSettings
-from qgstream.reading import Catalogue, Reading
+from qgstream.reading import Catalogue, Key, Reading
 from qgstream.settings import Section
 from qgstream.sockets import KEEPALIVE_SECONDS
 from qgstream.sources.base import SourceSettings
@@ -33,7 +33,7 @@ ENVIRONMENT_PREFIX = "QGSTREAM_"
 # Names the file itself, so it is no key of the configuration.
 ENVIRONMENT_FILE = "QGSTREAM_CONFIG"
 # What the commands of clients read: known, and no business of a server's.
-_OF_CLIENTS = ("QGSTREAM_PUBLISH_KEY", "QGSTREAM_TOKEN")
+_OF_CLIENTS = ("QGSTREAM_PUBLISH_KEY", "QGSTREAM_TOKEN", "QGSTREAM_ADMIN_KEY")
 NO_SECRETS = (
     "the keys of auth do not come by flag, where every process on the machine can read them: "
     "use the configuration file or the environment (QGSTREAM_AUTH__...)"
@@ -170,11 +170,17 @@ class Loaded:
 
     def effective(self) -> Iterator[tuple[str, object, str]]:
         """Every key, its value as plain JSON without secrets, and where it came from."""
-        for name, key in _CATALOGUE.keys.items():
-            value: Any = self.config
-            for part in name.split("."):
-                value = getattr(value, part, None)
-            yield name, key.visible(value), self.came_from[name]
+        for key, value in values(self.config):
+            yield key.name, key.visible(value), self.came_from[key.name]
+
+
+def values(config: Config) -> Iterator[tuple[Key, object]]:
+    """Every key and its value as it is, secrets included. `Key.visible` says what may be shown of a value."""
+    for name, key in _CATALOGUE.keys.items():
+        value: Any = config
+        for part in name.split("."):
+            value = getattr(value, part, None)
+        yield key, value
 
 
 def load(

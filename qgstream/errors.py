@@ -228,6 +228,13 @@ class VersionNotSupported(QgstreamError):
     code = "http_version_not_supported"
 
 
+class ConfigRejected(QgstreamError):
+    """A reload that was asked for over HTTP was refused, with every problem found; nothing was changed."""
+
+    status = 422
+    code = "config_rejected"
+
+
 class ConfigError(QgstreamError):
     """The configuration cannot be used; every problem found is a line of the message."""
 

@@ -7,6 +7,7 @@ at the scrape, so that it cannot drift.
 from __future__ import annotations
 
 import platform
+import time
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
@@ -109,6 +110,16 @@ class Metrics:
         self._source_running = Gauge(
             "qgstream_source_running", "1 while a source runs.", ("source",), registry=self.registry
         )
+        self._reload_failures = counter("config_reload_failures", "Reloads that were refused.")
+        self._reloaded = Gauge(
+            "qgstream_config_last_reload_successful", "1 unless the last reload was refused.", registry=self.registry
+        )
+        self._reloaded_at = Gauge(
+            "qgstream_config_last_reload_success_timestamp_seconds",
+            "When the configuration in effect was loaded, at the start or by a reload.",
+            registry=self.registry,
+        )
+        self.config_loaded(time.time())
         for closed in CLOSE_REASONS:
             self._closed.labels(closed)
         for rejected in REJECT_REASONS:
@@ -188,6 +199,16 @@ class Metrics:
     def loop_was_late(self, seconds: float) -> None:
         """What was due at a moment was run by the event loop this much later."""
         self._loop_lag.observe(seconds)
+
+    def config_loaded(self, at: float) -> None:
+        """A configuration has come into effect, at this time (unix seconds)."""
+        self._reloaded.set(1)
+        self._reloaded_at.set(at)
+
+    def config_rejected(self) -> None:
+        """A reload was refused."""
+        self._reloaded.set(0)
+        self._reload_failures.inc()
 
     def knows_source(self, name: str) -> None:
         """There is a source of this name."""

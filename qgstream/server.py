@@ -10,8 +10,10 @@ import ssl
 import threading
 import time
 from collections import defaultdict
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import suppress
+from dataclasses import dataclass, field, replace
+from typing import Any
 
 from tornado.netutil import bind_sockets
 from tornado.web import Application
@@ -19,8 +21,10 @@ from tornado.web import Application
 from qgstream import cors
 from qgstream.addresses import is_loopback, parse_networks
 from qgstream.app import admin_app, public_app
+from qgstream.auth import Authenticator
 from qgstream.brokers.base import open_broker
 from qgstream.certificates import expires_at, load_cert_chain
+from qgstream.changes import FIXED, Changes, Side, between
 from qgstream.config import Config, Loaded, ServerSettings
 from qgstream.drain import LINGER_SECONDS, drain, wait
 from qgstream.errors import ConfigError, Unavailable
@@ -42,15 +46,6 @@ from qgstream.tls import ALPN_PROTOCOL
 # 20 000 allocations instead of 700, a full one a hundred times more rarely (benchmarks/collector.py).
 _GC_THRESHOLDS = (20_000, 20, 50)
 
-
-# What a reload cannot change; it says so.
-_FIXED = (
-    "server.host", "server.port", "server.certfile", "server.keyfile", "server.reuse_port", "broker.url",
-    "broker.timeout_seconds", "admin.host", "admin.port", "sources",
-)  # fmt: skip
-
-# What it can change of `[server]`; all of the other sections but those above.
-_RELOADABLE = ("trusted_proxies", "allowed_hosts", "keepalive_seconds")
 
 _ADMIN_LIMITS = LimitSettings(max_sockets=ADMIN_SOCKETS)
 
@@ -133,7 +128,10 @@ class Server:
         )  # fmt: skip
         self.service.effective = self.effective
         self.service.leave = self.leave_within
+        if self.reload is not None:
+            self.service.reload = self.reload_now
         self._started_with, self._started_from = config, self.loaded
+        self._side = Side.of(config, self.service.auth)
         has_admin = bool(config.admin.port)
         tls = tls_context(config.server)
         self._note_certificate(config.server)
@@ -269,17 +267,47 @@ class Server:
         if not self.is_started:
             self._reload_later = True  # what it starts with was read before
             return
+        with suppress(ConfigError):  # the log has it
+            self.reload_now(dry_run=False)
+
+    def reload_now(self, dry_run: bool) -> Mapping[str, object]:
+        """As `reconfigure`, or with `dry_run` only look; returns what changes, as JSON. Raises `ConfigError`."""
+        if self.reload is None:
+            raise RuntimeError("there is nothing to load from")
         try:
             loaded = self.reload()
             config = loaded.config
             raise_descriptor_limit(config.limits)
             tls = tls_context(config.server)
-            self.service.reload_auth(config.auth)
+            side = Side.of(config, Authenticator(config.auth))
+            if not dry_run:
+                self.service.reload_auth(config.auth)
         except ConfigError as error:
-            log.error("config.rejected", extra={"problems": error.problems})
-            return
+            if not dry_run:
+                log.error("config.rejected", extra={"problems": error.problems})
+                self.service.reloads.rejected(error.problems)
+            raise
+        if dry_run:
+            return self._outcome(side, sorted(self.service.tuned))
         for warning in loaded.warnings:
             log.warning("config.warning", extra={"warning": warning})
+        forgotten = sorted(self.service.tuned)  # what was changed through /admin/limits holds until now
+        outcome = self._outcome(side, forgotten)
+        self._take(config, tls)
+        self.config, self.loaded, self._side = config, loaded, side
+        self.service.tuned.clear()
+        self.service.reloads.loaded()
+        log.info("config.reloaded", extra=outcome)
+        return outcome
+
+    def _outcome(self, new: Side, limits_reset: list[str]) -> dict[str, object]:
+        # What was changed through /admin/limits is a value of before, too.
+        in_effect = self._side.config.model_copy(update={"limits": self.service.limits})
+        changes: Changes = between(replace(self._side, config=in_effect), new)
+        needs_restart = [key for key in FIXED if _value(new.config, key) != _value(self._started_with, key)]
+        return {"needs_restart": needs_restart, "limits_reset": limits_reset, **changes.document()}
+
+    def _take(self, config: Config, tls: ssl.SSLContext | None) -> None:
         self.service.cors = config.cors
         self.service.wheel.settings = config.heartbeat
         self.service.trusted_proxies = parse_networks(config.server.trusted_proxies)
@@ -293,22 +321,20 @@ class Server:
             # The whole context is exchanged: one that takes half of a pair serves nobody any more.
             self._servers[0].ssl_options = tls
             self._note_certificate(config.server)
-        needs_restart = [key for key in _FIXED if _value(config, key) != _value(self._started_with, key)]
-        self.config, self.loaded = config, loaded
-        forgotten = sorted(self.service.tuned)  # what was changed through /admin/limits holds until now
-        self.service.tuned.clear()
-        log.info("config.reloaded", extra={"needs_restart": needs_restart, "limits_reset": forgotten})
 
     def effective(self) -> Iterator[tuple[str, object, str]]:
         """Every key of the configuration in effect, its value without secrets, and where it came from."""
-        sections = {name: getattr(self._started_with, name) for name in ("server", "admin", "broker", "sources")}
-        reloadable = {name: getattr(self.config.server, name) for name in _RELOADABLE}
-        sections["server"] = self._started_with.server.model_copy(update=reloadable)
-        in_effect = self.config.model_copy(update=sections | {"limits": self.service.limits})
+        sections: dict[str, Any] = {"limits": self.service.limits}
+        for key in FIXED:
+            name, _, last = key.partition(".")
+            fixed = _value(self._started_with, key)
+            section = sections.get(name, getattr(self.config, name))
+            sections[name] = section.model_copy(update={last: fixed}) if last else fixed
+        in_effect = self.config.model_copy(update=sections)
         for key, value, _ in Loaded(in_effect, (), defaultdict(str)).effective():
-            loaded = self._started_from if key in _FIXED else self.loaded
+            loaded = self._started_from if key in FIXED else self.loaded
             source = "program" if loaded is None else loaded.came_from[key]
-            if key in _FIXED and _value(self.config, key) != _value(self._started_with, key):
+            if key in FIXED and _value(self.config, key) != _value(self._started_with, key):
                 source += " (changed since, which needs a restart)"
             elif key.startswith("auth.jwt.") and self.service.auth.awaits_keys:
                 source += " (in effect once its key set has come)"

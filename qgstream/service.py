@@ -22,6 +22,7 @@ from qgstream.jwks import KeySet
 from qgstream.limits import Admission, LimitSettings, RateLimiter, Rejection, jittered
 from qgstream.logs import log
 from qgstream.reasons import RejectReason
+from qgstream.reloads import Reloads
 from qgstream.timer import Timer
 from qgstream.topics import PrivateTopics
 from qgstream.tuning import tune
@@ -66,6 +67,9 @@ class Service:
         # What only the process around it knows. A program that embeds the hub may leave both out.
         self.effective: Callable[[], Iterable[tuple[str, object, str]]] | None = None
         self.leave: Callable[[float | None, bool], float] | None = None
+        # Reads the configuration again, or (True) only says what that would change. Raises `ConfigError`.
+        self.reload: Callable[[bool], Mapping[str, object]] | None = None
+        self.reloads = Reloads(hub.metrics)
         self._admission = Admission()
         self._publish_rates = RateLimiter()
         self._sweeper = Timer(self._sweep, _SWEEP_SECONDS)

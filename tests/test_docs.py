@@ -20,13 +20,13 @@ import qgstream.cli
 from qgstream import errors
 from qgstream.app import admin_app, public_app
 from qgstream.brokers.base import _ENGINES
+from qgstream.changes import FIXED
 from qgstream.config import Config, load
 from qgstream.draft import Body
 from qgstream.hub import Hub
 from qgstream.metrics import Metrics
 from qgstream.reading import Catalogue, field_names
 from qgstream.reasons import CLOSE_REASONS, REJECT_REASONS, REPLAY_RESULTS
-from qgstream.server import _FIXED
 from qgstream.service import Service
 from tests.console import Console
 from tests.documents import (
@@ -151,7 +151,7 @@ def test_every_other_setting_is_in_the_page_about_running() -> None:
 
 def test_what_needs_a_restart_is_documented_and_nothing_else_is() -> None:
     (row,) = rows(section_of(RUNNING, "Reload"))
-    assert set(words(row[1])) == set(_FIXED)
+    assert set(words(row[1])) == set(FIXED)
     sections = {word.partition(".")[0] for word in words(row[0]) + words(row[1])}
     assert sections == Config.model_fields.keys()
 

@@ -49,6 +49,7 @@ FLOORS: dict[float, tuple[str, ...]] = {
     1.3: (
         "auth",
         "opening",
+        "reloads",
         "sources.*",
     ),
     2.0: ("brokers.base",),
@@ -97,6 +98,7 @@ FLOORS: dict[float, tuple[str, ...]] = {
     7.05: ("handlers.admin", "handlers.page", "handlers.streams"),
     7.1: ("handlers.*",),
     8.0: ("app", "config"),
+    8.1: ("changes",),
     8.5: ("",),  # qgstream itself: the names that a program embeds
     9.0: ("server", "doctor"),
     9.1: ("bench.errors", "bench.histogram", "bench.stamps"),

@@ -5,7 +5,7 @@ from __future__ import annotations
 import msgspec
 
 from qgstream import openapi, overview
-from qgstream.errors import InvalidField, NotFound
+from qgstream.errors import ConfigError, ConfigRejected, InvalidField, NotFound
 from qgstream.handlers.admin import AdminHandler
 
 _MAX_TOPICS = 1000
@@ -42,7 +42,31 @@ class ConfigHandler(AdminHandler):
         entries = {key: {"value": value, "source": source} for key, value, source in self.service.effective()}
         self.set_header("Content-Type", "application/json; charset=utf-8")
         self.set_header("Cache-Control", "no-store")
-        self.write(msgspec.json.encode({"config": entries}, enc_hook=str))
+        document = {"config": entries, **self.service.reloads.document()}
+        self.write(msgspec.json.encode(document, enc_hook=str))
+
+
+class ReloadHandler(AdminHandler):
+    """Reading the configuration again, as on SIGHUP."""
+
+    def post(self) -> None:
+        """What has changed; with `dry_run` what would change."""
+        body = self.json_object(required=False)
+        for name in body:
+            if name != "dry_run":
+                raise InvalidField(name[:100], "unknown field, expected dry_run")
+        dry_run = body.get("dry_run", False)
+        if not isinstance(dry_run, bool):
+            raise InvalidField("dry_run", f"got {type(dry_run).__name__}, expected true or false")
+        if self.service.reload is None:
+            raise NotFound("got no configuration to read again: the program that embeds this server has its own")
+        if not dry_run:
+            self.audit("admin.reload")
+        try:
+            changes = self.service.reload(dry_run)
+        except ConfigError as error:
+            raise ConfigRejected(str(error)) from None
+        self.answer({"status": "checked" if dry_run else "reloaded", **changes})
 
 
 class DrainHandler(AdminHandler):

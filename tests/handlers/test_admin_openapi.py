@@ -122,7 +122,7 @@ def test_what_operators_read_is_as_described(start: Any, document: Path) -> None
 def test_what_operators_change_is_as_described(start: Any, document: Path) -> None:
     server = start()
     url = f"http://127.0.0.1:{server.admin_port}"
-    run(document, url, ADMIN_KEY, *operations(admin=True, methods=("patch", "delete")))
+    run(document, url, ADMIN_KEY, *operations(admin=True, methods=("patch", "delete", "post")))
     assert server.wait_for_log("admin.limits_changed")["admin_key"] == "boss"
 
 
@@ -130,7 +130,7 @@ def test_every_operation_is_checked_by_one_of_these() -> None:
     named = {operation["operationId"] for item in openapi.document()["paths"].values()
              for method, operation in item.items() if method != "parameters"}  # fmt: skip
     checked = operations(admin=False, methods=("get", "head", "post"))
-    checked += operations(admin=True, methods=("get", "patch", "delete"))
+    checked += operations(admin=True, methods=("get", "patch", "delete", "post"))
     assert named == {*checked, *UNFIT}
 
 

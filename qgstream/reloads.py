@@ -1,0 +1,37 @@
+"""When the configuration was loaded, and when a reload was refused last: for metrics and for `/admin/config`."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+
+from qgstream.logs import utc_iso
+from qgstream.metrics import Metrics
+
+
+class Reloads:
+    """What became of the loads of one process. The configuration that it started with is the first."""
+
+    def __init__(self, metrics: Metrics) -> None:
+        self._metrics = metrics
+        self._loaded_at = time.time()
+        self._failed_at: float | None = None
+        self._problems: tuple[str, ...] = ()
+
+    def loaded(self) -> None:
+        """A configuration has come into effect."""
+        self._loaded_at = time.time()
+        self._metrics.config_loaded(self._loaded_at)
+
+    def rejected(self, problems: Sequence[str]) -> None:
+        """A reload was refused, and the configuration from before stays in effect."""
+        self._failed_at = time.time()
+        self._problems = tuple(problems)
+        self._metrics.config_rejected()
+
+    def document(self) -> dict[str, object]:
+        """As JSON. A failure stays there when a later load is a success: its time tells which came last."""
+        failure = None
+        if self._failed_at is not None:
+            failure = {"at": utc_iso(self._failed_at), "problems": list(self._problems)}
+        return {"loaded_at": utc_iso(self._loaded_at), "last_failure": failure}
