@@ -119,6 +119,11 @@ class BrokerSettings(Section):
     timeout_seconds: float = Field(
         DEFAULT_TIMEOUT_SECONDS, gt=0, le=300, description="A publish that the broker has not taken by then gets 503."
     )
+    required_for_ready: bool = Field(
+        False,
+        description="Whether /ready is 503 while the broker is away. By default it is 200 with the status degraded, "
+        "because all processes lose one broker at the same moment and still serve new streams.",
+    )
 
     @field_validator("url")
     @classmethod

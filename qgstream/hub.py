@@ -82,6 +82,7 @@ class Hub(Host, Sink):
         self.rates = TopicRates(time.monotonic())
         self.random = Random()
         self.draining = False
+        self.needs_broker = False  # whether new streams should go elsewhere while the broker is away
         # Saying goodbye, until this time, the longest waiting first.
         self._goodbyes: OrderedDict[Connection, float] = OrderedDict()
         self._is_sweeping = False
@@ -142,6 +143,11 @@ class Hub(Host, Sink):
     def forget(self) -> None:
         """Forget what has become too old; called every so often."""
         self.slices.begin(self._forgetting(), LOOKS_AT_ONCE)
+
+    @property
+    def is_started(self) -> bool:
+        """Whether the log was opened, so that there is a window."""
+        return self._window is not None
 
     @property
     def window(self) -> Window:

@@ -25,12 +25,20 @@ _PAGE_BYTES = resource.getpagesize()
 
 
 def readiness(hub: Hub) -> str:
-    """`ready`, or why new streams are better sent elsewhere: `draining`, `broker_down`, `full`."""
+    """Whether a balancer should send new streams here: `ready` and `degraded` are yes, `draining`, `full` and
+    `broker_down` are no.
+
+    `degraded` is a hub whose broker is away. It serves new streams from its window, and cannot publish. All processes
+    of one log lose their broker at the same moment: if that were a no, the balancer would have nobody for new streams.
+    It is a no where the hub has no window yet, and where the operator wants it (`broker.required_for_ready`).
+    """
     if hub.draining:
         return "draining"
-    if not hub.broker.is_up:
-        return "broker_down"
-    return "full" if len(hub.registry) >= hub.limits.max_connections else "ready"
+    if len(hub.registry) >= hub.limits.max_connections:
+        return "full"
+    if hub.is_started and hub.broker.is_up:
+        return "ready"
+    return "broker_down" if hub.needs_broker or not hub.is_started else "degraded"
 
 
 def snapshot(hub: Hub, *, started_at: float) -> dict[str, object]:

@@ -121,6 +121,7 @@ class Server:
         broker = open_broker(config.broker.url, timeout_seconds=config.broker.timeout_seconds)
         sources = open_sources(config.sources)
         hub = Hub(broker=broker, limits=config.limits, history=config.history)
+        hub.needs_broker = config.broker.required_for_ready
         self._intakes = Intakes(hub, sources)
         self.service = Service(
             hub, cors=config.cors, auth=config.auth, heartbeat=config.heartbeat,
@@ -313,6 +314,7 @@ class Server:
         self.service.trusted_proxies = parse_networks(config.server.trusted_proxies)
         self.service.allowed_hosts = config.server.allowed_hosts
         self.service.hub.reload(limits=config.limits, history=config.history)
+        self.service.hub.needs_broker = config.broker.required_for_ready
         if config.log != self.config.log:
             configure(config.log)
         started = self._started_with.server

@@ -122,3 +122,20 @@ def test_the_old_admin_key_is_told_what_became_of_itself(reloadable: Reloadable)
     assert (status, done["keys_revoked"]) == (200, ["auth.admin_keys.boss"])
     assert ask(reloadable.server, "POST", "/admin/reload")[0] == 401
     assert json.dumps("other") not in reloadable.server.log_path.read_text()
+
+
+def test_whether_the_broker_is_needed_changes(tmp_path: Path) -> None:
+    path = tmp_path / "events.db"
+    broker = {"url": f"sqlite://{path}"}
+    reloadable = Reloadable(tmp_path, auth=AUTH, broker=broker | {"required_for_ready": True})
+    server = reloadable.server
+    path.unlink()
+    server.wait_for_log("broker.down")
+    assert ask(server, "GET", "/ready") == (503, {"status": "broker_down"})
+    line = reloadable.reload(auth=AUTH, broker=broker)
+    assert line["changes"] == {"broker.required_for_ready": {"old": True, "new": False}}
+    assert line["needs_restart"] == []
+    assert ask(server, "GET", "/ready") == (200, {"status": "degraded", "reason": "broker_down"})
+    config = ask(server, "GET", "/admin/config")[1]["config"]
+    assert config["broker.required_for_ready"]["value"] is False
+    server.stop(expect=("broker.down",))

@@ -22,8 +22,11 @@ class ReadyHandler(BaseHandler):
     """200 while new streams are welcome, else 503 with the reason."""
 
     def get(self) -> None:
-        """`{"status": "ready"}`, or `draining`, `broker_down`, `full`."""
+        """`{"status": "ready"}`, or `degraded` with a reason; 503 with `draining`, `full` or `broker_down`."""
         status = readiness(self.service.hub)
+        if status == "degraded":
+            self.answer({"status": status, "reason": "broker_down"})
+            return
         self.set_status(200 if status == "ready" else 503)
         self.answer({"status": status})
 

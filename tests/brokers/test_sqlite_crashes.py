@@ -23,7 +23,7 @@ from qgstream.publication import Publication
 from qgstream.window import HistorySettings
 from tests.brokers.conftest import Tail
 from tests.publishing import publish
-from tests.serving import KEY, ServerProcess, wait_until
+from tests.serving import KEY, RawClient, ServerProcess, wait_until
 
 ROUNDS = 8
 PUBLISHERS = 8
@@ -184,8 +184,11 @@ def test_a_full_disk_stops_publishing_and_nothing_else(tmp_path: Path) -> None:
         assert "cannot be written" in refused["error"]["message"]
         with pytest.raises(AssertionError, match="broker_down"):
             publish(server, "a", "x" * 50_000)
-        assert ready(server) == {"status": "broker_down"}
+        assert ready(server) == {"status": "degraded", "reason": "broker_down"}
         server.wait_for_log("broker.down")
+        client = RawClient(server.port).get("/events", f"Last-Event-ID: {ids[0]}")  # a new stream is served meanwhile
+        client.until(b'"replay": "complete"')
+        client.close()
         resource.prlimit(server.process.pid, resource.RLIMIT_FSIZE, unlimited)
         wait_until(lambda: ready(server) == {"status": "ready"}, what="recovery")
         server.wait_for_log("broker.up")
@@ -224,12 +227,12 @@ def test_a_log_that_is_removed_is_not_written_on_while_another_server_begins_a_n
         down = first.wait_for_log("broker.down")
         assert "events.db: was removed or moved" in down["reason"]
         assert down["level"] == "error"
-        assert ready(first) == {"status": "broker_down"}
+        assert ready(first) == {"status": "degraded", "reason": "broker_down"}
         second = ServerProcess(tmp_path, broker__url=url)
         ids = [publish(second, "a", "new")["id"]]
         error = refusal(first)
         assert (error["code"], error["message"]) == ("broker_down", "the log on disk was removed or moved")
-        assert ready(first) == {"status": "broker_down"}
+        assert ready(first) == {"status": "degraded", "reason": "broker_down"}
         first.stop(expect=("broker.down",))
         ids.append(publish(second, "a", "newer")["id"])
         second.kill()  # what is in the WAL alone is still there, whatever the first one did to files of that name

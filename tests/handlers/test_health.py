@@ -8,6 +8,8 @@ import pytest
 from tornado.web import Application
 
 from qgstream.app import admin_app
+from qgstream.hub import Hub
+from qgstream.overview import readiness, snapshot
 from qgstream.service import Service
 from tests.handlers.asking import Client, document
 
@@ -45,10 +47,10 @@ async def test_ready_until_it_is_full_and_again_when_a_slot_is_free(client: Clie
 
 @pytest.mark.gen_test
 @pytest.mark.parametrize("settings", [ONE])
-async def test_draining_comes_before_every_other_reason(client: Client) -> None:
+async def test_draining_comes_before_every_other_reason_and_full_before_the_broker(client: Client) -> None:
     stream = await client.stream()
     await client.hub.broker.close()
-    assert await ready(client) == (503, "broker_down")
+    assert await ready(client) == (503, "full")
     client.hub.draining = True
     assert await ready(client) == (503, "draining")
     answer = await client.ask("GET", "/health")
@@ -57,9 +59,25 @@ async def test_draining_comes_before_every_other_reason(client: Client) -> None:
 
 
 @pytest.mark.gen_test
-async def test_a_broker_that_is_away_is_not_ready(client: Client) -> None:
+async def test_without_its_broker_it_is_degraded_and_serves_new_streams(client: Client) -> None:
+    await client.hub.broker.close()
+    assert await ready(client) == (200, "degraded")
+    assert document(await client.ask("GET", "/ready"))["reason"] == "broker_down"
+    assert snapshot(client.hub, started_at=0)["status"] == "degraded"
+    stream = await client.stream()
+    stream.close()
+
+
+@pytest.mark.gen_test
+async def test_an_operator_may_want_new_streams_elsewhere_meanwhile(client: Client) -> None:
+    client.hub.needs_broker = True
+    assert await ready(client) == (200, "ready")
     await client.hub.broker.close()
     assert await ready(client) == (503, "broker_down")
+
+
+def test_without_its_log_nobody_can_be_served() -> None:
+    assert readiness(Hub()) == "broker_down"
 
 
 class TestOnTheAdminPort:
