@@ -9,7 +9,7 @@ from __future__ import annotations
 import hashlib
 import hmac
 import re
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
 
@@ -357,6 +357,14 @@ def _principals(settings: AuthSettings) -> Iterable[tuple[str, SecretStr | Secre
     for name, keys in settings.admin_keys.items():
         for where, secret in _each(f"auth.admin_keys.{name}", keys):
             yield where, secret, Principal(name, "admin_key")
+
+
+def secrets_of(settings: AuthSettings) -> Iterator[tuple[str, SecretStr | SecretFile]]:
+    """Every secret of the settings, and the name of its place, such as `auth.publish_keys.orders`."""
+    for where, secret, _ in _principals(settings):
+        yield where, secret
+    if settings.jwt is not None and settings.jwt.secret is not None:
+        yield "auth.jwt.secret", settings.jwt.secret
 
 
 def _each(where: str, keys: Secrets) -> Iterable[tuple[str, SecretStr | SecretFile]]:

@@ -31,17 +31,24 @@ def load_cert_chain(context: ssl.SSLContext, certfile: str | Path, keyfile: str 
         raise OSError(str(error)) from None
 
 
+def validity(certfile: str | Path) -> tuple[float, float]:
+    """From when until when all certificates of a chain are valid, in Unix seconds. Raises `OSError` or `ValueError` for
+    a file whose dates cannot be read."""
+    from cryptography import x509  # takes longer than the rest of this module, and most servers show no certificate
+
+    chain = x509.load_pem_x509_certificates(Path(certfile).read_bytes())
+    begins = max(certificate.not_valid_before_utc.timestamp() for certificate in chain)
+    return begins, min(certificate.not_valid_after_utc.timestamp() for certificate in chain)
+
+
 def expires_at(certfile: str | Path) -> float | None:
     """Until when a chain is valid: the earliest date of its certificates, in Unix seconds.
 
     None, with a line of the log, for a file whose dates cannot be read. OpenSSL takes some that this parser does not,
     so such a file stops nobody.
     """
-    from cryptography import x509  # takes longer than the rest of this module, and most servers show no certificate
-
     try:
-        chain = x509.load_pem_x509_certificates(Path(certfile).read_bytes())
-        return min(certificate.not_valid_after_utc.timestamp() for certificate in chain)
+        return validity(certfile)[1]
     except (OSError, ValueError) as error:
         log.warning("certificate.unreadable", extra={"path": str(certfile), "reason": str(error)})
         return None

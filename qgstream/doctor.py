@@ -50,7 +50,7 @@ class Finding:
 def examine(config: Config, host: Host, held: Held, now: float) -> list[Finding]:
     """Every finding; `fails` is what will not hold the configured limits. `now` is unix seconds."""
     return [
-        _descriptors(config, host),
+        descriptors(config, host),
         _memory(config, host),
         _tcp_memory(config, host),
         *_queues(host),
@@ -68,7 +68,8 @@ def capacity(findings: list[Finding]) -> Finding | None:
     return min(bounds, key=lambda finding: finding.fits or 0, default=None)
 
 
-def _descriptors(config: Config, host: Host) -> Finding:
+def descriptors(config: Config, host: Host) -> Finding:
+    """Whether the process may open as many descriptors as the server needs. With too few it does not start."""
     sockets = max_sockets(config.limits)
     needed, hard = sockets + RESERVED_DESCRIPTORS, host.hard_descriptors
     room = hard - RESERVED_DESCRIPTORS

@@ -85,6 +85,24 @@ def hold(count: int) -> Held:
     return Held(count, held, seconds, wall_seconds, reason)
 
 
+def listener(port: int, root: Path = Path("/")) -> tuple[int, str] | None:
+    """The process that listens on a TCP port, and its command line; None when nobody does, or when only another user
+    could tell."""
+    inodes = set()
+    for table in ("tcp", "tcp6"):
+        for line in (_text(root, f"proc/net/{table}") or "").splitlines()[1:]:
+            words = line.split()
+            # local_address is ADDRESS:PORT in hexadecimal digits; state 0A is TCP_LISTEN.
+            if len(words) > 9 and words[3] == "0A" and int(words[1].rpartition(":")[2], 16) == port:
+                inodes.add(f"socket:[{words[9]}]")
+    for folder in (root / "proc").glob("[0-9]*") if inodes else ():
+        with contextlib.suppress(OSError):  # of another user, or it has ended meanwhile
+            if any(os.readlink(link) in inodes for link in (folder / "fd").iterdir()):  # noqa: PTH115
+                command = (_text(root, f"proc/{folder.name}/cmdline") or "").replace("\0", " ").strip()
+                return int(folder.name), command
+    return None
+
+
 def raise_soft_descriptors() -> None:
     """As the server does at its start."""
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)

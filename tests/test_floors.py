@@ -101,6 +101,7 @@ FLOORS: dict[float, tuple[str, ...]] = {
     8.1: ("changes",),
     8.5: ("",),  # qgstream itself: the names that a program embeds
     9.0: ("server", "doctor"),
+    9.05: ("preflight",),
     9.1: ("bench.errors", "bench.histogram", "bench.stamps"),
     9.2: ("bench.floor", "bench.load", "bench.plain", "bench.processes"),
     9.3: ("bench.subjects",),
@@ -110,6 +111,7 @@ FLOORS: dict[float, tuple[str, ...]] = {
     9.7: ("bench.report",),
     9.95: ("cli._streams",),
     10.0: ("cli._*",),
+    10.05: ("cli._diff",),
     10.1: ("cli.*",),
     10.2: ("cli",),
     10.3: ("__main__",),

@@ -84,6 +84,13 @@ class Broker(Protocol):
         Raises `OSError` or `errors.Unavailable` when the engine cannot be reached or the log cannot be used.
         """
 
+    async def check(self) -> None:
+        """Find out whether `open` would succeed, and let go of everything. For a broker that is not open.
+
+        Raises what `open` raises. An engine makes its log here, as it does in `open`.
+        """
+        return
+
     async def append(self, publications: Sequence[Publication]) -> Sequence[int]:
         """Append all or nothing (an engine that cannot says so), and return the offset of each once they are safe and
         `sink` was told of them: who publishes is answered after its own message came back.

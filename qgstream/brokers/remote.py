@@ -267,6 +267,13 @@ class Remote(Broker, ABC):
         newest = recent[-1].offset if recent else bounds.newest
         return Opened(Position(bounds.epoch, newest), recent, forgotten, earlier=standing.earlier)
 
+    async def check(self) -> None:
+        """See `Broker.check`. Raises `errors.Unavailable`."""
+        try:
+            await self._ask(self.connect())
+        finally:
+            await self._let_go()
+
     async def _look(self) -> Bounds:
         await self.connect()
         return await self.bounds()

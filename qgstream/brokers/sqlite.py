@@ -21,6 +21,7 @@ from qgstream.brokers.backoff import Backoff
 from qgstream.brokers.base import DEFAULT_TIMEOUT_SECONDS, Broker, Opened, Sink
 from qgstream.brokers.idempotency import Keys
 from qgstream.brokers.skips import Skips
+from qgstream.brokers.sqlite_file import look
 from qgstream.brokers.sqlite_log import Log, Reader
 from qgstream.brokers.sqlite_names import Displaced
 from qgstream.errors import ConfigError, NotStorable, Unavailable
@@ -128,6 +129,10 @@ class SqliteBroker(Broker):
         )  # fmt: skip
         self._writer.start()
         return opened
+
+    async def check(self) -> None:
+        """See `Broker.check`. Raises `OSError`, `InUse` where another process has the log; touches nothing."""
+        await asyncio.to_thread(look, self.path)
 
     def _open(self, history: HistorySettings) -> tuple[Log, Reader, Opened]:
         now = time.time()

@@ -52,12 +52,44 @@ def lock(path: Path) -> int:
         except OSError:
             owner, *_ = _read(descriptor)
             os.close(descriptor)
-            raise OSError(f"{path}: is in use by the process {owner}; a log on disk belongs to one process") from None
+            raise InUse(path, owner) from None
         if _is_named(f"{path}-lock", descriptor):
             _, pair, reached = _read(descriptor)
             _write(descriptor, pair, reached)
             return descriptor
         os.close(descriptor)  # it was removed between the two calls: nobody else would meet this lock
+
+
+class InUse(OSError):
+    """Another process has the log; `pid` is its number."""
+
+    def __init__(self, path: Path, pid: str) -> None:
+        super().__init__(f"{path}: is in use by the process {pid}; a log on disk belongs to one process")
+        self.pid = pid
+
+
+def look(path: Path) -> None:
+    """Raise `OSError` when the log cannot be opened here, or made; `InUse` when another process has it. Makes nothing:
+    a file that root made would be in the way of the server's own user."""
+    folder = path.parent
+    if not folder.is_dir():
+        raise OSError(f"{folder}: is no directory; expected one for the log {path.name}")
+    for needed, mode in ((folder, os.W_OK | os.X_OK), (path, os.R_OK | os.W_OK), (Path(f"{path}-lock"), os.W_OK)):
+        if needed.exists() and not os.access(needed, mode):
+            raise OSError(f"{needed}: cannot be written by the user with the number {os.geteuid()}")
+    try:
+        descriptor = os.open(f"{path}-lock", os.O_RDWR | os.O_CLOEXEC)
+    except FileNotFoundError:
+        pass
+    else:
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            raise InUse(path, _read(descriptor)[0]) from None
+        finally:
+            os.close(descriptor)
+    if path.exists():
+        check(path)
 
 
 def _is_named(name: str, descriptor: int) -> bool:

@@ -44,6 +44,15 @@ def load(args: argparse.Namespace) -> Loaded:
     return config.load(args.config, os.environ, flags)
 
 
+def path(args: argparse.Namespace) -> Path | None:
+    """The configuration file of this command line and environment; None without one."""
+    from qgstream.config import ENVIRONMENT_FILE
+
+    named = os.environ.get(ENVIRONMENT_FILE)
+    given: Path | None = args.config
+    return given or (Path(named) if named else None)
+
+
 def _assignment(text: str) -> tuple[str, str]:
     key, equals, value = text.partition("=")
     if not equals:

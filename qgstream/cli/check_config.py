@@ -1,48 +1,142 @@
-"""`qgstream check-config`: whether the configuration can be used, without starting anything."""
+"""`qgstream check-config`: whether `serve` would find what it needs, without starting anything."""
 
 from __future__ import annotations
 
 import argparse
+import dataclasses
 import json
-from typing import TYPE_CHECKING
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
-from qgstream.cli import _settings, _streams
+from qgstream.cli import _diff, _settings, _streams
 
 if TYPE_CHECKING:
     from argparse import _SubParsersAction
+
+    from qgstream.config import Loaded
+    from qgstream.doctor import Finding
 
 
 def add_parser(subparsers: _SubParsersAction[argparse.ArgumentParser]) -> None:
     """Add the command."""
     parser = subparsers.add_parser(
         "check-config",
-        help="check the configuration without starting",
-        description="Prints ok and warnings, or every problem on standard error; exit status 0 or 1.",
+        help="check the configuration, and what it needs, without starting",
+        description="Checks the configuration, and tries what `serve` will need: the broker, the certificate, the "
+        "keys, the ports, the descriptors. Prints ok and warnings, or every problem on standard error. Exit status 0: "
+        "no problem; 1: a problem; 2: wrong usage. `qgstream doctor` also says what this host can hold.",
+        epilog=f"The admin key for --diff comes from the environment: {_diff.KEY_VARIABLE}; else it is the first of "
+        "auth.admin_keys.",
     )
     _settings.add_arguments(parser)
     parser.add_argument("--show", action="store_true", help="also print every key, its value and where it came from")
+    parser.add_argument(
+        "--offline",
+        action="store_true",
+        help="check the configuration and its files alone, as before a reload or for another machine: nothing is asked "
+        "of the network and of this host, and what `serve` starts with all the same is a warning",
+    )
+    parser.add_argument("--strict", action="store_true", help="exit with status 1 for warnings too")
+    parser.add_argument(
+        "--diff",
+        nargs="?",
+        const=_diff.RUNNING,
+        metavar="OLD",
+        help="also print what this configuration changes: of the file OLD, or without it of the server that runs",
+    )
+    parser.add_argument(
+        "--url", help="of the running server's admin port, for --diff (by default this configuration's)"
+    )
+    parser.add_argument("--json", action="store_true", help="print one JSON object, for programs")
     parser.set_defaults(run=run)
 
 
 def run(args: argparse.Namespace) -> int:
-    """Load the configuration and say what there is to say."""
-    from qgstream.auth import Authenticator
-    from qgstream.brokers.base import open_broker
-    from qgstream.server import tls_context
-    from qgstream.sources.base import open_sources
+    """Load the configuration, check it, and say what there is to say."""
+    from qgstream.errors import ConfigError
 
-    loaded = _settings.load(args)
-    config = loaded.config
-    # What `serve` refuses at its start is refused here: these read the files, know the brokers and
-    # import the sources that are named.
-    Authenticator(config.auth)
-    tls_context(config.server)
-    open_broker(config.broker.url)
-    open_sources(config.sources)
-    print("ok")
-    for warning in loaded.warnings:
+    if args.url is not None and args.diff != _diff.RUNNING:
+        args.parser.error("--url is for --diff without a file")
+    try:
+        loaded = _settings.load(args)
+    except ConfigError as error:
+        if not args.json:
+            raise
+        print(json.dumps({"ok": False, "problems": error.problems, "warnings": [], "checks": []}, indent=2))
+        return 1
+    checked = Checked(loaded, _findings(args, loaded), is_strict=args.strict)
+    # Before anything is printed, so that a server that does not answer leaves no half of an answer.
+    diff = _diff.compare(args, loaded, args.diff) if args.diff is not None and not checked.problems else None
+    (_print_json if args.json else _print)(checked, diff, show=args.show)
+    return int(not checked.is_ok)
+
+
+@dataclasses.dataclass(frozen=True)
+class Checked:
+    """A configuration, and what was found."""
+
+    loaded: Loaded
+    findings: list[Finding]
+    is_strict: bool
+
+    @property
+    def problems(self) -> list[str]:
+        """What fails, as sentences."""
+        return [_sentence(finding) for finding in self.findings if finding.verdict == "fails"]
+
+    @property
+    def warnings(self) -> list[str]:
+        """What may be meant, as sentences."""
+        return [*self.loaded.warnings, *(_sentence(one) for one in self.findings if one.verdict == "warning")]
+
+    @property
+    def is_ok(self) -> bool:
+        """What the exit status says."""
+        return not self.problems and not (self.is_strict and self.warnings)
+
+
+def _print(checked: Checked, diff: _diff.Diff | None, *, show: bool) -> None:
+    for problem in checked.problems:
+        _streams.say(problem)
+    for warning in checked.warnings:
         _streams.say(f"warning: {warning}")
-    if args.show:
-        for key, value, source in loaded.effective():
+    if checked.problems:
+        return
+    print("ok" if checked.is_ok else "not ok: there are warnings, and --strict was given")
+    if show:
+        for key, value, source in checked.loaded.effective():
             print(f"{key} = {json.dumps(value, ensure_ascii=False)}  # {source}")
-    return 0
+    if diff is not None:
+        for line in diff.lines or ["no changes"]:
+            print(line)
+
+
+def _print_json(checked: Checked, diff: _diff.Diff | None, *, show: bool) -> None:
+    document: dict[str, Any] = {
+        "ok": checked.is_ok,
+        "problems": checked.problems,
+        "warnings": checked.warnings,
+        "checks": [dataclasses.asdict(finding) for finding in checked.findings],
+    }
+    if diff is not None:
+        document["diff"] = diff.document
+    if show:
+        document["config"] = {key: {"value": value, "source": at} for key, value, at in checked.loaded.effective()}
+    print(json.dumps(document, indent=2, ensure_ascii=False))
+
+
+def _findings(args: argparse.Namespace, loaded: Loaded) -> list[Finding]:
+    from qgstream import doctor, preflight
+    from qgstream.host import read_host
+
+    path: Path | None = _settings.path(args)
+    findings = preflight.configuration(loaded, path, time.time(), lenient=args.offline)
+    if not args.offline:
+        findings += preflight.network(loaded.config, findings)
+        findings.append(doctor.descriptors(loaded.config, read_host()))
+    return findings
+
+
+def _sentence(finding: Finding) -> str:
+    return f"{finding.check}: {finding.found}" + (f"; {finding.change}" if finding.change else "")

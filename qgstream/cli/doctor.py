@@ -1,4 +1,4 @@
-"""`qgstream doctor`: whether this host can hold what the configuration promises, and what to change for more."""
+"""`qgstream doctor`: whether `serve` finds what it needs here, and whether this host holds what it promises."""
 
 from __future__ import annotations
 
@@ -22,28 +22,34 @@ def add_parser(subparsers: _SubParsersAction[argparse.ArgumentParser]) -> None:
     """Add the command."""
     parser = subparsers.add_parser(
         "doctor",
-        help="check whether this host can hold the configured limits",
-        description="Looks at descriptors, memory, the kernel's settings and the clock, and opens some thousand "
-        "connections over loopback. Run it as the user, and in the unit or container, that the server runs in. Exit "
-        "status 0: the limits hold; 1: something will not hold them; 2: wrong usage.",
+        help="check whether this host can hold the configured limits, and has what the server needs",
+        description="Makes the checks of check-config, looks at descriptors, memory, the kernel's settings and the "
+        "clock, and opens some thousand connections over loopback. Run it as the user, and in the unit or container, "
+        "that the server runs in. Exit status 0: the server starts and the limits hold; 1: something fails; 2: wrong "
+        "usage.",
     )
     _settings.add_arguments(parser)
+    parser.add_argument("--offline", action="store_true", help="ask no broker and no issuer, and try no port")
     parser.add_argument("--json", action="store_true", help="print one JSON object, for programs")
     parser.set_defaults(run=run)
 
 
 def run(args: argparse.Namespace) -> int:
     """Look, measure and say."""
-    from qgstream import doctor
+    from qgstream import doctor, preflight
     from qgstream.host import hold, raise_soft_descriptors, read_host
     from qgstream.sockets import RESERVED_DESCRIPTORS
 
-    config = _settings.load(args).config
+    loaded = _settings.load(args)
+    config = loaded.config
+    needs = preflight.configuration(loaded, _settings.path(args), time.time(), lenient=False)
+    if not args.offline:
+        needs += preflight.network(config, needs)
     host = read_host()
     raise_soft_descriptors()
     room = max(1, (host.hard_descriptors - RESERVED_DESCRIPTORS) // 2)
     held = hold(min(config.limits.max_connections, room, _MOST_HELD))
-    findings = doctor.examine(config, host, held, time.time())
+    findings = [*needs, *doctor.examine(config, host, held, time.time())]
     least = doctor.capacity(findings)
     fails = any(finding.verdict == "fails" for finding in findings)
     wanted = config.limits.max_connections

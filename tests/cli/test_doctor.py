@@ -3,6 +3,7 @@ from __future__ import annotations
 import errno
 import itertools
 import json
+import re
 import resource
 import socket
 import subprocess
@@ -238,7 +239,7 @@ def doctor(*flags: str, descriptors: int = 2048) -> subprocess.CompletedProcess[
 
 def test_says_that_all_is_well(tmp_path: Path) -> None:
     path = tmp_path / "c.toml"
-    path.write_text("[limits]\nmax_connections = 1000\nmax_total_backlog_bytes = 16777216\n")
+    path.write_text("[server]\nport = 0\n[limits]\nmax_connections = 1000\nmax_total_backlog_bytes = 16777216\n")
     done = doctor("--config", str(path))
     assert (done.returncode, done.stderr) == (0, "")
     assert "fails" not in done.stdout
@@ -261,6 +262,16 @@ def test_json_for_programs() -> None:
     assert said["holds"] is False
     assert said["max_connections"] == {"configured": 10000, "fits": 1712, "bounded_by": "descriptors"}
     assert {"check", "verdict", "found", "change", "fits"} == said["checks"][0].keys()
+
+
+def test_says_what_serve_will_not_find(tmp_path: Path) -> None:
+    broker = ("--set", f"broker.url=sqlite://{tmp_path}/none/events.db")
+    done = doctor("--port", "0", "--set", "limits.max_connections=100", *broker)
+    assert done.returncode == 1
+    assert re.search(r"^fails +broker\.url .*is no directory", done.stdout, re.MULTILINE)
+    assert re.search(r"^warning +auth\.admin_keys ", done.stdout, re.MULTILINE)
+    done = doctor("--port", "0", "--set", "limits.max_connections=100", *broker, "--offline")
+    assert (done.returncode, "broker.url" in done.stdout) == (0, False)
 
 
 def test_a_command_line_or_configuration_that_is_wrong() -> None:

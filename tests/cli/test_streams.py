@@ -23,15 +23,15 @@ COMMANDS = {
     "--help": ["--help"],
     "--version": ["--version"],
     "bench": ["bench", "--help"],
-    "check-config": ["check-config", "--show"],
+    "check-config": ["check-config", "--offline", "--config", "FILE", "--show"],
     "default-config": ["default-config"],
-    "doctor": ["doctor", "--set", "limits.max_connections=10"],
+    "doctor": ["doctor", "--offline", "--set", "limits.max_connections=10"],
     "publish": ["publish", "--help"],
     "serve": ["serve", "--help"],
     "tail": ["tail", "--url", "SERVER", "--since", "earliest", "--count", "1"],
     "token": ["token", "--config", "FILE", "--subject", "ann"],
 }
-CONFIG = '[auth.jwt]\nalgorithms = ["HS256"]\nsecret = "0123456789abcdef0123456789abcdef"\n'
+CONFIG = '[auth]\nadmin_keys = ["a"]\n[auth.jwt]\nalgorithms = ["HS256"]\nsecret = "0123456789abcdef0123456789abcdef"\n'
 
 
 def run(argv: list[str], redirection: str, **environ: str) -> subprocess.CompletedProcess[str]:

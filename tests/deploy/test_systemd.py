@@ -88,7 +88,7 @@ def test_the_template_differs_only_where_it_must() -> None:
 def test_what_is_checked_is_what_is_started(unit: Path) -> None:
     keys = read(unit)
     (start,), (pre,), (check, kill) = keys["ExecStart"], keys["ExecStartPre"], keys["ExecReload"]
-    assert start.replace(" serve ", " check-config ") == pre == check
+    assert start.replace(" serve ", " check-config --offline ") == pre == check
     assert command(kill) == ["/bin/kill", "-HUP", "$MAINPID"]
 
 

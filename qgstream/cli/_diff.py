@@ -1,0 +1,121 @@
+"""What a configuration would change: of another file, or of the server that runs."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, cast
+
+from qgstream.cli import _settings
+from qgstream.errors import QgstreamError
+
+if TYPE_CHECKING:
+    from qgstream.config import Config, Loaded
+
+KEY_VARIABLE = "QGSTREAM_ADMIN_KEY"
+# What --diff stands for without a file.
+RUNNING = ""
+_HIDDEN = "(not shown)"
+_TIMEOUT_SECONDS = 10.0
+
+
+@dataclass(frozen=True)
+class Diff:
+    """The differences, for people and for programs."""
+
+    lines: list[str] = field(default_factory=list)
+    document: dict[str, object] = field(default_factory=dict)
+
+
+def compare(args: argparse.Namespace, loaded: Loaded, old: str) -> Diff:
+    """What `loaded` changes. Raises `QgstreamError` when there is nothing to compare with."""
+    return _with_running(loaded, args.url) if old == RUNNING else _with_file(args, loaded, Path(old))
+
+
+def _with_file(args: argparse.Namespace, loaded: Loaded, path: Path) -> Diff:
+    from qgstream.auth import Authenticator
+    from qgstream.changes import Side, between
+
+    # The environment and the flags are the same for both.
+    before = _settings.load(argparse.Namespace(**vars(args) | {"config": path})).config
+    config = loaded.config
+    changes = between(Side.of(before, Authenticator(before.auth)), Side.of(config, Authenticator(config.auth)))
+    return Diff(list(changes.lines()), changes.document())
+
+
+def _with_running(loaded: Loaded, url: str | None) -> Diff:
+    from qgstream.changes import Change
+
+    running = _ask(url or _url_of(loaded.config), _key(loaded.config))
+    # As JSON, so that both sides are compared as they are shown.
+    ours = json.loads(json.dumps({key: value for key, value, _ in loaded.effective()}))
+    changes, hidden = [], []
+    for key in sorted(ours.keys() | running.keys()):
+        old, new = running.get(key), ours.get(key)
+        if old != new:
+            changes.append(Change(key, old, new))
+        elif _HIDDEN in json.dumps(old):
+            hidden.append(key)
+    document: dict[str, object] = {
+        "changes": {
+            change.key: {"old": change.old, "new": change.new, "needs_restart": change.needs_restart}
+            for change in changes
+        },
+        "not_compared": hidden,
+    }
+    lines = [str(change) for change in changes]
+    lines += [f"{key}: not compared, because a server shows no secret" for key in hidden]
+    return Diff(lines, document)
+
+
+def _url_of(config: Config) -> str:
+    host, port = (
+        (config.admin.host, config.admin.port) if config.admin.port else (config.server.host, config.server.port)
+    )
+    # What listens everywhere is reached here.
+    host = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(host, host)
+    scheme = "https" if config.server.certfile is not None and not config.admin.port else "http"
+    return f"{scheme}://{f'[{host}]' if ':' in host else host}:{port}"
+
+
+def _key(config: Config) -> str:
+    from qgstream.auth import secrets_of
+    from qgstream.secret import load_secret, read_file
+
+    given = os.environ.get(KEY_VARIABLE)
+    if given:
+        return given
+    for where, secret in secrets_of(config.auth):
+        if where.startswith("auth.admin_keys."):
+            return load_secret(secret, where=where, read_file=read_file).decode(errors="replace")
+    raise QgstreamError(f"--diff asks the running server with an admin key: set {KEY_VARIABLE}, or auth.admin_keys")
+
+
+def _ask(url: str, key: str) -> dict[str, Any]:
+    import httpx
+
+    from qgstream.answers import sentence
+    from qgstream.transport import client
+
+    target = f"{url.rstrip('/')}/admin/config"
+    try:
+        with client(True, target) as asking:
+            answer = asking.get(target, headers={"Authorization": f"Bearer {key}"}, timeout=_TIMEOUT_SECONDS)
+            document = answer.json()
+        config = document.get("config") if isinstance(document, dict) else None
+    except httpx.InvalidURL as error:
+        raise QgstreamError(f"--url: got {url!r}, expected http://HOST:PORT: {error}") from error
+    except httpx.HTTPError as error:
+        raise QgstreamError(f"--diff: {target} cannot be asked: {sentence(error)}") from error
+    except ValueError:
+        document = config = None
+    if answer.status_code != 200 or not isinstance(config, dict):
+        said = (
+            document["error"]["message"] if isinstance(document, dict) and "error" in document else "no configuration"
+        )
+        hint = f"; the key comes from the environment: {KEY_VARIABLE}" if answer.status_code in (401, 403) else ""
+        raise QgstreamError(f"--diff: {target} answered {answer.status_code}: {said}{hint}")
+    return {name: cast("dict[str, Any]", entry).get("value") for name, entry in config.items()}
