@@ -16,7 +16,10 @@ from pathlib import Path
 
 import pytest
 
-from qgstream.config import load
+from qgstream.brokers.base import _ENGINES
+from qgstream.config import Config, load
+from qgstream.doctor import descriptors
+from qgstream.host import Host
 from tests.deploy.programs import DEPLOY, free_port
 from tests.deploy.units import INSTALLED, SYSTEMD, command, read
 from tests.serving import wait_until
@@ -90,6 +93,98 @@ def test_what_is_checked_is_what_is_started(unit: Path) -> None:
     (start,), (pre,), (check, kill) = keys["ExecStart"], keys["ExecStartPre"], keys["ExecReload"]
     assert start.replace(" serve ", " check-config --offline ") == pre == check
     assert command(kill) == ["/bin/kill", "-HUP", "$MAINPID"]
+
+
+# What the unit makes of an end, by the table in systemd.service(5), "Restart=".
+
+
+def starts_again(unit: Path, status: int) -> bool:
+    """Whether systemd starts a service again that ended so by itself. Below 0: by that signal."""
+    keys = read(unit)
+    assert not {"SuccessExitStatus", "RestartForceExitStatus", "RestartPreventExitStatus"} & keys.keys()
+    clean = status == 0 or -status in (signal.SIGHUP, signal.SIGINT, signal.SIGTERM, signal.SIGPIPE)
+    return {"always": True, "on-failure": not clean, "no": False}[keys["Restart"][0]]
+
+
+@both
+@pytest.mark.parametrize(("how", "again"), [("drain", False), ("kill", True), ("abort", True)])
+def test_who_is_told_to_leave_stays_away_and_who_crashes_comes_back(
+    unit: Path, how: str, again: bool, tmp_path: Path, config: Callable[..., Path], stack: ExitStack
+) -> None:
+    admin_port = free_port()
+    path = config(port=free_port(), admin_port=admin_port)
+    path.write_text(path.read_text() + '[auth]\nadmin_keys = ["admin-key"]\n')
+    service = Service(unit, path, tmp_path, instance="1", admin_port=admin_port)
+    stack.callback(service.stop)
+    assert service.said() == "READY=1"
+    if how == "drain":
+        request = urllib.request.Request(
+            f"http://127.0.0.1:{admin_port}/admin/drain", method="POST", headers={"Authorization": "Bearer admin-key"}
+        )
+        with urllib.request.urlopen(request, timeout=10) as answer:
+            assert answer.status == 202
+    else:
+        service.process.send_signal(signal.SIGKILL if how == "kill" else signal.SIGABRT)
+    assert starts_again(unit, service.process.wait(20)) == again
+    said = " ".join((DEPLOY.parent / "docs" / "production.md").read_text().split())
+    assert ("leaves the unit down until `systemctl start`" in said) == (not starts_again(unit, 0))
+
+
+@both
+def test_the_journal_takes_two_lines_for_each_stream_that_fits(unit: Path) -> None:
+    keys = read(unit)
+    host = Host(soft_descriptors=1024, hard_descriptors=int(keys["LimitNOFILE"][0]), cores=1)
+    streams = descriptors(Config(), host).fits
+    assert streams is not None
+    assert int(keys["LogRateLimitBurst"][0]) >= 2 * streams
+    assert keys["LogRateLimitIntervalSec"] == ["30s"]
+
+
+# The page for operators, followed.
+
+
+def test_the_steps_of_the_page_lead_to_a_configuration_that_is_well(tmp_path: Path) -> None:
+    """The commands of docs/production.md as they stand there, below another root. What needs the machine itself is left
+    out: packages, users, and systemd."""
+    page = (DEPLOY.parent / "docs" / "production.md").read_text()
+    blocks = re.findall(r"^```sh\n(.*?)^```", page.partition("## Start")[0], re.MULTILINE | re.DOTALL)
+    lines = [line for block in blocks for line in block.splitlines()]
+    left_out = [line for line in lines if re.match(r"apt-get |systemd-sysusers|\S+/python3 -m venv|\S+/pip ", line)]
+    assert len(left_out) == 4, left_out
+    script = "\n".join(line for line in lines if line not in left_out)
+    script = re.sub(r" -o \w+| -g \w+", "", re.sub(r"(?<= )/etc/", f"{tmp_path}/etc/", script))
+    (tmp_path / "etc" / "systemd" / "system").mkdir(parents=True)
+    subprocess.run(["sh", "-euc", script], cwd=DEPLOY.parent, check=True, capture_output=True, timeout=60)
+    installed = {str(path.relative_to(tmp_path)) for path in tmp_path.rglob("*") if path.is_file()}
+    assert installed == {
+        "etc/sysusers.d/qgstream.conf", "etc/qgstream/qgstream.toml", "etc/systemd/system/qgstream.service",
+        "etc/qgstream/keys/orders", "etc/qgstream/keys/ops",
+    }  # fmt: skip
+    path = tmp_path / "etc" / "qgstream" / "qgstream.toml"
+    check = [PROGRAM, "check-config", "--config", str(path), "--port", "0", "--set", f"admin.port={free_port()}"]
+    check += ["--set", "limits.max_connections=500"]  # this machine may have few descriptors
+
+    def checked() -> tuple[int, list[str]]:
+        done = subprocess.run(check, capture_output=True, text=True, timeout=60, check=False)
+        return done.returncode, done.stderr.splitlines()
+
+    status, said = checked()
+    assert status == 1
+    assert any(line.startswith("cors.allow_origins: has 'example.com', which is a placeholder") for line in said)
+    # The keys as the page writes them, and what is marked.
+    (keys,) = re.findall(r"^```toml\n\[auth\]\n(.*?)^```", page, re.MULTILINE | re.DOTALL)
+    text = path.read_text().replace("[auth]\n", "[auth]\n" + keys.replace("/etc/", f"{tmp_path}/etc/"))
+    path.write_text(text.replace("CHANGE", "Decided").replace("www.example.com", "www.mine.test"))
+    assert checked() == (0, [])
+
+
+def test_the_page_installs_the_library_of_each_broker_that_it_names() -> None:
+    page = (DEPLOY.parent / "docs" / "production.md").read_text()
+    extras = {extra for _, _, extra in _ENGINES.values() if extra is not None}
+    (installed,) = re.findall(r"bin/pip install '\.\[([\w,]+)\]'", page)
+    assert set(installed.split(",")) <= extras
+    (sentence,) = re.findall(r"The extra in brackets is (.*?), several", page, re.DOTALL)
+    assert set(re.findall(r"`(\w+)`", sentence)) == extras
 
 
 # The command lines, run.
