@@ -174,6 +174,8 @@ def _clock(host: Host, held: Held, now: float) -> Iterator[Finding]:
     if now < _EARLIEST or drift > 0.1:
         found = f"{said}" + (f", and it jumped by {drift:.1f} s while this ran" if drift > 0.1 else "")
         yield Finding("clock", "warning", found, "set it (timedatectl): tokens expire, and history ages, by it")
+    elif host.clock_is_kept is False:
+        yield Finding("clock", "warning", f"{said}; no time service keeps it (systemd-timesyncd, chrony)")
     else:
         yield Finding("clock", "ok", said)
     if host.clock_source is None:

@@ -6,6 +6,7 @@ Sources: proc(5), cgroups(7), Documentation/networking/ip-sysctl.rst of Linux. W
 from __future__ import annotations
 
 import contextlib
+import ctypes
 import os
 import resource
 import socket
@@ -15,6 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 _KERNEL = "proc/sys/"
+_TIME_ERROR = 5
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,6 +34,7 @@ class Host:
     tcp_mem_bytes: int | None = None
     tcp_retries: int | None = None
     clock_source: str | None = None
+    clock_is_kept: bool | None = None  # whether a time service keeps it
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,7 +67,18 @@ def read_host(root: Path = Path("/")) -> Host:
         tcp_mem_bytes=tcp_mem[1] * resource.getpagesize() if len(tcp_mem) == 3 else None,
         tcp_retries=_number(root, f"{_KERNEL}net/ipv4/tcp_retries2"),
         clock_source=_text(root, "sys/devices/system/clocksource/clocksource0/current_clocksource"),
+        clock_is_kept=_clock_is_kept(),
     )
+
+
+def _clock_is_kept() -> bool | None:
+    """By adjtimex(2): a time service tells the kernel that the clock is synchronized. It is asked, and changes nothing:
+    of `struct timex`, which is 208 bytes long, the first field says what to change."""
+    try:
+        state: int = ctypes.CDLL(None).adjtimex(ctypes.create_string_buffer(512))
+    except (OSError, AttributeError):  # not Linux
+        return None
+    return None if state < 0 else state != _TIME_ERROR
 
 
 def hold(count: int) -> Held:

@@ -5,6 +5,7 @@ import itertools
 import json
 import re
 import resource
+import shutil
 import socket
 import subprocess
 import sys
@@ -120,6 +121,19 @@ def test_the_clock() -> None:
     assert odd(found(now=0.0)) == {"clock": "warning"}
     assert odd(found(held=Held(100, 100, 0.01, 3600.0))) == {"clock": "warning"}
     assert found()["clock"].found == "2027-01-15 08:00:00 UTC"
+    assert odd(found(replace(HOST, clock_is_kept=False))) == {"clock": "warning"}
+    assert odd(found(replace(HOST, clock_is_kept=True))) == {}
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="asks Linux")
+def test_the_kernel_says_whether_the_clock_is_kept_and_nothing_is_changed() -> None:
+    kept = read_host().clock_is_kept
+    assert kept in (True, False)
+    asked = ["timedatectl", "show", "-p", "NTPSynchronized"]
+    if shutil.which(asked[0]):
+        done = subprocess.run(asked, capture_output=True, text=True, timeout=30, check=False)
+        # It needs systemd, which is not everywhere where the program is.
+        assert done.stdout.strip() in ("", f"NTPSynchronized={'yes' if kept else 'no'}")
 
 
 def test_what_cannot_be_read_is_unknown_and_no_failure() -> None:
