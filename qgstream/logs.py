@@ -59,10 +59,19 @@ def scrub(text: str) -> str:
     return _SECRET.sub(r"\1[secret]", text)
 
 
+def printable(text: str, max_characters: int) -> str:
+    """The beginning of a text, as a screen may show it: control characters, line separators, changes of direction and
+    lone surrogates are escaped (`\\x1b`, `\\u202e`)."""
+    text = text[:max_characters]
+    if text.isprintable():
+        return text
+    return "".join([c if c.isprintable() else c.encode("unicode_escape").decode() for c in text])[:max_characters]
+
+
 def quote(text: str, max_characters: int) -> str:
-    """The beginning of what a stranger said, without the tokens in it."""
+    """The beginning of what a stranger said, without the tokens in it, `printable`."""
     # Cut before it is searched: a header may have a megabyte. A token that is cut is still a token behind its name.
-    return scrub(text[:max_characters])[:max_characters]
+    return printable(scrub(text[:max_characters]), max_characters)
 
 
 def excerpt(names: Iterable[str], max_names: int = 10, max_characters: int = 512) -> list[str]:

@@ -101,6 +101,22 @@ def test_what_is_quoted_is_short_and_has_no_secret() -> None:
     assert logs.quote("token=s3cr3t&more", 200) == "token=[secret]&more"
 
 
+@pytest.mark.parametrize(
+    ("said", "shown"),
+    [
+        ("Mozilla/5.0 (ünï 雪)", "Mozilla/5.0 (ünï 雪)"),
+        ("a\x1b[31m\x00\r\n\t", r"a\x1b[31m\x00\r\n\t"),  # C0
+        ("\x7f\x9b31m\x85", r"\x7f\x9b31m\x85"),  # DEL and C1, which a terminal obeys too
+        ("\u2028\u2029\u202e\u2066\u200b\ufeff", r"\u2028\u2029\u202e\u2066\u200b\ufeff"),
+        ("\ud800", r"\ud800"),  # what no encoder takes
+        ("\U000e0041", r"\U000e0041"),
+    ],
+)
+def test_what_would_act_on_a_screen_is_escaped(said: str, shown: str) -> None:
+    assert logs.printable(said, 200) == logs.quote(said, 200) == shown
+    assert logs.printable(said * 100, 100) == (shown * 100)[:100]
+
+
 def test_an_excerpt_has_as_many_names_as_fit() -> None:
     assert logs.excerpt(["b", "a"]) == ["a", "b"]
     assert logs.excerpt(map(str, range(100, 200)), 3) == ["100", "101", "102"]
