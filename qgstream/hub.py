@@ -26,7 +26,7 @@ from qgstream.logs import Seldom, excerpt, log
 from qgstream.metrics import Live, Metrics
 from qgstream.opening import Opening, opening
 from qgstream.publication import Position, Publication
-from qgstream.rates import TopicRates
+from qgstream.rates import NOW_STEP_SECONDS, TopicRates
 from qgstream.reasons import CloseReason
 from qgstream.registry import Registry
 from qgstream.replays import Replays
@@ -80,6 +80,7 @@ class Hub(Host, Sink):
         self.router = Router()
         self.bodies = Bodies()  # of publishes over HTTP
         self.rates = TopicRates(time.monotonic())
+        self.rates_now = TopicRates(time.monotonic(), step_seconds=NOW_STEP_SECONDS)  # of the last two seconds
         self.random = Random()
         self.draining = False
         self.needs_broker = False  # whether new streams should go elsewhere while the broker is away
@@ -233,6 +234,7 @@ class Hub(Host, Sink):
         for publication in publications:
             window.append(publication, now)
             self.rates.count(publication.topics, now)
+            self.rates_now.count(publication.topics, now)
         self._dispatch.deliver(publications, window.epoch)
 
     def lost(self, position: Position, reason: ResetReason) -> None:

@@ -10,7 +10,7 @@ from collections import Counter
 from collections.abc import Generator, Iterable
 from dataclasses import asdict
 from heapq import nlargest
-from operator import itemgetter
+from typing import NamedTuple
 
 from qgstream.feed import Feed
 from qgstream.hub import Hub
@@ -44,7 +44,6 @@ def readiness(hub: Hub) -> str:
 def snapshot(hub: Hub, *, started_at: float) -> dict[str, object]:
     """Everything at a glance: what holds now, and what was counted since the start (about half a millisecond)."""
     now = time.time()
-    rates = hub.rates.per_second(time.monotonic())
     return {
         "event": "snapshot",
         "timestamp": utc_iso(now),
@@ -57,20 +56,38 @@ def snapshot(hub: Hub, *, started_at: float) -> dict[str, object]:
         "cpu_seconds": round(time.process_time(), 3),
         "live": asdict(hub.live()),
         "totals": asdict(hub.metrics.totals),
-        "top_topics": published(hub, rates, TOP_TOPICS),
+        "top_topics": [
+            _published(rates, hub.router.meeting(rates.topic)) for rates in _most_published(_rates(hub), TOP_TOPICS)
+        ],
     }
 
 
-def published(hub: Hub, rates: dict[str, float], limit: int) -> list[dict[str, object]]:
-    """The topics that are published to most, and how many streams asked for each."""
-    return [
-        _published(topic, rate, hub.router.meeting(topic))
-        for topic, rate in nlargest(limit, rates.items(), key=itemgetter(1))
-    ]
+class _Rates(NamedTuple):
+    """Events a second of a topic: over the last two seconds, and over the last minute."""
+
+    topic: str
+    now: float
+    per_second: float
 
 
-def _published(topic: str, rate: float, feeds: Iterable[Feed[Subscriber]]) -> dict[str, object]:
-    return {"topic": topic, "events_per_second": round(rate, 3), "subscribers": sum(map(len, feeds))}
+def _rates(hub: Hub) -> list[_Rates]:
+    now = time.monotonic()
+    latest, minute = hub.rates_now.per_second(now), hub.rates.per_second(now)
+    return [_Rates(topic, latest.get(topic, 0.0), minute.get(topic, 0.0)) for topic in latest | minute]
+
+
+def _most_published(rates: list[_Rates], limit: int) -> list[_Rates]:
+    # By the higher of the two: a flood that has just begun comes first, and one that has just ended is still seen.
+    return nlargest(limit, rates, key=lambda one: max(one.now, one.per_second))
+
+
+def _published(rates: _Rates, feeds: Iterable[Feed[Subscriber]]) -> dict[str, object]:
+    return {
+        "topic": rates.topic,
+        "events_per_second": round(rates.per_second, 3),
+        "events_per_second_now": round(rates.now, 3),
+        "subscribers": sum(map(len, feeds)),
+    }
 
 
 def topics(hub: Hub, limit: int) -> Generator[None, None, dict[str, object]]:
@@ -81,13 +98,13 @@ def topics(hub: Hub, limit: int) -> Generator[None, None, dict[str, object]]:
             asked[pattern] += len(feed)
         if not visit % _VISITS:
             yield
-    rates = hub.rates.per_second(time.monotonic())
+    rates = _rates(hub)
     yield
     most_published = []
     visits = 0
-    for topic, rate in nlargest(limit, rates.items(), key=itemgetter(1)):
-        feeds = hub.router.meeting(topic)
-        most_published.append(_published(topic, rate, feeds))
+    for one in _most_published(rates, limit):
+        feeds = hub.router.meeting(one.topic)
+        most_published.append(_published(one, feeds))
         visits += 1 + len(feeds)  # a thousand topics for which ten thousand feeds asked are two seconds
         if visits >= _VISITS:
             visits = 0

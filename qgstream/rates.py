@@ -9,22 +9,25 @@ from heapq import nlargest
 # The last minute, in steps: a step's counts are given up as a whole.
 STEP_SECONDS = 15.0
 STEPS = 4
+# Of the rates of now: the last two seconds.
+NOW_STEP_SECONDS = 0.5
 # Topics told apart in one step. With 256 characters each this is about 5 MB for the whole minute.
 MAX_TOPICS = 1000
 
 
 class TopicRates:
-    """Counts publications by topic over the last minute.
+    """Counts publications by topic over the last minute, or over the last `STEPS` steps of another length.
 
     Which topics are told apart when there are more than `MAX_TOPICS`: those that are published to most. This is the
     counting of Misra and Gries ("Finding repeated elements", 1982): every topic with more than a thousandth of a
     step's events is counted, and no count is low by more than that thousandth.
     """
 
-    def __init__(self, now: float) -> None:
+    def __init__(self, now: float, *, step_seconds: float = STEP_SECONDS) -> None:
+        self._step_seconds = step_seconds
         self._counts: dict[str, int] = {}
         self._steps: deque[dict[str, int]] = deque(maxlen=STEPS)
-        self._step_ends_at = now + STEP_SECONDS
+        self._step_ends_at = now + self._step_seconds
         self._started_at = now
 
     def count(self, topics: Iterable[str], now: float) -> None:
@@ -41,21 +44,21 @@ class TopicRates:
         while now >= self._step_ends_at:
             self._steps.append(self._counts)
             self._counts = {}
-            self._step_ends_at += STEP_SECONDS
-            if now - self._step_ends_at > (STEPS + 1) * STEP_SECONDS:  # nothing for long: start anew
+            self._step_ends_at += self._step_seconds
+            if now - self._step_ends_at > (STEPS + 1) * self._step_seconds:  # nothing for long: start anew
                 self._steps.clear()
                 self._started_at = now
-                self._step_ends_at = now + STEP_SECONDS
+                self._step_ends_at = now + self._step_seconds
 
     def _thin_out(self) -> None:
         given_up = nlargest(MAX_TOPICS + 1, self._counts.values())[-1]
         self._counts = {topic: count - given_up for topic, count in self._counts.items() if count > given_up}
 
     def per_second(self, now: float) -> dict[str, float]:
-        """Events a second of each topic told apart, over the last minute or as long as there is something to tell."""
+        """Events a second of each topic told apart, over the last `STEPS` steps, or since its start."""
         if now >= self._step_ends_at:
             self._turn(now)
-        first_at = self._step_ends_at - (len(self._steps) + 1) * STEP_SECONDS
+        first_at = self._step_ends_at - (len(self._steps) + 1) * self._step_seconds
         seconds = max(1.0, now - max(first_at, self._started_at))
         sums: dict[str, int] = {}
         for counts in (*self._steps, self._counts):

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from qgstream.rates import MAX_TOPICS, STEP_SECONDS, STEPS, TopicRates
+from qgstream.rates import MAX_TOPICS, NOW_STEP_SECONDS, STEP_SECONDS, STEPS, TopicRates
 
 MINUTE = STEPS * STEP_SECONDS
 
@@ -19,6 +19,17 @@ def test_a_steady_rate_is_told_from_the_first_second_on() -> None:
         rates.count(("a",), now)
         if tenth >= 20:
             assert rates.per_second(now)["a"] == pytest.approx(10, rel=0.06)
+
+
+def test_the_rate_of_now_shows_a_flood_within_two_seconds_and_its_end() -> None:
+    rates = TopicRates(0.0, step_seconds=NOW_STEP_SECONDS)
+    rates.count(("steady",), 0.0)
+    for tick in range(2000):
+        rates.count(("flood",), 100 + tick / 1000)
+        if tick == 999:
+            assert rates.per_second(101.0)["flood"] == pytest.approx(1000, rel=0.01)  # nothing for long: anew
+    assert rates.per_second(102.0)["flood"] >= 800
+    assert rates.per_second(104.5) == {}
 
 
 def test_a_burst_is_forgotten_after_the_minute() -> None:

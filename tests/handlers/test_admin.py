@@ -5,8 +5,10 @@ from __future__ import annotations
 import asyncio
 import json
 import resource
+import time
 from collections.abc import Callable, Collection, Generator
 from itertools import pairwise
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -21,6 +23,7 @@ from qgstream.draft import draft
 from qgstream.feed import Feed
 from qgstream.limits import LimitSettings
 from qgstream.publication import Publication
+from qgstream.rates import NOW_STEP_SECONDS, STEP_SECONDS, TopicRates
 from qgstream.router import Router
 from qgstream.service import Service
 from qgstream.subscriber import Subscriber
@@ -29,7 +32,9 @@ from qgstream.viewers import MAX_VIEWERS
 from tests.handlers.asking import Client, Stream, document, error_of
 
 ADMIN = {"Authorization": "Bearer admin-key"}
-PATHS = ("overview", "events", "limits", "connections", "connections/1", "topics", "config", "drain", "openapi.json")
+PATHS = (
+    "overview", "events", "limits", "connections", "connections/1", "topics", "config", "drain", "openapi.json",
+)  # fmt: skip
 NO_KEYS: dict[str, Any] = {"auth": {"admin_keys": {}}}
 
 
@@ -255,8 +260,9 @@ async def test_a_connection_as_an_operator_sees_it(client: Client) -> None:
     assert first["age_seconds"] >= second["age_seconds"] >= 0
     del first["age_seconds"]
     assert first == {
-        "id": 1, "ip": "127.0.0.1", "topics": ["a/*", "b"], "events_filter": ["x"], "transport": "sse", "state": "live",
-        "events": 0, "bytes": 0, "backlog_bytes": 0, "position": published["id"], "user_agent": "tests/1",
+        "id": 1, "ip": "127.0.0.1", "topics": ["a/*", "b"], "events_filter": ["x"],
+        "transport": "sse", "state": "live", "events": 0, "bytes": 0, "backlog_bytes": 0,
+        "position": published["id"], "user_agent": "tests/1",
     }  # fmt: skip
     assert (second["topics"], second["events_filter"], second["user_agent"]) == (["*"], [], "")
     published = await client.publish("a/1", "after")
@@ -449,6 +455,28 @@ async def test_topics_by_rate_and_by_streams(client: Client) -> None:
     assert (len(few["published"]), len(few["subscribed"]), few["published_topics"]) == (1, 1, 3)
     for stream in streams:
         stream.close()
+
+
+@pytest.mark.gen_test
+async def test_a_flood_comes_before_what_was_more_over_the_minute(
+    client: Client, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    now = time.monotonic()
+    for name, step_seconds in (("rates", STEP_SECONDS), ("rates_now", NOW_STEP_SECONDS)):
+        rates = TopicRates(now - 30, step_seconds=step_seconds)
+        for tick in range(300):
+            for _ in range(5):
+                rates.count(("steady",), now - 30 + tick / 10)
+        for _ in range(400):
+            rates.count(("flood",), now)
+        monkeypatch.setattr(client.hub, name, rates)
+    stopped = SimpleNamespace(monotonic=lambda: now, time=time.time, process_time=time.process_time)
+    monkeypatch.setattr(overview, "time", stopped)
+    found = (await get(client, "topics"))["published"]
+    assert [one["topic"] for one in found] == ["flood", "steady"]
+    assert found[0]["events_per_second"] < found[1]["events_per_second"] <= 51
+    assert found[0]["events_per_second_now"] >= 400 / 2.5
+    assert [one["topic"] for one in (await get(client, "overview"))["top_topics"]] == ["flood", "steady"]
 
 
 @pytest.mark.gen_test
