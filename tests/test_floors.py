@@ -52,6 +52,7 @@ FLOORS: dict[float, tuple[str, ...]] = {
         "reloads",
         "sources.*",
     ),
+    1.4: ("talkers",),
     2.0: ("brokers.base",),
     2.05: (
         "brokers.ages",
