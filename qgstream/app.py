@@ -22,6 +22,7 @@ from qgstream.handlers.admin_server import (
     ReloadHandler,
     TopicsHandler,
 )
+from qgstream.handlers.admin_talkers import PublishersHandler, TalkersHandler
 from qgstream.handlers.base import MAX_METHOD_CHARACTERS, MAX_PATH_CHARACTERS, BaseHandler, NotFoundHandler
 from qgstream.handlers.client import ClientHandler, ClientTypesHandler
 from qgstream.handlers.dashboard import DashboardHandler
@@ -121,6 +122,8 @@ def _operator_routes(service: Service) -> list[Rule]:
         Rule(PathMatches("/admin/connections"), ConnectionsHandler, shared),
         Rule(PathMatches("/admin/connections/([0-9]{1,18})"), ConnectionHandler, shared),
         Rule(PathMatches("/admin/topics"), TopicsHandler, shared),
+        Rule(PathMatches("/admin/publishers"), PublishersHandler, shared),
+        Rule(PathMatches("/admin/talkers"), TalkersHandler, shared),
         Rule(PathMatches("/admin/config"), ConfigHandler, shared),
         Rule(PathMatches("/admin/reload"), ReloadHandler, shared),
         Rule(PathMatches("/admin/drain"), DrainHandler, shared),

@@ -19,6 +19,7 @@ from qgstream.errors import InvalidField
 from qgstream.hub import Hub
 from qgstream.publication import Position
 from qgstream.subscriber import PARKED
+from qgstream.talkers import Name
 from qgstream.topics import overlap
 
 Sort = Literal["oldest", "newest", "backlog"]
@@ -149,6 +150,8 @@ def describe(hub: Hub, connection: Connection, now: float) -> dict[str, object]:
     return {
         "id": connection.id,
         "ip": connection.ip,
+        "key": connection.named if isinstance(connection.named, str) else None,
+        "sub": connection.named.name if isinstance(connection.named, Name) else None,
         "topics": sorted(subscription.patterns) or ["*"],
         "events_filter": sorted(subscription.events),
         "transport": connection.transport,

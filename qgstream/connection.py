@@ -13,6 +13,7 @@ from qgstream.feed import Feed
 from qgstream.limits import LimitSettings
 from qgstream.reasons import CloseReason, Transport
 from qgstream.subscriber import PARKED, Subscriber
+from qgstream.talkers import Name
 
 # A client has nothing to say after its request. What it sends all the same (a pipelined request, stray bytes) is read
 # and forgotten, because unread bytes would hide its FIN and turn our close into a reset; this much, then it is closed.
@@ -42,7 +43,7 @@ class Connection(Subscriber):
 
     __slots__ = (
         "host", "stream", "id", "ip", "client_key", "user_agent", "opened_at", "reason", "slot", "replay",
-        "_open", "_stray_bytes",
+        "named", "_open", "_stray_bytes",
     )  # fmt: skip
 
     transport: ClassVar[Transport] = "sse"
@@ -63,6 +64,7 @@ class Connection(Subscriber):
         self.reason: CloseReason | None = None
         self.slot = -1  # where the heartbeat wheel has it
         self.replay: Any = None  # its walk through the log, until it is live
+        self.named: str | Name | None = None  # whose credentials opened it: the name of a key, or a token's
         self._open = True
         self._stray_bytes = 0
         stream.set_close_callback(self._on_stream_closed)

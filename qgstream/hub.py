@@ -34,6 +34,7 @@ from qgstream.router import Router
 from qgstream.slices import Slices
 from qgstream.subscriber import Subscriber
 from qgstream.subscription import Subscription
+from qgstream.talkers import Asker, Talkers, data_bytes
 from qgstream.websocket import WebSocketConnection
 from qgstream.window import HistorySettings, ResetReason, Window
 
@@ -46,10 +47,12 @@ _COME_BACK_LATER: frozenset[CloseReason] = frozenset({"access_changed", "kicked"
 
 @dataclass(frozen=True, slots=True)
 class Receipt:
-    """What a publisher gets: the positions as ids, and how many streams of this process it goes to."""
+    """What a publisher gets: the positions as ids, and how many streams of this process it goes to. `repeated` of the
+    ids are those of events that an idempotency key had published before."""
 
     ids: tuple[str, ...]
     subscribers: int
+    repeated: int = 0
 
     @property
     def id(self) -> str:
@@ -81,6 +84,7 @@ class Hub(Host, Sink):
         self.bodies = Bodies()  # of publishes over HTTP
         self.rates = TopicRates(time.monotonic())
         self.rates_now = TopicRates(time.monotonic(), step_seconds=NOW_STEP_SECONDS)  # of the last two seconds
+        self.talkers = Talkers()
         self.random = Random()
         self.draining = False
         self.needs_broker = False  # whether new streams should go elsewhere while the broker is away
@@ -183,7 +187,10 @@ class Hub(Host, Sink):
             topic, data, event=event, retry_ms=retry_ms, private=private, idempotency_key=idempotency_key,
             max_event_bytes=self.limits.max_event_bytes,
         )  # fmt: skip
-        return await self.publish_all([publication])
+        receipt = await self.publish_all([publication])
+        fresh = 1 - receipt.repeated
+        self.talkers.brought("application", "hub.publish", fresh, data_bytes([publication.data]), time.monotonic())
+        return receipt
 
     async def publish_all(self, publications: Sequence[Publication]) -> Receipt:
         """Publish checked publications (see `draft`), all or none, in their order and with nothing between them
@@ -198,7 +205,8 @@ class Hub(Host, Sink):
         self.metrics.published(len(fresh))
         epoch = self.window.epoch
         subscribers = await self._dispatch.audience(fresh)
-        return Receipt(tuple([f"{epoch}-{offset}" for offset in offsets]), subscribers)
+        repeated = len(offsets) - len(fresh)
+        return Receipt(tuple([f"{epoch}-{offset}" for offset in offsets]), subscribers, repeated)
 
     async def room(self) -> None:
         """Wait while more than `max_total_backlog_bytes` were appended that this process has not got to.
@@ -300,7 +308,7 @@ class Hub(Host, Sink):
 
     def adopt(
         self, stream: IOStream, subscription: Subscription, opening: Opening, *, ip: str, client_key: str,
-        user_agent: str,
+        user_agent: str, asker: Asker | None = None,
     ) -> Connection:  # fmt: skip
         """Take over a detached stream whose headers and first bytes are written."""
         tune_socket(stream, self.limits)
@@ -309,6 +317,9 @@ class Hub(Host, Sink):
             self, stream, self.router.feed(subscription), id=self.registry.next_id(), ip=ip, client_key=client_key,
             user_agent=user_agent, opened_at=time.time(),
         )  # fmt: skip
+        if asker is not None:
+            connection.named = asker.user or asker.key
+            self.talkers.opened(asker, time.monotonic())
         self.registry.add(connection)
         self.metrics.opened(connection.transport)
         self.metrics.resumed(opening.result)
@@ -317,7 +328,8 @@ class Hub(Host, Sink):
         log.info(
             "events.connected",
             extra={
-                "connection": connection.id, "remote_ip": ip, "topics": topics,
+                "connection": connection.id, "remote_ip": ip, **(asker.fields if asker is not None else {}),
+                "topics": topics,
                 **({"more_topics": more} if more else {}),
                 "replay": opening.result, "user_agent": user_agent, "transport": connection.transport,
             },

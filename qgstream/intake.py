@@ -16,6 +16,7 @@ from qgstream.logs import log
 from qgstream.namespaces import namespace
 from qgstream.publication import Publication
 from qgstream.sources.base import Events, Function, Restart, Source, SourceFailed, as_draft, check_function
+from qgstream.talkers import data_bytes
 
 # Between a failure and the next try, doubling from the one to the other: whatever a source leans on may be away for
 # long, and then a line of log a minute says enough.
@@ -148,6 +149,8 @@ class Intake:
                 return
             else:
                 self._hub.metrics.source_brought(self.name, len(publications))
+                size = data_bytes(publication.data for publication in publications)
+                self._hub.talkers.brought("source", self.name, len(publications), size, time.monotonic())
                 break
         await self._turn()
 
@@ -171,6 +174,7 @@ class Intake:
         self._hub.metrics.source_refused(self.name)
         self._refused += 1
         now = time.monotonic()
+        self._hub.talkers.refused_source(self.name, now)
         if now - self._said_at >= SAY_EVERY_SECONDS:
             log.warning("source.refused", extra={"source": self.name, "reason": reason, "count": self._refused})
             self._said_at, self._refused = now, 0

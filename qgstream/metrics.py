@@ -21,10 +21,12 @@ from prometheus_client.registry import Collector
 from qgstream.gauges import Gauges
 from qgstream.reasons import (
     CLOSE_REASONS,
+    PUBLISH_RESULTS,
     REJECT_REASONS,
     REPLAY_RESULTS,
     TRANSPORTS,
     CloseReason,
+    PublishResult,
     RejectReason,
     ReplayResult,
     Transport,
@@ -61,6 +63,7 @@ class Totals:
     opened: int
     closed: dict[str, int]
     rejected: dict[str, int]
+    publishes: dict[str, int]
     published: int
     delivered: int
     bytes_sent: int
@@ -88,6 +91,7 @@ class Metrics:
         self._closed = counter("connections_closed", "Streams ended, by reason.", "reason")
         self._rejected = counter("connections_rejected", "Streams refused, by reason.", "reason")
         self._published = counter("events_published", "Events taken into the log through this process.")
+        self._publishes = counter("publishes", "Publishes over HTTP, by result.", "result")
         self._delivered = counter("events_delivered", "Events handed to subscribers' sockets.")
         self._bytes = counter("bytes_sent", "Bytes of events handed to subscribers' sockets.")
         self._heartbeats = counter("heartbeats", "Heartbeats sent.")
@@ -124,6 +128,8 @@ class Metrics:
             self._closed.labels(closed)
         for rejected in REJECT_REASONS:
             self._rejected.labels(rejected)
+        for published in PUBLISH_RESULTS:
+            self._publishes.labels(published)
         for transport in TRANSPORTS:
             self._opened_by.labels(transport)
         for result in REPLAY_RESULTS:
@@ -149,6 +155,7 @@ class Metrics:
             opened=_total(self._opened),
             closed=_by_reason(self._closed),
             rejected=_by_reason(self._rejected),
+            publishes=_by_reason(self._publishes, "result"),
             published=_total(self._published),
             delivered=_total(self._delivered),
             bytes_sent=_total(self._bytes),
@@ -173,6 +180,10 @@ class Metrics:
     def published(self, events: int) -> None:
         """Events were taken into the log."""
         self._published.inc(events)
+
+    def publish_ended(self, result: PublishResult) -> None:
+        """A publish over HTTP has its answer, or will get none."""
+        self._publishes.labels(result).inc()
 
     def delivered(self, events: int, bytes_: int) -> None:
         """Events were handed to sockets: once for each subscriber."""
@@ -236,9 +247,9 @@ def _total(counter: Counter) -> int:
     return sum(_by_reason(counter).values())
 
 
-def _by_reason(counter: Counter) -> dict[str, int]:
+def _by_reason(counter: Counter, label: str = "reason") -> dict[str, int]:
     return {
-        sample.labels.get("reason", ""): int(sample.value)
+        sample.labels.get(label, ""): int(sample.value)
         for metric in counter.collect()
         for sample in metric.samples
         if sample.name.endswith("_total")

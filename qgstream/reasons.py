@@ -24,6 +24,23 @@ RejectReason = Literal[
 ]  # fmt: skip
 REJECT_REASONS: Final[tuple[RejectReason, ...]] = get_args(RejectReason)
 
+# Of a publish over HTTP (`POST /events`), each counted once.
+PublishResult = Literal[
+    "accepted",  # taken into the log, or a part of it: the others of the batch were there already
+    "repeated",  # all of it was in the log already, by its idempotency keys
+    "bad_request",  # 400 or 415: the body, its type or an event in it is wrong
+    "unauthorized",  # 401: no credentials, or none that are valid
+    "forbidden",  # 403: the credentials do not allow it
+    "too_large",  # 413: limits.max_body_bytes or limits.max_event_bytes
+    "rate_limited",  # 429: limits.publish_rate_per_key
+    "overloaded",  # 503: limits.max_inflight_body_bytes
+    "unavailable",  # 503: the broker, or the issuer's keys, cannot be reached
+    "draining",  # 503: the server is leaving
+    "incomplete",  # the client went away, or broke HTTP, before all of its request had come
+    "failed",  # 500: a fault of the server's own
+]
+PUBLISH_RESULTS: Final[tuple[PublishResult, ...]] = get_args(PublishResult)
+
 ReplayResult = Literal["none", "complete", "too_old", "unknown_id", "epoch_changed"]
 REPLAY_RESULTS: Final[tuple[ReplayResult, ...]] = get_args(ReplayResult)
 

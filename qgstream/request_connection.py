@@ -57,6 +57,13 @@ class RequestConnection(HTTP1Connection):
         """The CORS headers of a refusal for this `Origin`. A server puts its own function here."""
         return ()
 
+    @staticmethod
+    def refused(address: str, error: QgstreamError) -> None:
+        """A request of this address was refused before any handler had it. A server puts its own function here."""
+
+    # The status of the refusal while a handler waited for its request's body; 0 without.
+    refusal_status = 0
+
     # How long the client may take to begin this request, on a connection that has carried others; its head is to come
     # within `header_timeout` from then on. None: it is the first, and that time begins with the connection.
     idle_seconds: float | None = None
@@ -98,7 +105,7 @@ class RequestConnection(HTTP1Connection):
             # No other name for it: that makes a cycle, which keeps this frame and the head until the collector comes.
             origin = find_origin(data) if head is None else head.headers.get("Origin")
             is_head = data.startswith(b"HEAD ") if head is None else head.method == "HEAD"
-            await self._refuse(stream, error, origin, with_body=not is_head)
+            await self._refuse(stream, error, origin, with_body=not is_head, has_handler=must_tell_end)
             return False
         finally:
             if must_tell_end:
@@ -220,12 +227,18 @@ class RequestConnection(HTTP1Connection):
                 self._request_headers["Connection"] = "close"
         return super().write_headers(start_line, headers, chunk)
 
-    async def _refuse(self, stream: ClientsStream, error: Exception, origin: str | None, *, with_body: bool) -> None:
+    async def _refuse(
+        self, stream: ClientsStream, error: Exception, origin: str | None, *, with_body: bool, has_handler: bool
+    ) -> None:
         """Say what is wrong and close: where this request ends, and whether another follows, is not known."""
         if not isinstance(error, QgstreamError):
             error = BadRequest(str(error))  # Tornado's, for a query or a form that it does not take
         said = {"status": error.status, "code": error.code, "reason": str(error), "remote_ip": str(self.context)}
         access_log.debug("request.refused", extra=said)
+        if has_handler:
+            self.refusal_status = error.status  # it says so itself, with what it knows of the request
+        else:
+            self.refused(str(self.context), error)
         late = stream.io_loop.call_later(_REFUSAL_SECONDS, stream.close)
         try:
             if self._write_finished:

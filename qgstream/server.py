@@ -154,6 +154,7 @@ class Server:
                 admin_app(self.service, on_loopback=_on_loopback(admin_sockets)),
                 limits=lambda: _ADMIN_LIMITS,
                 detached=lambda: len(self.service.viewers),
+                refused_request=self.service.refused_request,
                 cors_headers=self._cors_headers,
                 keepalive_seconds=self._keepalive_seconds,
             )
@@ -174,7 +175,8 @@ class Server:
         server = StreamServer(
             app, limits=lambda: self.service.limits,
             detached=lambda: len(self.service.hub.registry) + len(self.service.viewers),
-            refused=lambda ip: self.service.rejected("max_sockets", ip), cors_headers=self._cors_headers,
+            refused=lambda ip: self.service.rejected("max_sockets", ip),
+            refused_request=self.service.refused_request, cors_headers=self._cors_headers,
             keepalive_seconds=self._keepalive_seconds, ssl_options=tls,
         )  # fmt: skip
         server.add_sockets(sockets)

@@ -14,15 +14,16 @@ from qgstream.allowed_hosts import parse_allowed_host
 from qgstream.auth import Authenticator, AuthSettings, Principal
 from qgstream.cors import CorsSettings
 from qgstream.drain import drain
-from qgstream.errors import ConfigError, TooManyRequests
+from qgstream.errors import ConfigError, QgstreamError, TooManyRequests
 from qgstream.gauges import KeySetState
 from qgstream.heartbeat import HeartbeatSettings, Wheel
 from qgstream.hub import Hub
 from qgstream.jwks import KeySet
 from qgstream.limits import Admission, LimitSettings, RateLimiter, Rejection, jittered
-from qgstream.logs import log
 from qgstream.reasons import RejectReason
+from qgstream.refusal_log import RefusalLog
 from qgstream.reloads import Reloads
+from qgstream.talkers import Asker
 from qgstream.timer import Timer
 from qgstream.topics import PrivateTopics
 from qgstream.tuning import tune
@@ -30,6 +31,7 @@ from qgstream.viewers import Viewers
 
 # Often, because each time a part of the keys is looked at: 100 000 at once held the loop for 11 ms.
 _SWEEP_SECONDS = 1
+_FLUSH_SECONDS = 5
 
 
 class Service:
@@ -73,6 +75,8 @@ class Service:
         self._admission = Admission()
         self._publish_rates = RateLimiter()
         self._sweeper = Timer(self._sweep, _SWEEP_SECONDS)
+        self.refusals = RefusalLog()
+        self._flusher = Timer(self.refusals.flush, _FLUSH_SECONDS)
         hub.metrics.gauges.watch_key_set(self._key_set_state)
 
     @property
@@ -96,6 +100,7 @@ class Service:
         await self.hub.start()
         self.wheel.start()
         self._sweeper.start()
+        self._flusher.start()
         if self._key_set is not None:
             self._key_set.start()
             # Better that the first clients wait for the keys than that they are told to come back, if not for long.
@@ -117,6 +122,8 @@ class Service:
         """Close what is left."""
         self.wheel.stop()
         self._sweeper.stop()
+        self._flusher.stop()
+        self.refusals.flush(everything=True)
         if self._key_set is not None:
             self._key_set.stop()
         self.viewers.close("drain")
@@ -192,10 +199,11 @@ class Service:
         self.tuned.update(changed)
         return changed
 
-    def admit(self, address: str, *, has_place: bool = False) -> Rejection | None:
+    def admit(self, address: str, *, has_place: bool = False, asker: Asker | None = None) -> Rejection | None:
         """Whether one more stream of this address may open now; a refusal is counted.
 
-        `has_place`: it was admitted before it had to wait, and kept its place meanwhile (`Registry.place`).
+        `has_place`: it was admitted before it had to wait, and kept its place meanwhile (`Registry.place`). `asker`:
+        what else is known of the client, for the log and `/admin/talkers`.
         """
         hub, key = self.hub, client_key(address)
         rejection: Rejection | None = None
@@ -207,13 +215,23 @@ class Service:
                 connections_of_client=hub.registry.of_client(key),
             )  # fmt: skip
         if rejection is not None:
-            self.rejected(rejection.reason, address)
+            self.rejected(rejection.reason, address, asker=asker)
         return rejection
 
-    def rejected(self, reason: RejectReason, address: str) -> None:
-        """Count and log a refused stream. At debug: a storm of them must not become a storm of lines."""
+    def rejected(
+        self, reason: RejectReason, address: str, *, asker: Asker | None = None, error: Exception | None = None
+    ) -> None:
+        """Count and log a refused stream; `error` is what its client is told, where that says more than the reason."""
         self.hub.metrics.rejected(reason)
-        log.debug("events.rejected", extra={"reason": reason, "remote_ip": address})
+        asker = asker or Asker(address)
+        self.hub.talkers.refused_stream(asker, reason, time.monotonic())
+        self.refusals.see("events.rejected", asker, reason, error)
+
+    def refused_request(self, address: str, error: QgstreamError) -> None:
+        """Log a request that breaks HTTP, or is longer than any that is read: no handler has seen it."""
+        asker = Asker(address)
+        self.hub.talkers.refused_other(asker, "bad_request", time.monotonic())
+        self.refusals.see("request.refused", asker, "bad_request", error)
 
     def retry_after_seconds(self, at_least: float = 0.0) -> float:
         """When a refused client should come back: jittered, because they all were refused at once."""

@@ -20,7 +20,7 @@ from tornado.netutil import add_accept_handler
 
 from qgstream.addresses import canonical
 from qgstream.clients_stream import ClientsStream, TlsClientsStream
-from qgstream.errors import ConfigError
+from qgstream.errors import ConfigError, QgstreamError
 from qgstream.limits import LimitSettings
 from qgstream.lingering import Lingering
 from qgstream.logs import log
@@ -155,13 +155,15 @@ class StreamServer(HTTPServer):
         limits: Callable[[], LimitSettings] = LimitSettings,
         detached: Callable[[], int] = lambda: 0,
         refused: Callable[[str], None] = lambda _ip: None,
+        refused_request: Callable[[str, QgstreamError], None] = lambda _ip, _error: None,
         cors_headers: CorsHeaders = lambda _origin: (),
         keepalive_seconds: Callable[[], float] = lambda: KEEPALIVE_SECONDS,
         **kwargs: Any,
     ) -> None:
-        """See `HTTPServer`; `refused(ip)` is told of each socket closed for the cap, `cors_headers(origin)` gives the
-        headers that let a page read why its request was refused, and `keepalive_seconds()` how long a connection may be
-        idle between two requests."""
+        """See `HTTPServer`; `refused(ip)` is told of each socket closed for the cap, `refused_request(ip, error)`
+        of each request that is refused before a handler has it. `cors_headers(origin)` gives the headers that let a
+        page read why its request was refused, and `keepalive_seconds()` how long a connection may be idle between two
+        requests."""
         super().initialize(
             request_callback,
             idle_connection_timeout=HEADER_SECONDS,
@@ -176,7 +178,8 @@ class StreamServer(HTTPServer):
         self._plain, self._tls = (
             type(kind.__name__, (kind,), {"lingering": self._lingering}) for kind in (ClientsStream, TlsClientsStream)
         )
-        self._requests = type("RequestConnection", (RequestConnection,), {"cors_headers": staticmethod(cors_headers)})
+        hooks = {"cors_headers": staticmethod(cors_headers), "refused": staticmethod(refused_request)}
+        self._requests = type("RequestConnection", (RequestConnection,), hooks)
         self._limits = limits
         self._detached = detached
         self._refused = refused

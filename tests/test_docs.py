@@ -26,7 +26,7 @@ from qgstream.draft import Body
 from qgstream.hub import Hub
 from qgstream.metrics import Metrics
 from qgstream.reading import Catalogue, field_names
-from qgstream.reasons import CLOSE_REASONS, REJECT_REASONS, REPLAY_RESULTS
+from qgstream.reasons import CLOSE_REASONS, PUBLISH_RESULTS, REJECT_REASONS, REPLAY_RESULTS
 from qgstream.service import Service
 from tests.console import Console
 from tests.documents import (
@@ -118,7 +118,7 @@ LOG_EVENTS = {
     for call, _ in calls(level)
     if ast.unparse(call.func).split(".")[0] in ("log", "access_log")
     for event in constants(call.args[:1])
-} | {event for call, _ in calls("audit") for event in constants(call.args[:1])}
+} | {event for name in ("audit", "see", "see_refusal") for call, _ in calls(name) for event in constants(call.args[:1])}
 
 
 @by_page
@@ -222,7 +222,7 @@ def test_every_metric_that_is_named_exists(page: Path) -> None:
 
 
 def test_every_label_value_is_documented() -> None:
-    assert {*CLOSE_REASONS, *REJECT_REASONS, *REPLAY_RESULTS} - set(code(METRICS)) == set()
+    assert {*CLOSE_REASONS, *REJECT_REASONS, *REPLAY_RESULTS, *PUBLISH_RESULTS} - set(code(METRICS)) == set()
 
 
 # Reasons.

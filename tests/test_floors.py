@@ -53,6 +53,7 @@ FLOORS: dict[float, tuple[str, ...]] = {
         "sources.*",
     ),
     1.4: ("talkers",),
+    1.41: ("refusal_log",),
     2.0: ("brokers.base",),
     2.05: (
         "brokers.ages",

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import time
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import suppress
 from functools import partial
@@ -112,6 +113,9 @@ async def test_what_cannot_be_published_is_said_and_counted_and_the_rest_is_publ
         await house.over()
         assert house.data == ["before", "after", "last"]
         assert [house.count(what) for what in ("events_total", "refused_total", "failures_total")] == [3, 21, 0]
+        (((kind, name), row),) = house.hub.talkers.publishers.most(9, time.monotonic())
+        assert (kind, name.name, row.publishes, row.events) == ("source", "s", 2, 3)
+        assert (row.bytes, row.publishes_refused) == (len("beforeafterlast"), 21)
     lines = [record for record in caplog.records if record.message == "source.refused"]
     assert len(lines) == 1, "a line for each would be a storm"
     assert (lines[0].__dict__["source"], lines[0].__dict__["count"]) == ("s", 1)

@@ -43,6 +43,11 @@ class AdminHandler(BaseHandler):
         self.principal.require_admin()
         self._check_parameters()
 
+    def see_failure(self, error: BaseException) -> None:
+        """See `BaseHandler`: keys are guessed here. What else may be wrong has its answer."""
+        if getattr(error, "status", None) in (401, 403):
+            self.see_refusal("admin.refused", error)
+
     def head(self, *path: str) -> Any:  # a coroutine where `get` is one
         """As GET, without its body."""
         return self.get(*path)

@@ -55,7 +55,7 @@ class EventsHandler(StreamHandler):
     def _begin(
         self, wanted: Wanted, older: Position | ResetReason | None = None, *, has_place: bool = False
     ) -> None:  # fmt: skip
-        rejection = self.service.admit(self.remote_ip, has_place=has_place)
+        rejection = self.admit(has_place=has_place)
         if rejection is not None:
             self._reject(rejection)
             return

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import Awaitable, Generator, Iterator
 
 from tornado.web import stream_request_body
 
 from qgstream import draft
-from qgstream.auth import Principal
 from qgstream.content_codings import Decoder, decoder_for
 from qgstream.errors import (
     BadRequest,
@@ -22,6 +22,9 @@ from qgstream.errors import (
 from qgstream.handlers.base import BaseHandler
 from qgstream.hub import Receipt
 from qgstream.publication import Publication
+from qgstream.reasons import PublishResult
+from qgstream.refusal_log import result_of
+from qgstream.talkers import data_bytes
 
 JSON = "application/json"
 NDJSON = "application/x-ndjson"
@@ -38,6 +41,9 @@ _CHECKS_PER_LOOK = 2000
 class PublishHandler(BaseHandler):
     """Reads the body itself, so that credentials and size are checked before it is held."""
 
+    is_counted = False  # by its result
+    refusal: QgstreamError | None = None
+    received_bytes = 0
     under_way = False  # counted in `service.publishing`
     held_bytes = 0  # counted in `service.bodies`
     is_posting = False
@@ -48,13 +54,11 @@ class PublishHandler(BaseHandler):
         self.service.publishing += 1
         self.limit = self.service.limits.max_body_bytes
         self.body = bytearray()
-        self.received_bytes = 0
-        self.refusal: QgstreamError | None = None
         self.read_body_up_to(self.limit * _PATIENCE)
         self.decoder: Decoder | None = None
         declared = self._declared_bytes()
         try:
-            self.principal = self._publisher()
+            self._check_publisher()
             self.media_type = self._check_media_type()
             self.decoder = decoder_for(self.request.headers.get("Content-Encoding", ""))
             if declared > self.limit:
@@ -78,13 +82,12 @@ class PublishHandler(BaseHandler):
             raise UnsupportedMediaType(f"Content-Type: got {media_type[:100]!r}, expected {JSON} or {NDJSON}")
         return media_type
 
-    def _publisher(self) -> Principal:
+    def _check_publisher(self) -> None:
         principal = self.authenticate()
         if principal.kind == "anonymous":
             raise Unauthorized("got no credentials, expected a publish key or a token in Authorization: Bearer")
         if not principal.publish:
             raise Forbidden("these credentials do not allow to publish")
-        return principal
 
     def data_received(self, chunk: bytes) -> Awaitable[None] | None:
         """A part of the body. What there is to wait for, if it has to be decoded: nothing more is read until then."""
@@ -156,6 +159,7 @@ class PublishHandler(BaseHandler):
         await self.service.hub.slices.result(self._check_grants(publications), looks_at_once=_LOOKS_AT_ONCE)
         self.service.charge(self.principal, len(publications))
         receipt = await self._publish(publications)
+        self._accepted(publications, receipt)
         if self.media_type == JSON:
             self.answer({"id": receipt.id, "subscribers": receipt.subscribers})
         else:
@@ -176,6 +180,35 @@ class PublishHandler(BaseHandler):
             raise Unavailable("the server is leaving, another one will answer", retry_after_seconds=1, code="draining")
         return await self.service.hub.publish_all(publications)
 
+    # Each publish is counted once, by what came of it.
+
+    def _accepted(self, publications: list[Publication], receipt: Receipt) -> None:
+        fresh = len(publications) - receipt.repeated
+        self._count("accepted" if fresh else "repeated")
+        size = data_bytes(publication.data for publication in publications)
+        self.service.hub.talkers.published(self.asker, fresh, size, time.monotonic())
+
+    def _count(self, result: PublishResult) -> None:
+        self.is_counted = True
+        self.service.hub.metrics.publish_ended(result)
+
+    def see_failure(self, error: BaseException | None) -> None:
+        """See `BaseHandler`. None: the client went away before its request was whole."""
+        if self.is_counted:
+            return
+        result = "incomplete" if error is None else result_of(error)
+        self._count(result)
+        asker = self.asker
+        self.service.hub.talkers.refused_publish(asker, result, time.monotonic())
+        self.service.refusals.see("publish.refused", asker, result, error)
+
+    def _broken_off(self) -> QgstreamError | None:
+        # Its connection refuses a body that is far too large, or breaks HTTP.
+        is_too_large = getattr(self.request.connection, "refusal_status", 0) == TooLarge.status
+        if is_too_large or self.received_bytes > self.limit:
+            return TooLarge("body", self.received_bytes, self.limit)
+        return None
+
     def on_finish(self) -> None:
         """It is answered."""
         super().on_finish()
@@ -191,6 +224,8 @@ class PublishHandler(BaseHandler):
             self.under_way = False
             self.service.publishing -= 1
         if not self.is_posting:  # else it is held, and counted, until that is over
+            if not self.is_counted:
+                self.see_failure(self.refusal or self._broken_off())
             self._let_go()
 
     def _check_grants(self, publications: list[Publication]) -> Generator[None, None, None]:

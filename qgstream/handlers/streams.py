@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+import time
 from dataclasses import dataclass
-from functools import lru_cache
 
 from tornado.iostream import IOStream
 
@@ -13,16 +13,16 @@ from qgstream.errors import InvalidField, TooManyRequests, Unauthorized, Unavail
 from qgstream.framing import Framing
 from qgstream.handlers.base import BaseHandler
 from qgstream.limits import Rejection
-from qgstream.logs import quote
 from qgstream.opening import Opening
 from qgstream.publication import Position
+from qgstream.reasons import RejectReason
+from qgstream.refusal_log import result_of
 from qgstream.subscription import Subscription, narrow
 from qgstream.topics import check_pattern, check_text
 from qgstream.window import ResetReason
 
 _LAST_EVENT_ID_PARAMETERS = ("last_event_id", "lastEventId", "lastEventID")
 _PARAMETERS = frozenset({"topic", "event", "envelope", "replay", "access_token", *_LAST_EVENT_ID_PARAMETERS})
-_MAX_USER_AGENT = 200
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,15 +37,10 @@ class Wanted:
     ignored: tuple[str, ...]
 
 
-# Most clients send one of a few: shared, the text costs a stream nothing (else 0.2 KiB of its 4). Not `sys.intern`: on
-# CPython 3.12.0 to 3.12.5 an interned text stays for ever.
-@lru_cache(maxsize=256)
-def _shared(user_agent: str) -> str:
-    return user_agent
-
-
 class StreamHandler(BaseHandler):
     """Reads the parameters of a stream, refuses one too many, and hands the others to the hub."""
+
+    is_counted = False  # a refusal: the error that comes of it is not another one
 
     # What is asked for.
 
@@ -54,13 +49,13 @@ class StreamHandler(BaseHandler):
         `Forbidden` or `InvalidField`."""
         try:
             principal = self.authenticate()
-        except Unauthorized:
+        except Unauthorized as error:
             # A real 401: a client that was told anything else would come back with the same token for ever.
-            self.service.rejected("unauthorized", self.remote_ip)
+            self._rejected("unauthorized", error)
             raise
         except Unavailable as error:
             # Later it can be told, so an EventSource must come back.
-            self.service.rejected("auth_unavailable", self.remote_ip)
+            self._rejected("auth_unavailable", error)
             return Rejection("auth_unavailable", str(error), False)
         subscription = self.subscription(principal, framing)
         return Wanted(principal, subscription, self._last_event_id(), self._wants_latest(), self._ignored())
@@ -148,7 +143,7 @@ class StreamHandler(BaseHandler):
 
         It is admitted first, and keeps its place: a client that is refused causes no work of the broker.
         """
-        rejection = self.service.admit(self.remote_ip)
+        rejection = self.admit()
         if rejection is not None:
             return rejection
         hub = self.service.hub
@@ -157,8 +152,26 @@ class StreamHandler(BaseHandler):
                 return await hub.look_up(wanted.subscription, wanted.last_event_id or "")
         except Unavailable as error:
             # It cannot be known now what this client has missed. Later it can: it keeps its id and comes back.
-            self.service.rejected("broker_down", self.remote_ip)
+            self._rejected("broker_down", error)
             return Rejection("broker_down", str(error), False)
+
+    def admit(self, *, has_place: bool = False) -> Rejection | None:
+        """See `Service.admit`."""
+        rejection = self.service.admit(self.remote_ip, has_place=has_place, asker=self.asker)
+        self.is_counted = rejection is not None
+        return rejection
+
+    def _rejected(self, reason: RejectReason, error: Exception) -> None:
+        self.is_counted = True
+        self.service.rejected(reason, self.remote_ip, asker=self.asker, error=error)
+
+    def see_failure(self, error: BaseException) -> None:
+        """See `BaseHandler`: the refusals that have no reason of their own in the metrics of streams."""
+        if self.is_counted:
+            return
+        asker, reason = self.asker, result_of(error)
+        self.service.hub.talkers.refused_stream(asker, reason, time.monotonic())
+        self.service.refusals.see("events.rejected", asker, reason, error)
 
     def refusal(self, rejection: Rejection) -> TooManyRequests | Unavailable:
         """What a client that is one too many is answered: 429 if that is its own doing, else 503."""
@@ -184,10 +197,10 @@ class StreamHandler(BaseHandler):
         if stream.closed():
             return
         ip = self.remote_ip
-        user_agent = _shared(quote(self.request.headers.get("User-Agent", ""), _MAX_USER_AGENT))
         connection = self.service.hub.adopt(
-            stream, wanted.subscription, opening, ip=ip, client_key=client_key(ip), user_agent=user_agent
-        )
+            stream, wanted.subscription, opening, ip=ip, client_key=client_key(ip), user_agent=self.user_agent,
+            asker=self.asker,
+        )  # fmt: skip
         self.service.access.remember(connection, wanted.principal, self._other_origin(), self.service.cors)
         if wanted.principal.expires_at is not None:
             self.service.wheel.end_at(connection, wanted.principal.expires_at, "token_expired")

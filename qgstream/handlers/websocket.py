@@ -47,7 +47,7 @@ class WebSocketEventsHandler(WebSocketHandler, StreamHandler):
             wanted = self.wanted(Framing.WEBSOCKET)
             if isinstance(wanted, Rejection):
                 raise self.refusal(wanted)
-        rejection = self.service.admit(self.remote_ip, has_place=has_place)
+        rejection = self.admit(has_place=has_place)
         if rejection is not None:
             # No answer makes a browser's WebSocket stop for good, so here it is the one that says what is wrong.
             raise self.refusal(rejection)

@@ -106,6 +106,31 @@ def test_it_lives(server: ServerProcess, board: Callable[..., Page], connect: Ca
     expect(page.locator("#rejected-none")).to_have_text("None since the start.")
 
 
+def test_it_shows_who_publishes_and_who_is_refused(server: ServerProcess, board: Callable[..., Page]) -> None:
+    page = board()
+    expect(page.locator("#publishers-none")).to_be_visible()
+    expect(page.locator("#publishes-none")).to_have_text("None since the start.")
+    for number in range(3):
+        publish(server, "orders", number)
+    body = b"{}"
+    headers = f"Host: x\r\nUser-Agent: <b>loop</b>\r\nAuthorization: Bearer no\r\nContent-Length: {len(body)}"
+    client = RawClient(server.port)
+    for number in range(1, 3):
+        client.socket.sendall(f"POST /events HTTP/1.1\r\n{headers}\r\n\r\n".encode() + body)
+        while client.received.count(b'"unknown_key"') < number:
+            client.received += client.socket.recv(4096)
+    client.close()
+    expect(page.locator("#publishers tr td")).to_have_text(["key-1", re.compile(r"\d"), "3", "0"])
+    expect(page.locator("#publishes li .word")).to_have_text(["accepted", "unauthorized"])
+    expect(page.locator("#publishes li .word + .number")).to_have_text(["3", "2"])
+    expect(page.locator("#talkers tr td")).to_have_text(["127.0.0.1", re.compile(r"\d"), "3", "2"])
+    page.get_by_label("Top talkers by").select_option("agent")
+    row = page.locator("#talkers tr").filter(has_text="<b>loop</b>")
+    expect(row.locator("td").last).to_have_text("2")
+    expect(row.locator("td").first).to_have_attribute("title", "last refused: unauthorized")
+    expect(page.locator("#topics tr td")).to_have_text(["orders", re.compile(r"\d"), re.compile(r"\d"), "0"])
+
+
 def test_the_slowest_stands_first_and_is_kicked(
     server: ServerProcess, board: Callable[..., Page], connect: Callable[..., RawClient]
 ) -> None:

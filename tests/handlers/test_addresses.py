@@ -59,6 +59,7 @@ async def test_whatever_a_proxy_calls_a_client_the_client_is_one(
                 assert await shown(client, f"?ip={quote(bare)}") == [form]
             stream.close()
             await until(lambda: len(client.hub.registry) == 0)
+            client.service.refusals.flush(everything=True)
         assert set(said(caplog, "events.connected") + said(caplog, "events.disconnected")) == {form}
         assert set(said(caplog, "events.rejected")) == {form}
         assert form in said(caplog, "request")

@@ -33,7 +33,8 @@ from tests.handlers.asking import Client, Stream, document, error_of
 
 ADMIN = {"Authorization": "Bearer admin-key"}
 PATHS = (
-    "overview", "events", "limits", "connections", "connections/1", "topics", "config", "drain", "openapi.json",
+    "overview", "events", "limits", "connections", "connections/1", "topics", "publishers", "talkers", "config",
+    "drain", "openapi.json",
 )  # fmt: skip
 NO_KEYS: dict[str, Any] = {"auth": {"admin_keys": {}}}
 
@@ -260,7 +261,7 @@ async def test_a_connection_as_an_operator_sees_it(client: Client) -> None:
     assert first["age_seconds"] >= second["age_seconds"] >= 0
     del first["age_seconds"]
     assert first == {
-        "id": 1, "ip": "127.0.0.1", "topics": ["a/*", "b"], "events_filter": ["x"],
+        "id": 1, "ip": "127.0.0.1", "key": None, "sub": None, "topics": ["a/*", "b"], "events_filter": ["x"],
         "transport": "sse", "state": "live", "events": 0, "bytes": 0, "backlog_bytes": 0,
         "position": published["id"], "user_agent": "tests/1",
     }  # fmt: skip

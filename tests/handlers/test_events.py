@@ -11,7 +11,7 @@ from urllib.parse import quote
 import pytest
 from tornado.httpclient import HTTPResponse
 
-from qgstream.handlers import streams
+from qgstream.handlers import base
 from qgstream.sse import Event, Parser
 from tests.handlers.asking import Client, Stream, error_of, until
 
@@ -113,7 +113,7 @@ async def test_a_user_agent_is_shared_and_not_kept_for_ever(client: Client, monk
         stream.close()
         await until(lambda: len(client.hub.registry) == 0)
     assert not [text for text in interned if text.startswith("agent")]
-    assert streams._shared.cache_info().currsize == 256
+    assert base._quoted_agent.cache_info().currsize == 256
     for _ in range(2):
         await client.stream(headers={"User-Agent": "agent of " + "two"})
     one, other = client.hub.registry
