@@ -25,7 +25,7 @@ import pytest
 import yaml
 
 from qgstream.metrics import Metrics
-from qgstream.reasons import CLOSE_REASONS, REJECT_REASONS, REPLAY_RESULTS
+from qgstream.reasons import CLOSE_REASONS, PUBLISH_RESULTS, REJECT_REASONS, REPLAY_RESULTS
 from tests.deploy.programs import DEPLOY, Program, free_port, rewritten
 from tests.deploy.units import SYSTEMD, command, read
 from tests.documents import anchors, blocks
@@ -51,13 +51,11 @@ RUNBOOKS = "https://docs.example.com/qgstream/"
 AWAITED = {
     "qgstream_bans",
     "qgstream_maintenance",
-    "qgstream_publishes_total",
 }
-AWAITED_RESULTS = {"rate_limited", "overloaded", "forbidden", "too_large", "bad_request", "unauthorized", "failed"}
 AWAITED_REASONS = {"banned"}
 LABELS: dict[str, set[str]] = {
     "reason": {*CLOSE_REASONS, *REJECT_REASONS, *AWAITED_REASONS},
-    "result": {*REPLAY_RESULTS, *AWAITED_RESULTS},
+    "result": {*REPLAY_RESULTS, *PUBLISH_RESULTS},
 }
 
 
