@@ -1,4 +1,4 @@
-"""A real Chromium, and a server for pages of another origin."""
+"""Real browsers, and a server for pages of another origin."""
 
 from __future__ import annotations
 
@@ -6,25 +6,28 @@ import functools
 import http.server
 import re
 import threading
+import time
 import urllib.request
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
-from dataclasses import dataclass, field
 from pathlib import Path
 from urllib.parse import urlsplit
 
 import pytest
-from playwright.sync_api import Browser, BrowserContext, ConsoleMessage, Page, expect, sync_playwright
+from playwright.sync_api import expect
 
+from tests.browser.engines.base import PATIENCE_SECONDS, Engine, Tab
+from tests.browser.engines.chromium import Chromium
+from tests.browser.engines.firefox import Firefox
+from tests.browser.engines.webkit import WebKit
 from tests.browser.relay import Relay
-from tests.serving import ServerProcess
+from tests.serving import KEY, ServerProcess
+from tests.signing import sign
 
 HERE = Path(__file__).parent
 CLIENT = HERE.parent.parent / "qgstream" / "web" / "client.js"
 
-# How long a page may take for anything: long enough for a machine that does something else besides.
-PATIENCE_MS = 20_000
-expect.set_options(timeout=PATIENCE_MS)
+expect.set_options(timeout=PATIENCE_SECONDS * 1000)
 
 # Short, so that the tests are: what they see is the order of things, not how long they last.
 QUICK: dict[str, object] = {
@@ -34,22 +37,26 @@ QUICK: dict[str, object] = {
     "log__level": "debug",
 }
 
-# Debian's Chromium, and nothing on the network but the tests: no sandbox (there is no user namespace in a container),
-# and none of its own traffic.
-FLAGS = [
-    "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-background-networking",
-    "--disable-component-update", "--disable-sync",
-]  # fmt: skip
+ENGINES: dict[str, type[Engine]] = {engine.name: engine for engine in (Chromium, Firefox, WebKit)}
+
+
+def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
+    """A test of a page runs in all engines, or in those that `@pytest.mark.engines(...)` names."""
+    if "engine" in metafunc.fixturenames:
+        marker = metafunc.definition.get_closest_marker("engines")
+        metafunc.parametrize("engine", marker.args if marker else list(ENGINES), indirect=True, scope="module")
 
 
 @pytest.fixture(scope="module")
-def chromium(require_program: Callable[[str], Path]) -> Iterator[Browser]:
-    """One browser a module: while it is open, its event loop is the running one of this thread."""
-    program = require_program("chromium")
-    with sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=program, args=FLAGS)
-        yield browser
-        browser.close()
+def engine(
+    request: pytest.FixtureRequest, require_program: Callable[[str], Path], tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[Engine]:
+    """One browser a module."""
+    kind = ENGINES[request.param]
+    for program in kind.programs():
+        require_program(program)
+    with kind(tmp_path_factory.mktemp(kind.name)) as running:
+        yield running
 
 
 @pytest.fixture
@@ -83,54 +90,47 @@ def connections(server: ServerProcess) -> float:
     return float(found[1])
 
 
-@dataclass
-class Tab:
-    """A page in a context of its own (no shared cache, no shared connections).
-
-    `said` is what its console said as errors and warnings; what has none of `expected` in it fails the test.
-    """
-
-    page: Page
-    expected: tuple[str, ...]
-    said: list[str] = field(default_factory=list)
-
-    def hear(self, message: ConsoleMessage) -> None:
-        if message.type in ("error", "warning"):
-            self.said.append(f"{message.text} ({message.location['url']})")
-
-    def unexpected(self) -> list[str]:
-        return [text for text in self.said if not any(part in text for part in self.expected)]
-
-
 @pytest.fixture
 def open_tab(
-    chromium: Browser, start_server: Callable[..., ServerProcess], start_relay: Callable[[ServerProcess], Relay]
+    engine: Engine, start_server: Callable[..., ServerProcess], start_relay: Callable[[ServerProcess], Relay]
 ) -> Iterator[Callable[..., Tab]]:
     """Open a page. It is closed before the servers are, so that stopping them is not part of what it sees."""
-    contexts: list[BrowserContext] = []
-    tabs: list[Tab] = []
 
     def open_it(url: str, *, expected: tuple[str, ...] = ()) -> Tab:
-        context = chromium.new_context(viewport={"width": 1280, "height": 900})
-        context.set_default_timeout(PATIENCE_MS)
-        contexts.append(context)
-        tab = Tab(context.new_page(), expected)
-        tabs.append(tab)
-        tab.page.on("console", tab.hear)
-        tab.page.on("pageerror", lambda error: tab.said.append(str(error)))
-        tab.page.goto(url)
+        tab = engine.open(expected)
+        tab.goto(url)
         return tab
 
     yield open_it
-    for context in contexts:
-        context.close()
-    loud = [text for tab in tabs for text in tab.unexpected()]
+    loud = [text for tab in engine.end_test() for text in tab.unexpected()]
     assert not loud, loud
+
+
+def token(seconds: float) -> str:
+    """Lets its bearer subscribe to the topic `mine` for `seconds`."""
+    return sign({"sub": "ann", "exp": time.time() + seconds, "qgstream": {"subscribe": ["mine"]}})
 
 
 class _Quiet(http.server.SimpleHTTPRequestHandler):
     def log_message(self, *args: object) -> None:
         """The tests run in silence."""
+
+    def do_GET(self) -> None:
+        """Files, and what a frontend's own server gives to those who have signed in."""
+        path = urlsplit(self.path).path
+        if path == "/token":
+            self._give(KEY)
+        elif path.startswith("/mint/"):
+            self._give(token(float(path.removeprefix("/mint/"))))
+        else:
+            super().do_GET()
+
+    def _give(self, text: str) -> None:
+        self.send_response(200)
+        self.send_header("Content-Type", "text/plain")
+        self.send_header("Content-Length", str(len(text)))
+        self.end_headers()
+        self.wfile.write(text.encode())
 
     def translate_path(self, path: str) -> str:
         # A frontend may serve its own copy of the client.

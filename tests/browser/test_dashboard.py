@@ -9,9 +9,12 @@ from typing import Any
 import pytest
 from playwright.sync_api import Page, expect
 
-from tests.browser.conftest import Tab
+from tests.browser.engines.base import Tab
 from tests.publishing import publish
 from tests.serving import RawClient, ServerProcess
+
+# Its tools find what somebody sees, and use it as they do.
+pytestmark = pytest.mark.engines("chromium")
 
 OpenTab = Callable[..., Tab]
 StartServer = Callable[..., ServerProcess]

@@ -12,10 +12,13 @@ import pytest
 from playwright.sync_api import Locator, Page, expect
 
 from qgstream.sse import Parser
-from tests.browser.conftest import Tab
+from tests.browser.engines.base import Tab
 from tests.browser.relay import BAD_GATEWAY, Relay
 from tests.publishing import publish, publish_all
 from tests.serving import KEY, RawClient, ServerProcess
+
+# Its tools find what somebody sees, and use it as they do.
+pytestmark = pytest.mark.engines("chromium")
 
 OpenTab = Callable[..., Tab]
 StartServer = Callable[..., ServerProcess]

@@ -14,7 +14,8 @@ from pathlib import Path
 import pytest
 from playwright.sync_api import expect
 
-from tests.browser.conftest import Tab, connections
+from tests.browser.conftest import connections
+from tests.browser.engines.base import Tab
 from tests.documents import ROOT
 from tests.publishing import publish
 from tests.serving import ServerProcess, wait_until
@@ -25,7 +26,7 @@ WEB = Path("qgstream/web")
 OLDEST_NODE = (20, 19)
 
 # The registry may be slow, and the machine too.
-pytestmark = pytest.mark.timeout(240)
+pytestmark = [pytest.mark.timeout(240), pytest.mark.engines("chromium")]
 
 OpenTab = Callable[..., Tab]
 StartServer = Callable[..., ServerProcess]

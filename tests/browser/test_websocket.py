@@ -4,9 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from tests.browser.conftest import Tab
+import pytest
+
+from tests.browser.engines.base import Tab
 from tests.publishing import publish
 from tests.serving import ServerProcess
+
+# Its tools find what somebody sees, and use it as they do.
+pytestmark = pytest.mark.engines("chromium")
 
 LISTEN = """(url) => {
   const got = window.got = [];  // its own: an earlier socket of the page may still get something

@@ -19,7 +19,7 @@ from urllib.parse import quote
 from playwright.sync_api import Error, Page, sync_playwright
 
 from qgstream.sse import Parser
-from tests.browser.conftest import FLAGS
+from tests.browser.engines.chromium import FLAGS
 from tests.browser.relay import Relay
 from tests.documents import ROOT
 
