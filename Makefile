@@ -8,7 +8,7 @@ BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check
 
 .DEFAULT_GOAL := help
-.PHONY: help run test test-fast coverage lint types bench soak mutants clean
+.PHONY: help run test test-fast coverage lint types client bench soak mutants clean
 # A half-made stamp would skip the rest of its recipe for ever.
 .DELETE_ON_ERROR:
 
@@ -35,6 +35,10 @@ lint: $(VENV)/.lint ## check style
 
 types: $(VENV)/.lint $(VENV)/.test ## check types
 	$(BIN)/mypy
+
+client: ## make qgstream/web/client.min.js of client.js; needs npm
+	npm ci --prefix tests/browser/bundlers --ignore-scripts --no-audit --no-fund --loglevel=error
+	node tests/browser/bundlers/minify.mjs
 
 bench: $(VENV)/.installed ## measure this machine
 	$(BIN)/qgstream bench

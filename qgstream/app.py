@@ -24,7 +24,7 @@ from qgstream.handlers.admin_server import (
 )
 from qgstream.handlers.admin_talkers import PublishersHandler, TalkersHandler
 from qgstream.handlers.base import MAX_METHOD_CHARACTERS, MAX_PATH_CHARACTERS, BaseHandler, NotFoundHandler
-from qgstream.handlers.client import ClientHandler, ClientTypesHandler
+from qgstream.handlers.client import ClientHandler, ClientTypesHandler, MinifiedClientHandler, VersionedClientHandler
 from qgstream.handlers.dashboard import DashboardHandler
 from qgstream.handlers.demo import DemoHandler
 from qgstream.handlers.events import EventsHandler
@@ -142,6 +142,8 @@ def public_app(service: Service, *, with_operator_routes: bool = True, on_loopba
     table += [
         Rule(PathMatches("/"), DemoHandler, shared),
         Rule(PublicPath(r"/client\.js"), ClientHandler, shared),
+        Rule(PublicPath(r"/client\.min\.js"), MinifiedClientHandler, shared),
+        Rule(PublicPath(r"/client-([0-9a-f]{16})\.min\.js"), VersionedClientHandler, shared),
         Rule(PublicPath(r"/client\.d\.ts"), ClientTypesHandler, shared),
     ]
     return _application(service, table, on_loopback)

@@ -1,7 +1,10 @@
-"""Content codings of a request's body: gzip and deflate in, bytes out, in pieces. Pure. Source: RFC 9110, 8.4."""
+"""Content codings: of a request's body, gzip and deflate in, bytes out, in pieces; and which one an answer may have.
+Pure. Source: RFC 9110, 8.4 and 12.5.3.
+"""
 
 from __future__ import annotations
 
+import re
 import zlib
 from collections.abc import Iterator
 
@@ -16,6 +19,26 @@ MAX_MEMBERS = 1000
 
 # zlib's names for a format. RFC 9110, 8.4.1.2: deflate is the "zlib" format of RFC 1950, a frame around deflated data.
 _FORMATS = {"gzip": 31, "x-gzip": 31, "deflate": 15}
+
+
+# 12.4.2: qvalue = ( "0" [ "." 0*3DIGIT ] ) / ( "1" [ "." 0*3("0") ] )
+_WEIGHT = re.compile(r"[ \t]*[Qq]=(0(?:\.[0-9]{0,3})?|1(?:\.0{0,3})?)[ \t]*")
+
+
+def prefers_gzip(accept_encoding: str) -> bool:
+    """Whether a client with this header takes gzip, and wants it no less than the plain bytes.
+
+    A part that is not understood is as if it were not there: the plain bytes are right for everybody.
+    """
+    weights: dict[str, float] = {}
+    for part in accept_encoding.split(","):
+        coding, _, parameter = part.partition(";")
+        found = _WEIGHT.fullmatch(parameter or "q=1")
+        if found is not None:
+            weights[coding.strip(" \t").lower()] = float(found[1])
+    # 8.4.1.3: "A recipient SHOULD consider "x-gzip" to be equivalent to "gzip"."
+    gzip = weights.get("gzip", weights.get("x-gzip", weights.get("*", 0.0)))
+    return gzip > 0 and gzip >= weights.get("identity", 0.0)
 
 
 class Decoder:

@@ -12,7 +12,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from qgstream.content_codings import MAX_MEMBERS, PIECE_BYTES, Decoder, decode_body, decoder_for
+from qgstream.content_codings import MAX_MEMBERS, PIECE_BYTES, Decoder, decode_body, decoder_for, prefers_gzip
 from qgstream.errors import BadRequest, TooLarge, UnsupportedContentCoding
 
 MIB = 1024 * 1024
@@ -89,3 +89,46 @@ def test_what_is_not_known(content_encoding: str) -> None:
         decoder_for(content_encoding)
     assert (caught.value.status, caught.value.accepted) == (415, "gzip, deflate, identity")
     assert len(str(caught.value)) < 250
+
+
+# Which coding an answer has.
+
+
+@pytest.mark.parametrize(
+    ("header", "prefers"),
+    [
+        ("", False),
+        ("gzip", True),
+        ("x-gzip", True),
+        ("GZip", True),
+        ("gzip, deflate, br, zstd", True),  # what browsers send
+        ("br;q=1.0, gzip;q=0.8, *;q=0.1", True),
+        ("deflate, br", False),
+        ("*", True),
+        ("*;q=0", False),
+        ("gzip;q=0", False),
+        ("gzip;q=0.000, *", False),
+        ("gzip ; Q=0.001", True),
+        ("\tgzip\t;\tq=1.000\t", True),
+        ("gzip, *;q=0", True),
+        ("identity", False),
+        ("identity;q=0", False),
+        ("identity, gzip;q=0.5", False),
+        ("identity;q=0.5, gzip;q=0.5", True),
+        ("identity;q=0.5, gzip;q=1", True),
+        ("gzip;q=2", False),
+        ("gzip;q=0.0001", False),
+        ("gzip;q=", False),
+        ("gzip;level=9", False),
+        ("gzip;q=1;level=9", False),
+        ("gzipped", False),
+        (",;,=, ;q=1,", False),
+    ],
+)
+def test_gzip_is_for_those_who_want_it(header: str, prefers: bool) -> None:
+    assert prefers_gzip(header) is prefers
+
+
+@given(st.text(max_size=200))
+def test_any_header_has_an_answer(header: str) -> None:
+    assert prefers_gzip(header) in (True, False)

