@@ -10,8 +10,9 @@ import pytest
 from playwright.sync_api import Page, expect
 
 from tests.browser.engines.base import Tab
+from tests.browser.relay import Relay
 from tests.publishing import publish
-from tests.serving import RawClient, ServerProcess
+from tests.serving import RawClient, ServerProcess, wait_until
 
 # Its tools find what somebody sees, and use it as they do.
 pytestmark = pytest.mark.engines("chromium")
@@ -132,6 +133,37 @@ def test_it_shows_who_publishes_and_who_is_refused(server: ServerProcess, board:
     expect(row.locator("td").last).to_have_text("2")
     expect(row.locator("td").first).to_have_attribute("title", "last refused: unauthorized")
     expect(page.locator("#topics tr td")).to_have_text(["orders", re.compile(r"\d"), re.compile(r"\d"), "0"])
+
+
+@pytest.mark.timeout(180)
+def test_a_connection_that_died_without_a_word_is_noticed(
+    server: ServerProcess, open_tab: OpenTab, start_relay: Callable[[ServerProcess], Relay],
+    connect: Callable[..., RawClient],
+) -> None:  # fmt: skip
+    relay = start_relay(server)
+    page = open_tab("about:blank").page
+    page.clock.install()
+    page.goto(f"http://127.0.0.1:{relay.port}/admin")
+    give_key(page, ADMIN_KEY)
+    expect(tile(page, "Connections")).to_have_text("0 of 50")
+    expect(page.locator("#list-none")).to_have_text("No stream is open.")
+    relay.mute()
+    connect("/events?topic=orders")
+    page.clock.fast_forward(4500)
+    expect(page.locator("#status")).to_have_text("no answer")
+
+    def is_back() -> bool:
+        # It asks again by itself; perhaps on other connections first, which have died, too.
+        page.clock.fast_forward(11_000)
+        try:
+            expect(page.locator("#status")).to_have_text("ready", timeout=2000)
+        except AssertionError:
+            return False
+        return True
+
+    wait_until(is_back, seconds=120, what="another connection")
+    expect(tile(page, "Connections")).to_have_text("1 of 50")
+    expect(page.locator("#list tr").first).to_contain_text("orders")
 
 
 def test_the_slowest_stands_first_and_is_kicked(
