@@ -17,7 +17,7 @@ from playwright.sync_api import expect
 from tests.browser.conftest import connections
 from tests.browser.engines.base import Tab
 from tests.documents import ROOT
-from tests.publishing import publish
+from tests.publishing import publish, publish_all
 from tests.serving import ServerProcess, wait_until
 
 EXAMPLE = Path("docs/examples/react")
@@ -125,3 +125,158 @@ def test_on_a_server_it_opens_nothing(built: Path) -> None:
     # It ends by itself: nothing was left open.
     shown = run(built, "node", "-e", 'import("./ssr/server.js").then((it) => console.log(it.render("http://x.test")))')
     assert "connecting, heartbeat: " in re.sub("<!-- -->", "", shown)
+
+
+# The hook, in every engine.
+
+EVERYWHERE = pytest.mark.engines("chromium", "firefox", "webkit")
+
+
+@pytest.fixture(scope="module")
+def hook_url(built: Path) -> Iterator[str]:
+    """A page of components that the tests change."""
+    for file in (ROOT / "tests/browser/react").iterdir():
+        shutil.copy(file, built)
+    (built / "public").mkdir(exist_ok=True)
+    shutil.copy(ROOT / "tests/browser/engines/said.js", built / "public")
+    with vite(built, api=9) as url:
+        yield f"{url}/hook.html"
+
+
+@pytest.fixture
+def components(hook_url: str, open_tab: OpenTab) -> Callable[..., Tab]:
+    """Open the page. Streams are alone, so that a connection is a stream."""
+
+    def open_it(server: ServerProcess, *parts: dict[str, object], query: str = "") -> Tab:
+        # Firefox says it of a connection that is closed before it has answered.
+        early = ("CORS request did not succeed",)
+        tab = open_tab(f"{hook_url}?api=http://127.0.0.1:{server.port}{query}", expected=early)
+        tab.wait_for("document.body.dataset.ready")
+        show(tab, *parts)
+        for part in parts:
+            tab.wait_for("(name) => shown[name]?.connected", part["name"])
+        return tab
+
+    return open_it
+
+
+Components = Callable[..., Tab]
+
+
+def show(tab: Tab, *parts: dict[str, object]) -> None:
+    alone = {"shared": False, "share": False}  # what the option was called, and is
+    tab.evaluate("(parts) => show(parts)", [alone | {"events": ["created"]} | part for part in parts])
+
+
+def wait_for(tab: Tab, name: str, value: object) -> None:
+    """Until this component has heard and shown it."""
+    tab.wait_for("([name, value]) => heard[name]?.includes(value)", [name, value])
+    tab.wait_for("([name, value]) => shown[name].messages.some((x) => x.data === value)", [name, value])
+
+
+def heard(tab: Tab, name: str) -> list[object]:
+    events: list[object] = tab.evaluate("(name) => heard[name] ?? []", name)
+    return events
+
+
+def opened(server: ServerProcess) -> int:
+    return len([line for line in server.lines() if line["event"] == "events.connected"])
+
+
+@EVERYWHERE
+@pytest.mark.parametrize("query", ["", "&strict"], ids=["plain", "strict mode"])
+def test_other_event_types_are_listened_to_on_the_same_stream(
+    start_server: StartServer, components: Components, query: str
+) -> None:
+    server = start_server()
+    tab = components(server, {"name": "a"}, query=query)
+    for number in range(20):
+        show(tab, {"name": "a", "events": ["created", f"type{number}"]})
+        publish(server, "orders", number, event="created")
+    wait_for(tab, "a", 19)
+    assert heard(tab, "a") == list(range(20))
+
+    def is_listened_to() -> bool:
+        publish(server, "orders", 20, event="type19")
+        return 20 in heard(tab, "a")
+
+    wait_until(is_listened_to, what="an event of the last type")
+    assert opened(server) == 1
+
+
+@EVERYWHERE
+def test_other_topics_go_on_from_the_same_position(start_server: StartServer, components: Components) -> None:
+    server = start_server()
+    tab = components(server, {"name": "a", "topics": ["t"]})
+    for number in range(10):
+        show(tab, {"name": "a", "topics": ["t", f"u{number}"]})
+        publish(server, "t", number)
+    wait_for(tab, "a", 9)
+    assert heard(tab, "a") == list(range(10))
+    wait_until(lambda: connections(server) == 1, what="one connection")
+
+
+@EVERYWHERE
+def test_a_component_that_was_hidden_has_missed_nothing(start_server: StartServer, components: Components) -> None:
+    server = start_server()
+    tab = components(server, {"name": "a"}, {"name": "b", "topics": ["other"]})
+    publish(server, "orders", 0)
+    wait_for(tab, "a", 0)
+    show(tab, {"name": "a", "hidden": True}, {"name": "b", "topics": ["other"]})
+    wait_until(lambda: connections(server) == 1, what="the end of its stream")
+    publish(server, "orders", 1, event="created")
+    show(tab, {"name": "a"}, {"name": "b", "topics": ["other"]})
+    wait_for(tab, "a", 1)
+    assert heard(tab, "a") == [0, 1]
+
+
+@EVERYWHERE
+def test_a_stream_that_is_made_anew_begins_where_the_old_one_ended(
+    start_server: StartServer, components: Components
+) -> None:
+    server = start_server()
+    tab = components(server, {"name": "a"})
+    for number in range(5):
+        publish(server, "orders", number)
+        show(tab, {"name": "a", "shared": f"group {number}", "share": f"group {number}"})
+        publish(server, "orders", number + 0.5)
+    wait_for(tab, "a", 4.5)
+    assert heard(tab, "a") == [n / 2 for n in range(10)]
+    wait_until(lambda: connections(server) == 1, what="one connection")
+
+
+@EVERYWHERE
+def test_components_share_a_stream_and_none_misses_what_the_others_got(
+    start_server: StartServer, components: Components
+) -> None:
+    server = start_server()
+    tab = components(server, {"name": "a"}, {"name": "b", "events": ["paid"]})
+    assert connections(server) == 1
+    publish(server, "orders", 0, event="created")
+    publish(server, "orders", 1, event="paid")
+    publish(server, "orders", 2)
+    for name in ("a", "b"):
+        wait_for(tab, name, 2)
+    assert (heard(tab, "a"), heard(tab, "b")) == ([0, 2], [1, 2])
+    # While one is hidden the other's stream goes on.
+    show(tab, {"name": "a", "hidden": True}, {"name": "b", "events": ["paid"]})
+    publish(server, "orders", 3)
+    wait_for(tab, "b", 3)
+    show(tab, {"name": "a"}, {"name": "b", "events": ["paid"]})
+    wait_for(tab, "a", 3)
+    publish(server, "orders", 4)
+    for name in ("a", "b"):
+        wait_for(tab, name, 4)
+    assert (heard(tab, "a"), heard(tab, "b")) == ([0, 2, 3, 4], [1, 2, 3, 4])
+
+
+@EVERYWHERE
+@pytest.mark.parametrize("shared", [True, False], ids=["shared", "alone"])
+def test_many_events_are_few_renderings(start_server: StartServer, components: Components, shared: bool) -> None:
+    server = start_server(heartbeat__interval_seconds=600)
+    tab = components(server, {"name": "a", "keep": 1000, "shared": shared, "share": shared})
+    before = tab.evaluate("renderings.a")
+    publish_all(server, [{"topic": "orders", "data": number} for number in range(500)])
+    wait_for(tab, "a", 499)
+    assert tab.evaluate("shown.a.messages.map((x) => x.data)") == list(range(500))
+    assert tab.evaluate("renderings.a") - before < 100
