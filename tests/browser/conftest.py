@@ -9,7 +9,7 @@ import threading
 import time
 import urllib.request
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from urllib.parse import urlsplit
 
@@ -137,13 +137,20 @@ class _Quiet(http.server.SimpleHTTPRequestHandler):
         return str(CLIENT) if urlsplit(path).path == "/client.js" else super().translate_path(path)
 
 
-@pytest.fixture(scope="module")
-def page_port() -> Iterator[int]:
-    """The port of a plain web server for the files of this folder: a frontend's own server, as on localhost:3000."""
-    server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), functools.partial(_Quiet, directory=str(HERE)))
+@contextmanager
+def serving_files(folder: Path) -> Iterator[int]:
+    """The port of a plain web server for the files of a folder: a frontend's own server, as on localhost:3000."""
+    server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), functools.partial(_Quiet, directory=str(folder)))
     serving = threading.Thread(target=server.serve_forever)
     serving.start()
     yield server.server_port
     server.shutdown()
     serving.join()
     server.server_close()
+
+
+@pytest.fixture(scope="module")
+def page_port() -> Iterator[int]:
+    """The port of a server for the files of this folder."""
+    with serving_files(HERE) as port:
+        yield port

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import shutil
 import subprocess
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 
 from qgstream.handlers.client import minified_version
+from tests.browser.conftest import connections, serving_files
 from tests.browser.engines.base import Tab
 from tests.documents import ROOT
 from tests.publishing import publish
@@ -59,3 +60,62 @@ def test_the_minified_client_is_made_of_this_one(tools: Path) -> None:
     """If it is not: `make client`."""
     run(tools, "node", "minify.mjs", "made.js")
     assert (tools / "made.js").read_text() == (WEB / "client.min.js").read_text()
+
+
+# Bundles.
+
+# Says why a stream is not shared.
+NOT_SHARED = "qgstream: "
+
+
+@pytest.fixture(scope="module")
+def bundle(tools: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable[[str, str], str]]:
+    """A page that a tool has bundled with a form of the client, on a server of its own; its address."""
+    folder = tmp_path_factory.mktemp("bundles")
+    page = '<!doctype html><link rel="icon" href="data:,"><script src="/said.js"></script>'
+    shutil.copy(ROOT / "tests/browser/engines/said.js", folder)
+    with serving_files(folder) as port:
+
+        def make(tool: str, client: str) -> str:
+            name = f"{tool}-{client}"
+            run(tools, "node", "bundle.mjs", tool, WEB / client, folder / name)
+            (folder / name / "index.html").write_text(f'{page}<script type="module" src="page.js"></script>')
+            return f"http://localhost:{port}/{name}/"
+
+        yield make
+
+
+@pytest.mark.parametrize("tool", ["esbuild", "rollup"])
+@pytest.mark.parametrize("client", ["client.js", "client.min.js"])
+@pytest.mark.engines("chromium")
+def test_a_bundle_shares_its_stream_or_says_why_not(
+    start_server: Callable[..., ServerProcess], open_tab: Callable[..., Tab], bundle: Callable[[str, str], str],
+    tool: str, client: str,
+) -> None:  # fmt: skip
+    server = start_server()
+    url = f"{bundle(tool, client)}?api=http://localhost:{server.port}"
+    first = open_tab(url, expected=(NOT_SHARED,))
+    second = first.beside()
+    second.goto(url)
+    for tab in (first, second):
+        tab.wait_for("seen.includes('connected')")
+    publish(server, "orders", 7, event="created")
+    for tab in (first, second):
+        tab.wait_for("seen.includes(7)")
+    if connections(server) > 1:
+        assert [len([text for text in tab.said if NOT_SHARED in text]) for tab in (first, second)] == [1, 1]
+    else:
+        assert first.said + second.said == []
+
+
+# No browser.
+
+
+@pytest.mark.parametrize("client", ["client.js", "client.min.js"])
+def test_on_a_server_it_is_harmless(require_program: Callable[[str], Path], tmp_path: Path, client: str) -> None:
+    """It ends by itself, with status 0: nothing is left open, and nothing is thrown later."""
+    node = require_program("node")
+    (tmp_path / "package.json").write_text('{"type": "module"}')
+    shutil.copy(WEB / client, tmp_path)
+    printed = run(tmp_path, node, ROOT / "tests/browser/bundlers/server.mjs", tmp_path / client)
+    assert printed.splitlines() == ["connecting news true", "connecting news true", "function"]
