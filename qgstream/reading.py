@@ -55,6 +55,13 @@ class Key:
         return text if len(text) <= 100 else f"{text[:100]}..."
 
     @property
+    def is_table_of_tables(self) -> bool:
+        """Whether it holds a section for each of some names of an operator's."""
+        kinds = get_args(self.info.annotation)
+        is_table = get_origin(self.info.annotation) is dict and len(kinds) == 2
+        return is_table and isinstance(kinds[1], type) and issubclass(kinds[1], BaseModel)
+
+    @property
     def is_many(self) -> bool:
         """Whether it takes a list or a table."""
         return any(issubclass(kind, tuple | list | set | frozenset | dict) for kind in _kinds(self.info.annotation))
@@ -112,6 +119,8 @@ def _visible(value: object) -> object:
         return {key: "(not shown)" if name in secret and v else _visible(v) for key, (name, v) in held.items()}
     if isinstance(value, tuple | list):
         return [_visible(item) for item in value]
+    if isinstance(value, Mapping):
+        return {name: _visible(item) for name, item in value.items()}
     if isinstance(value, str | Path):
         return re.sub(r"//[^/?#]*@", "//(not shown)@", str(value))
     return value
@@ -140,6 +149,13 @@ class Catalogue:
     def environment_name(self, key: str) -> str:
         """`limits.max_connections` is QGSTREAM_LIMITS__MAX_CONNECTIONS."""
         return self.environment_prefix + key.replace(".", "__").upper()
+
+    def names_below(self, name: str) -> bool:
+        """Whether a word behind this name is a name of an option or of an operator's, and no secret."""
+        for known, key in self.keys.items():
+            if name == known or name.startswith((f"{known}.", f"{known}[")):
+                return not key.secret and (key.is_table_of_tables or name != known)
+        return True
 
     def nearest(self, name: str) -> str | None:
         """The table or key that a dotted name may mean: the right word in a wrong place, or a word misspelt."""
@@ -285,7 +301,7 @@ class Reading(Generic[M]):
             # was written the wrong way round.
             if isinstance(part, int):
                 name += f"[{part}]"
-            elif name not in self.catalogue.keys:
+            elif self.catalogue.names_below(name):
                 name += f".{part}" if name else part
         key, source = self._origin(name)
         kind, message = details["type"], details["msg"]

@@ -224,6 +224,15 @@ def toml(value: object) -> str:
     return "[" + ", ".join(map(toml, value)) + "]" if isinstance(value, list) else json.dumps(value)
 
 
+@pytest.mark.parametrize("keys", ['[{"hush": "x"}]', '{a = {"hush" = "x"}}', '{a = [{"hush" = "x"}]}'])
+def test_a_word_in_the_place_of_a_key_is_not_shown(tmp_path: Path, keys: str) -> None:
+    path = written(tmp_path, f"[auth]\npublish_keys = {keys.replace(': ', ' = ')}\n")
+    with pytest.raises(ConfigError) as caught:
+        load(path)
+    assert "hush" not in str(caught.value)
+    assert "auth.publish_keys" in str(caught.value)
+
+
 @given(key=st.sampled_from(["publish_keys", "admin_keys", "publish_key", "jwt.secret", "jwt.secrt"]), value=values)
 def test_no_secret_is_ever_shown(tmp_path_factory: pytest.TempPathFactory, key: str, value: Any) -> None:
     path = tmp_path_factory.getbasetemp() / "secret.toml"
