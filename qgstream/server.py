@@ -40,6 +40,7 @@ from qgstream.sockets import ADMIN_SOCKETS, BACKLOG, StreamServer, TlsContext, l
 from qgstream.sources.base import open_sources
 from qgstream.timer import Timer
 from qgstream.tls import ALPN_PROTOCOL
+from qgstream.tuning import carry_over
 
 # The cyclic collector makes a handshake half as dear again at 10 000 streams: it walks every live object, and the
 # streams' objects are not garbage. What was built at the start is frozen out of it; a young collection comes after
@@ -280,7 +281,10 @@ class Server:
         try:
             loaded = self.reload()
             config = loaded.config
-            raise_descriptor_limit(config.limits)
+            limits, kept, forgotten = carry_over(
+                self.service.limits, self.service.tuned, self.config.limits, config.limits
+            )
+            raise_descriptor_limit(limits)
             tls = tls_context(config.server)
             side = Side.of(config, Authenticator(config.auth))
             if not dry_run:
@@ -291,31 +295,33 @@ class Server:
                 self.service.reloads.rejected(error.problems)
             raise
         if dry_run:
-            return self._outcome(side, sorted(self.service.tuned))
+            return self._outcome(side, limits, kept, forgotten)
         for warning in loaded.warnings:
             log.warning("config.warning", extra={"warning": warning})
-        forgotten = sorted(self.service.tuned)  # what was changed through /admin/limits holds until now
-        outcome = self._outcome(side, forgotten)
-        self._take(config, tls)
+        outcome = self._outcome(side, limits, kept, forgotten)
+        self._take(config, limits, tls)
         self.config, self.loaded, self._side = config, loaded, side
-        self.service.tuned.clear()
+        self.service.tuned.difference_update(forgotten)
         self.service.reloads.loaded()
         log.info("config.reloaded", extra=outcome)
         return outcome
 
-    def _outcome(self, new: Side, limits_reset: list[str]) -> dict[str, object]:
-        # What was changed through /admin/limits is a value of before, too.
-        in_effect = self._side.config.model_copy(update={"limits": self.service.limits})
-        changes: Changes = between(replace(self._side, config=in_effect), new)
+    def _outcome(self, new: Side, limits: LimitSettings, kept: list[str], forgotten: list[str]) -> dict[str, object]:
+        # What was changed through /admin/limits is a value of before, too; and one of after, if it is kept.
+        before = self._side.config.model_copy(update={"limits": self.service.limits})
+        after = new.config.model_copy(update={"limits": limits})
+        changes: Changes = between(replace(self._side, config=before), replace(new, config=after))
         needs_restart = [key for key in FIXED if _value(new.config, key) != _value(self._started_with, key)]
-        return {"needs_restart": needs_restart, "limits_reset": limits_reset, **changes.document()}
+        return {
+            "needs_restart": needs_restart, "limits_reset": forgotten, "limits_kept": kept, **changes.document(),
+        }  # fmt: skip
 
-    def _take(self, config: Config, tls: ssl.SSLContext | None) -> None:
+    def _take(self, config: Config, limits: LimitSettings, tls: ssl.SSLContext | None) -> None:
         self.service.cors = config.cors
         self.service.wheel.settings = config.heartbeat
         self.service.trusted_proxies = parse_networks(config.server.trusted_proxies)
         self.service.allowed_hosts = config.server.allowed_hosts
-        self.service.hub.reload(limits=config.limits, history=config.history)
+        self.service.hub.reload(limits=limits, history=config.history)
         self.service.hub.needs_broker = config.broker.required_for_ready
         if config.log != self.config.log:
             configure(config.log)

@@ -65,7 +65,7 @@ class Service:
         self.takes_events = True  # until the last moment of a drain
         self.wheel = Wheel(hub, heartbeat or HeartbeatSettings())
         self.viewers = Viewers(hub)
-        self.tuned: set[str] = set()  # limits that an operator changed since the configuration was read
+        self.tuned: set[str] = set()  # limits that an operator has changed, see `tune`
         # What only the process around it knows. A program that embeds the hub may leave both out.
         self.effective: Callable[[], Iterable[tuple[str, object, str]]] | None = None
         self.leave: Callable[[float | None, bool], float] | None = None
@@ -188,7 +188,8 @@ class Service:
         return KeySetState(self._key_set.last_success_at, len(self.auth.token_keys or ()))
 
     def tune(self, changes: Mapping[str, object]) -> dict[str, tuple[object, object]]:
-        """Change limits, at once and until the configuration is read again; what was and what is, of those that differ.
+        """Change limits, at once and until the process ends or a reload changes them. Returns what was and what is, of
+        those that differ.
 
         Raises `InvalidField` or `Conflict`, and changes nothing for bad ones. See `tuning.tune`.
         """

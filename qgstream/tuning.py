@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 
 from pydantic import ValidationError
 
@@ -44,6 +44,19 @@ def tune(limits: LimitSettings, changes: Mapping[str, object], *, streams: int) 
         name, _, message = error.problems[0].removeprefix("limits.").partition(": ")
         raise Conflict(name, message) from None
     return tuned
+
+
+def carry_over(
+    in_effect: LimitSettings, tuned: Collection[str], before: LimitSettings, after: LimitSettings
+) -> tuple[LimitSettings, list[str], list[str]]:
+    """The limits after a reload that replaces the configured limits `before` by `after`, while those that are `tuned`
+    hold `in_effect`; and the names of the tuned ones that were kept, and of those that were not.
+
+    What an operator changed in an emergency holds until the configuration says something new about it.
+    """
+    kept = sorted(name for name in tuned if getattr(before, name) == getattr(after, name))
+    limits = after.model_copy(update={name: getattr(in_effect, name) for name in kept})
+    return limits, kept, sorted(set(tuned) - set(kept))
 
 
 def _whole(value: object) -> object:

@@ -55,11 +55,16 @@ def test_the_log_says_what_has_changed(reloadable: Reloadable) -> None:
     assert line["needs_restart"] == ["admin.port"]
 
 
-def test_a_limit_that_was_tuned_goes_back_to_the_file(reloadable: Reloadable) -> None:
+def test_a_limit_that_was_tuned_stays_until_the_file_says_something_new(reloadable: Reloadable) -> None:
     assert ask(reloadable.server, "PATCH", "/admin/limits", {"max_connections": 12})[0] == 200
+    checked = ask(reloadable.server, "POST", "/admin/reload", {"dry_run": True})[1]
     line = reloadable.reload(auth=AUTH)
-    assert line["limits_reset"] == ["max_connections"]
-    assert line["changes"] == {"limits.max_connections": {"old": 12, "new": 10000}}
+    for outcome in (checked, line):
+        assert (outcome["limits_kept"], outcome["limits_reset"]) == (["max_connections"], [])
+        assert "limits.max_connections" not in outcome["changes"]
+    line = reloadable.reload(auth=AUTH, limits={"max_connections": 9})
+    assert (line["limits_kept"], line["limits_reset"]) == ([], ["max_connections"])
+    assert line["changes"] == {"limits.max_connections": {"old": 12, "new": 9}}
 
 
 def test_the_metrics_and_the_configuration_say_how_the_last_one_went(reloadable: Reloadable) -> None:

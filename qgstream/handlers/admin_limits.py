@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from qgstream.handlers.admin import AdminHandler
 
+CHANGED_UNTIL = "a restart, or a reload of a configuration in which the same limit has changed"
+
 
 class LimitsHandler(AdminHandler):
     """The limits in effect, and changes to them."""
@@ -14,7 +16,7 @@ class LimitsHandler(AdminHandler):
         self.answer({
             "limits": service.limits.model_dump(mode="json"),
             "changed": sorted(service.tuned),
-            "changed_until": "the next reload or restart",
+            "changed_until": CHANGED_UNTIL,
         })  # fmt: skip
 
     def patch(self) -> None:

@@ -21,6 +21,7 @@ from qgstream.app import admin_app, public_app
 from qgstream.auth import AuthSettings
 from qgstream.draft import draft
 from qgstream.feed import Feed
+from qgstream.handlers.admin_limits import CHANGED_UNTIL
 from qgstream.limits import LimitSettings
 from qgstream.publication import Publication
 from qgstream.rates import NOW_STEP_SECONDS, STEP_SECONDS, TopicRates
@@ -161,7 +162,7 @@ def test_the_operators_side_is_on_one_port_only(service: Service) -> None:
 async def test_limits_change_at_once_and_say_who_did_it(client: Client, lines: Callable[..., Any]) -> None:
     before = await get(client, "limits")
     assert before["limits"] == LimitSettings().model_dump()
-    assert (before["changed"], before["changed_until"]) == ([], "the next reload or restart")
+    assert (before["changed"], before["changed_until"]) == ([], CHANGED_UNTIL)
     answer = document(await patch(client, max_connections=1, retry_seconds=3))
     assert answer["limits"] == before["limits"] | {"max_connections": 1}
     assert answer["changed"] == ["max_connections"]  # the other was that already

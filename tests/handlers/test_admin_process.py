@@ -25,7 +25,13 @@ def free_port() -> int:
 
 
 @pytest.fixture
-def start(tmp_path: Path) -> Iterator[Callable[..., ServerProcess]]:
+def expected() -> list[str]:
+    """Events above `info` that a server's log may have."""
+    return []
+
+
+@pytest.fixture
+def start(tmp_path: Path, expected: list[str]) -> Iterator[Callable[..., ServerProcess]]:
     servers: list[ServerProcess] = []
 
     def start(*, admin_port: bool = True, **settings: object) -> ServerProcess:
@@ -38,7 +44,7 @@ def start(tmp_path: Path) -> Iterator[Callable[..., ServerProcess]]:
 
     yield start
     for server in servers:
-        server.stop()
+        server.stop(expect=tuple(expected))
 
 
 def admin(server: ServerProcess) -> httpx.Client:
@@ -90,9 +96,62 @@ def test_the_configuration_in_effect_and_where_it_came_from(start: Callable[...,
         assert config()["limits.max_connections"] == {"value": 600, "source": "admin API"}
         assert config()["limits.retry_seconds"]["source"] == "default"
         server.process.send_signal(signal.SIGHUP)
-        assert server.wait_for_log("config.reloaded")["limits_reset"] == ["max_connections"]
-        assert config()["limits.max_connections"] == {"value": 500, "source": environment}
-        assert client.get("limits").json()["changed"] == []
+        assert server.wait_for_log("config.reloaded")["limits_kept"] == ["max_connections"]
+        assert config()["limits.max_connections"] == {"value": 600, "source": "admin API"}
+
+
+def test_emergency_limits_outlast_a_reload_that_does_not_touch_them(
+    start: Callable[..., ServerProcess], tmp_path: Path
+) -> None:
+    path = tmp_path / "q.toml"
+    path.write_text("[limits]\nmax_connections = 500\n")
+    server = start(config=str(path), limits__connect_burst_per_ip=7)
+    with admin(server) as client:
+
+        def limits() -> tuple[dict[str, Any], list[str]]:
+            answer = client.get("limits").json()
+            return answer["limits"], answer["changed"]
+
+        def reload(text: str, number: int) -> dict[str, Any]:
+            path.write_text(text)
+            server.process.send_signal(signal.SIGHUP)
+            return server.wait_for_log("config.reloaded", count=number)
+
+        emergency = {"max_connections": 50, "retry_seconds": 30, "connect_burst_per_ip": 1}
+        answer = client.patch("limits", json=emergency).json()
+        assert answer["changed"] == sorted(emergency)
+        assert (
+            answer["changed_until"] == "a restart, or a reload of a configuration in which the same limit has changed"
+        )
+        line = reload("[limits]\nmax_connections = 500\nmax_event_bytes = 1000\n", 1)
+        assert (line["limits_kept"], line["limits_reset"]) == (sorted(emergency), [])
+        now, changed = limits()
+        assert now.items() >= (emergency | {"max_event_bytes": 1000}).items()
+        assert changed == sorted(emergency)
+        # What is written in the file from then on wins, also when it is less strict.
+        line = reload("[limits]\nmax_connections = 600\n", 2)
+        assert (line["limits_kept"], line["limits_reset"]) == (
+            ["connect_burst_per_ip", "retry_seconds"], ["max_connections"],
+        )  # fmt: skip
+        now, changed = limits()
+        assert (now["max_connections"], now["retry_seconds"], now["max_event_bytes"]) == (600, 30, 256 * 1024)
+        assert changed == ["connect_burst_per_ip", "retry_seconds"]
+        assert client.get("config").json()["config"]["limits.max_connections"]["source"] == f"file {path}"
+
+
+def test_a_file_that_is_refused_leaves_them_too(
+    start: Callable[..., ServerProcess], tmp_path: Path, expected: list[str]
+) -> None:
+    path = tmp_path / "q.toml"
+    path.write_text("")
+    server = start(config=str(path))
+    expected.append("config.rejected")
+    with admin(server) as client:
+        client.patch("limits", json={"max_connections": 50})
+        path.write_text("[limits]\nmax_connections = -1\n")
+        server.process.send_signal(signal.SIGHUP)
+        server.wait_for_log("config.rejected")
+        assert client.get("limits").json()["limits"]["max_connections"] == 50
 
 
 def test_a_drain_begun_here_is_seen_to_its_end(start: Callable[..., ServerProcess]) -> None:
