@@ -160,6 +160,11 @@ class Principal:
     evidence: bytes | Evidence | None = field(default=None, repr=False, compare=False)
 
     @property
+    def key_name(self) -> str | None:
+        """The name of the publish key; None for everybody who has none."""
+        return self.name if self.kind == "publish_key" else None
+
+    @property
     def namespace(self) -> bytes:
         """What is counted and remembered for this publisher alone is kept under it: idempotency keys and rates."""
         return namespace(*(self.identity or (self.kind, self.name)))

@@ -6,6 +6,7 @@ go, and no problem shows a secret.
 
 from __future__ import annotations
 
+import difflib
 import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -20,6 +21,7 @@ from qgstream.auth import AuthSettings
 from qgstream.brokers.base import DEFAULT_TIMEOUT_SECONDS
 from qgstream.cors import CorsSettings
 from qgstream.drain import DrainSettings
+from qgstream.errors import ConfigError
 from qgstream.heartbeat import HeartbeatSettings
 from qgstream.limits import LimitSettings
 from qgstream.logs import LogSettings
@@ -210,6 +212,7 @@ def load(
         else:
             reading.read_flag(key, value, FLAGS.get(key, f"--set {key}"))
     config = reading.finish()
+    _check_limited_keys(config, reading)
     if config.server.reuse_port and config.broker.url.startswith("memory:"):
         reading.warnings.append(
             f"server.reuse_port: got true with broker.url = {config.broker.url!r}, expected a broker that processes "
@@ -225,3 +228,18 @@ def load(
     found = reading.found
     came_from = {name: found[name].source if name in found else "default" for name in _CATALOGUE.keys}
     return Loaded(config, tuple(reading.warnings), came_from)
+
+
+def _check_limited_keys(config: Config, reading: Reading[Config]) -> None:
+    # A name that is misspelt would be a key without a limit.
+    known = config.auth.publish_keys
+    problems = []
+    for name in config.limits.per_key:
+        if name not in known:
+            near = difflib.get_close_matches(name, known, n=1)
+            problems.append(
+                f"{reading.found['limits.per_key'].source}: limits.per_key.{name[:100]}: no key in auth.publish_keys "
+                f"has this name{f'; did you mean {near[0]}?' if near else ''}"
+            )
+    if problems:
+        raise ConfigError(problems)

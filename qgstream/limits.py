@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from random import Random
 from typing import Literal
 
-from pydantic import Field
+from pydantic import ConfigDict, Field
 
 from qgstream.reasons import RejectReason
 from qgstream.settings import Section
@@ -24,6 +24,16 @@ TIB = 1024 * GIB
 MANY = 1_000_000_000
 # What a refused client is told at most: at a rate near 0 the true answer may be infinite.
 MAX_WAIT_SECONDS = 86_400.0
+
+
+class KeyLimits(Section):
+    """`[limits.per_key.NAME]`: the limits of one publish key, in place of those for every key."""
+
+    # `true` is no number here, wherever it is written.
+    model_config = ConfigDict(strict=True)
+
+    publish_rate: float | None = Field(None, ge=0, le=MANY)
+    publish_burst: int | None = Field(None, ge=1, le=MANY)
 
 
 class LimitSettings(Section):
@@ -72,6 +82,28 @@ class LimitSettings(Section):
         0, ge=0, le=MANY, description="Events a second by one key, sustained; 0 is off."
     )
     publish_burst_per_key: int = Field(1000, ge=1, le=MANY, description="Events at once by one key, before the rate.")
+    per_key: dict[str, KeyLimits] = Field(
+        {},
+        description="Of single publish keys, by their names in auth.publish_keys: publish_rate in place of "
+        "publish_rate_per_key (0 is off), and publish_burst in place of publish_burst_per_key. For instance "
+        "{alice = {publish_rate = 50, publish_burst = 100}}.",
+    )
+    publish_rate_per_ip: float = Field(
+        0, ge=0, le=MANY, description="Events a second published from one address, sustained; 0 is off."
+    )
+    publish_burst_per_ip: int = Field(
+        1000, ge=1, le=MANY, description="Events at once published from one address, before the rate."
+    )
+    auth_failure_rate_per_ip: float = Field(
+        0,
+        ge=0,
+        le=MANY,
+        description="Wrong keys and tokens a second from one address, sustained; 0 is off. Over it, no key and no "
+        "token from that address is looked at.",
+    )
+    auth_failure_burst_per_ip: int = Field(
+        20, ge=1, le=MANY, description="Wrong keys and tokens at once from one address, before the rate."
+    )
     overload_response: Literal["auto", "error"] = Field(
         "auto",
         description="Over a connection limit: 'auto' answers an EventSource 200, a rejected message and retry "
@@ -116,13 +148,17 @@ class TokenBucket:
         Tokens come back continuously, not in steps of a second: the sustained rate is the configured one at any rate.
         An amount above the burst is allowed when the bucket is full, and leaves it in debt.
         """
+        wait = self.wait(amount, rate=rate, burst=burst, now=now)
+        if not wait:
+            self.tokens -= amount
+        return wait
+
+    def wait(self, amount: float, *, rate: float, burst: float, now: float) -> float:
+        """What `take` would return. Nothing is taken."""
         self.tokens = min(burst, self.tokens + max(0.0, now - self.updated_at) * rate)
         self.updated_at = now
         needed = min(amount, burst)
-        if self.tokens >= needed:
-            self.tokens -= amount
-            return 0.0
-        return min((needed - self.tokens) / rate, MAX_WAIT_SECONDS)
+        return 0.0 if self.tokens >= needed else min((needed - self.tokens) / rate, MAX_WAIT_SECONDS)
 
 
 class RateLimiter:
@@ -150,6 +186,11 @@ class RateLimiter:
             bucket = TokenBucket(burst, now)
         self._buckets[key] = bucket  # at the end again
         return bucket.take(amount, rate=rate, burst=burst, now=now)
+
+    def wait(self, key: Hashable, amount: float, *, rate: float, burst: float, now: float) -> float:
+        """Like `TokenBucket.wait`, for `key`; a rate of 0 is no limit. A key that is not known stays so."""
+        bucket = self._buckets.get(key) if rate > 0 else None
+        return 0.0 if bucket is None else bucket.wait(amount, rate=rate, burst=burst, now=now)
 
     def sweep(self, *, rate: float, burst: float, now: float) -> None:
         """Forget keys whose bucket has filled up again. Each call looks at the next `SWEPT_AT_ONCE` keys."""

@@ -18,10 +18,15 @@ def document() -> dict[str, Any]:
     described: dict[str, Any] = json.loads(text)
     described["info"]["version"] = __version__
     # What a limit may be is said once, where it is declared.
-    properties = LimitSettings.model_json_schema()["properties"]
-    changes = {"type": "object", "additionalProperties": False, "properties": properties}
-    described["components"]["schemas"] |= {
-        "LimitChanges": changes,
-        "Limits": {**changes, "required": list(properties)},
+    schema = LimitSettings.model_json_schema(ref_template="#/components/schemas/{model}")
+    properties = schema["properties"]
+    limits = {"type": "object", "additionalProperties": False, "properties": properties}
+    # Null takes the limits of a key away.
+    per_key = properties["per_key"] | {
+        "additionalProperties": {"anyOf": [properties["per_key"]["additionalProperties"], {"type": "null"}]}
+    }
+    described["components"]["schemas"] |= schema["$defs"] | {
+        "LimitChanges": limits | {"properties": properties | {"per_key": per_key}},
+        "Limits": limits | {"required": list(properties)},
     }
     return described

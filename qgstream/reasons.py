@@ -20,7 +20,7 @@ CLOSE_REASONS: Final[tuple[CloseReason, ...]] = get_args(CloseReason)
 
 RejectReason = Literal[
     "max_connections", "max_connections_per_ip", "connect_rate_per_ip", "draining", "max_sockets", "unauthorized",
-    "broker_down", "auth_unavailable",
+    "broker_down", "auth_unavailable", "auth_failure_rate_per_ip",
 ]  # fmt: skip
 REJECT_REASONS: Final[tuple[RejectReason, ...]] = get_args(RejectReason)
 

@@ -11,15 +11,17 @@ from typing import Self
 from qgstream.access import AccessList
 from qgstream.addresses import Network, client_key, parse_networks
 from qgstream.allowed_hosts import parse_allowed_host
-from qgstream.auth import Authenticator, AuthSettings, Principal
+from qgstream.auth import Authenticator, AuthSettings, Credentials, Principal
 from qgstream.cors import CorsSettings
 from qgstream.drain import drain
-from qgstream.errors import ConfigError, QgstreamError, TooManyRequests
+from qgstream.errors import ConfigError, QgstreamError, Unauthorized
 from qgstream.gauges import KeySetState
+from qgstream.guesses import Guesses
 from qgstream.heartbeat import HeartbeatSettings, Wheel
 from qgstream.hub import Hub
 from qgstream.jwks import KeySet
-from qgstream.limits import Admission, LimitSettings, RateLimiter, Rejection, jittered
+from qgstream.limits import Admission, LimitSettings, Rejection, jittered
+from qgstream.publish_rates import PublishRates
 from qgstream.reasons import RejectReason
 from qgstream.refusal_log import RefusalLog
 from qgstream.reloads import Reloads
@@ -73,7 +75,8 @@ class Service:
         self.reload: Callable[[bool], Mapping[str, object]] | None = None
         self.reloads = Reloads(hub.metrics)
         self._admission = Admission()
-        self._publish_rates = RateLimiter()
+        self._publish_rates = PublishRates()
+        self._guesses = Guesses()
         self._sweeper = Timer(self._sweep, _SWEEP_SECONDS)
         self.refusals = RefusalLog()
         self._flusher = Timer(self.refusals.flush, _FLUSH_SECONDS)
@@ -194,11 +197,31 @@ class Service:
         Raises `InvalidField` or `Conflict`, and changes nothing for bad ones. See `tuning.tune`.
         """
         old = self.limits
-        new = self.hub.limits = tune(old, changes, streams=len(self.hub.registry))
+        keys = self.auth.settings.publish_keys
+        new = self.hub.limits = tune(old, changes, streams=len(self.hub.registry), keys=keys)
         changed = {name: (getattr(old, name), getattr(new, name)) for name in changes}
         changed = {name: (was, is_) for name, (was, is_) in changed.items() if was != is_}
         self.tuned.update(changed)
         return changed
+
+    # Who may do what.
+
+    def authenticate(self, credentials: Credentials, address: str, *, place: str = "") -> Principal:
+        """Who asks; see `Authenticator.authenticate`.
+
+        An address with too many failures gets `TooManyRequests` instead, whatever it sends. Failures at different
+        places are counted apart: those of `/events` do not lock an operator behind the same address out of `/admin`.
+        """
+        limits = self.limits
+        if not limits.auth_failure_rate_per_ip or credentials.source == "none":
+            return self.auth.authenticate(credentials, time.time())
+        client = (place, client_key(address))
+        self._guesses.check(limits, client, time.monotonic())
+        try:
+            return self.auth.authenticate(credentials, time.time())
+        except Unauthorized as error:
+            self._guesses.failed(limits, client, error, time.monotonic())
+            raise
 
     def admit(self, address: str, *, has_place: bool = False, asker: Asker | None = None) -> Rejection | None:
         """Whether one more stream of this address may open now; a refusal is counted.
@@ -238,25 +261,17 @@ class Service:
         """When a refused client should come back: jittered, because they all were refused at once."""
         return jittered(max(at_least, self.limits.overload_retry_seconds), self.hub.random)
 
-    def charge(self, principal: Principal, events: int) -> None:
-        """Take `events` from the publishing rate of a key; raises `TooManyRequests` when it is used up."""
-        limits = self.limits
-        if not limits.publish_rate_per_key:
-            return
-        wait = self._publish_rates.take(
-            principal.namespace, events,
-            rate=limits.publish_rate_per_key, burst=limits.publish_burst_per_key, now=time.monotonic(),
+    def charge(self, principal: Principal, events: int, address: str) -> None:
+        """Take `events` from the publishing rates of a key and of an address; raises `TooManyRequests` when one of them
+        is used up."""
+        self._publish_rates.charge(
+            self.limits, events, client=client_key(address), publisher=principal.namespace, key=principal.key_name,
+            now=time.monotonic(),
         )  # fmt: skip
-        if wait:
-            raise TooManyRequests(
-                f"got {events} more events from this key, expected at most {limits.publish_rate_per_key:g} a second "
-                f"(and {limits.publish_burst_per_key} at once)",
-                retry_after_seconds=wait,
-                code="publish_rate_per_key",
-            )
 
     def _sweep(self) -> None:
         now, limits = time.monotonic(), self.limits
         self._admission.sweep(limits, now)
-        self._publish_rates.sweep(rate=limits.publish_rate_per_key, burst=limits.publish_burst_per_key, now=now)
+        self._publish_rates.sweep(limits, now)
+        self._guesses.sweep(limits, now)
         self.hub.forget()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import difflib
 from collections.abc import Collection, Mapping
+from typing import Any
 
 from pydantic import ValidationError
 
@@ -12,24 +13,30 @@ from qgstream.limits import LimitSettings
 from qgstream.sockets import raise_descriptor_limit
 
 
-def tune(limits: LimitSettings, changes: Mapping[str, object], *, streams: int) -> LimitSettings:
-    """The limits with these changes, for a process with so many streams open.
+def tune(
+    limits: LimitSettings, changes: Mapping[str, object], *, streams: int, keys: Collection[str] = ()
+) -> LimitSettings:
+    """The limits with these changes, for a process with so many streams open and publish keys of these names.
+
+    `per_key` is merged key by key and limit by limit, as RFC 7396 has it: None removes. The soft limit on descriptors
+    is raised as far as needed.
 
     Raises `InvalidField` that names the first wrong one (unknown, of a wrong type, out of its bounds), and `Conflict`
-    for more sockets than the process may have descriptors, or too few to let anybody in. The soft limit on descriptors
-    is raised as far as needed.
+    for more sockets than the process may have descriptors, or too few to let anybody in, and for an unknown key.
     """
     for name in changes:
         if name not in LimitSettings.model_fields:
             near = difflib.get_close_matches(name, LimitSettings.model_fields, n=1, cutoff=0.5)
             raise InvalidField(name[:100], f"unknown limit{f'; did you mean {near[0]}?' if near else ''}")
     merged = limits.model_dump() | {name: _whole(value) for name, value in changes.items()}
+    if "per_key" in changes:
+        merged["per_key"] = _merge_keys(limits, changes["per_key"], keys)
     try:
         # Strict: "20000" and true are mistakes here, not spellings of a number as in the environment.
         tuned = LimitSettings.model_validate(merged, strict=True)
     except ValidationError as error:
         details = error.errors(include_url=False)[0]
-        field = str(details["loc"][0]) if details["loc"] else "limits"
+        field = ".".join(map(str, details["loc"])) or "limits"
         expected = details["msg"].removeprefix("Input should be ")
         raise InvalidField(field, f"got {repr(details['input'])[:100]}, expected {expected}") from None
     if 0 < tuned.max_sockets <= streams:
@@ -57,6 +64,24 @@ def carry_over(
     kept = sorted(name for name in tuned if getattr(before, name) == getattr(after, name))
     limits = after.model_copy(update={name: getattr(in_effect, name) for name in kept})
     return limits, kept, sorted(set(tuned) - set(kept))
+
+
+def _merge_keys(limits: LimitSettings, changes: object, known: Collection[str]) -> object:
+    if not isinstance(changes, Mapping):
+        return changes  # for `model_validate` to refuse
+    merged: dict[str, Any] = {name: own.model_dump(exclude_none=True) for name, own in limits.per_key.items()}
+    for name, change in changes.items():
+        if change is None:
+            merged.pop(name, None)
+        elif name not in known:
+            # Not repeated: it may be the key itself.
+            raise Conflict("per_key", "got an unknown name, expected that of a key in auth.publish_keys")
+        elif isinstance(change, Mapping):
+            own = merged.get(name, {}) | {field: _whole(value) for field, value in change.items()}
+            merged[name] = {field: value for field, value in own.items() if value is not None}
+        else:
+            merged[name] = change
+    return merged
 
 
 def _whole(value: object) -> object:

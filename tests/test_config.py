@@ -224,6 +224,30 @@ def toml(value: object) -> str:
     return "[" + ", ".join(map(toml, value)) + "]" if isinstance(value, list) else json.dumps(value)
 
 
+@pytest.mark.parametrize(
+    ("limits", "problem"),
+    [
+        (
+            "alic = {publish_rate = 1}",
+            "limits.per_key.alic: no key in auth.publish_keys has this name; did you mean alice?",
+        ),
+        (
+            "alice = {publish_rate = -1}",
+            "limits.per_key.alice.publish_rate: got -1, expected greater than or equal to 0",
+        ),
+        ("alice = {publish_rate = nan}", "limits.per_key.alice.publish_rate: got nan, expected a finite number"),
+        ("alice = {publish_rate = true}", "limits.per_key.alice.publish_rate: got True, expected a valid number"),
+        ("alice = {rate = 1}", "limits.per_key.alice.rate: unknown key"),
+        ("alice = 5", "limits.per_key.alice: got 5, expected a table"),
+    ],
+)
+def test_a_wrong_limit_of_one_key_is_named(tmp_path: Path, limits: str, problem: str) -> None:
+    path = written(tmp_path, f'[auth]\npublish_keys = {{alice = "{SECRET}"}}\n[limits.per_key]\n{limits}\n')
+    with pytest.raises(ConfigError) as caught:
+        load(path)
+    assert str(caught.value) == f"file {path}: {problem}"
+
+
 @pytest.mark.parametrize("keys", ['[{"hush": "x"}]', '{a = {"hush" = "x"}}', '{a = [{"hush" = "x"}]}'])
 def test_a_word_in_the_place_of_a_key_is_not_shown(tmp_path: Path, keys: str) -> None:
     path = written(tmp_path, f"[auth]\npublish_keys = {keys.replace(': ', ' = ')}\n")

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-import time
 from collections.abc import Collection
 from typing import Any
 
@@ -39,7 +38,7 @@ class AdminHandler(BaseHandler):
             )
         # From the header alone: a URL is kept in histories and in logs of proxies, and a cookie comes by itself.
         credentials = Credentials(authorization=self.request.headers.get("Authorization"))
-        self.principal = auth.authenticate(credentials, time.time())
+        self.principal = self.service.authenticate(credentials, self.remote_ip, place="admin")
         self.principal.require_admin()
         self._check_parameters()
 

@@ -159,7 +159,8 @@ class BaseHandler(RequestHandler):
         return True
 
     def authenticate(self) -> Principal:
-        """Who this is; raises `Unauthorized` for credentials that are not valid. None at all is the anonymous."""
+        """Who this is; without any credentials, the anonymous. Raises `Unauthorized` for credentials that are not
+        valid, and `TooManyRequests` for an address that has sent too many of these."""
         jwt = self.service.auth.settings.jwt
         cookie_name = jwt.cookie if jwt is not None else None
         credentials = Credentials(
@@ -174,7 +175,7 @@ class BaseHandler(RequestHandler):
         )
         if credentials.source == "cookie" and self.request.method not in ("GET", "HEAD"):
             self._check_origin()
-        self.principal = self.service.auth.authenticate(credentials, time.time())
+        self.principal = self.service.authenticate(credentials, self.remote_ip)
         return self.principal
 
     def _check_origin(self) -> None:

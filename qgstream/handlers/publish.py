@@ -157,7 +157,7 @@ class PublishHandler(BaseHandler):
                 self.refusal = None  # or it would hold this frame, and with that the handler, in a cycle
         publications = await self._parse()
         await self.service.hub.slices.result(self._check_grants(publications), looks_at_once=_LOOKS_AT_ONCE)
-        self.service.charge(self.principal, len(publications))
+        self.service.charge(self.principal, len(publications), self.remote_ip)
         receipt = await self._publish(publications)
         self._accepted(publications, receipt)
         if self.media_type == JSON:

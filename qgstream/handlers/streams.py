@@ -57,6 +57,9 @@ class StreamHandler(BaseHandler):
             # Later it can be told, so an EventSource must come back.
             self._rejected("auth_unavailable", error)
             return Rejection("auth_unavailable", str(error), False)
+        except TooManyRequests as error:
+            self.service.rejected("auth_failure_rate_per_ip", self.remote_ip)
+            return Rejection("auth_failure_rate_per_ip", str(error), True, error.retry_after_seconds)
         subscription = self.subscription(principal, framing)
         return Wanted(principal, subscription, self._last_event_id(), self._wants_latest(), self._ignored())
 
