@@ -11,6 +11,7 @@ from tornado.routing import Matcher, PathMatches, Rule
 from tornado.web import Application, RequestHandler
 
 from qgstream.allowed_hosts import is_allowed
+from qgstream.handlers.admin_bans import BanHandler, BansHandler
 from qgstream.handlers.admin_connections import ConnectionHandler, ConnectionsHandler
 from qgstream.handlers.admin_events import AdminEventsHandler
 from qgstream.handlers.admin_limits import LimitsHandler
@@ -121,6 +122,8 @@ def _operator_routes(service: Service) -> list[Rule]:
         Rule(PathMatches("/admin/limits"), LimitsHandler, shared),
         Rule(PathMatches("/admin/connections"), ConnectionsHandler, shared),
         Rule(PathMatches("/admin/connections/([0-9]{1,18})"), ConnectionHandler, shared),
+        Rule(PathMatches("/admin/bans"), BansHandler, shared),
+        Rule(PathMatches("/admin/bans/([0-9]{1,18})"), BanHandler, shared),
         Rule(PathMatches("/admin/topics"), TopicsHandler, shared),
         Rule(PathMatches("/admin/publishers"), PublishersHandler, shared),
         Rule(PathMatches("/admin/talkers"), TalkersHandler, shared),

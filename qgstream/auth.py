@@ -32,6 +32,9 @@ Source = Literal["none", "header", "query", "cookie"]
 
 EVERY_TOPIC = "*"
 
+# Each open stream holds the id of its token.
+MAX_TOKEN_ID_CHARACTERS = 256
+
 # A key's name goes to logs and answers in the key's place.
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,63}")
 
@@ -149,6 +152,7 @@ class Principal:
     `expires_at` (unix seconds) is the moment from which the credentials are refused, so a stream ends there; None is
     never. `identity` tells who asks from everybody else, which a name does not: two issuers may give one subject.
     `evidence` is what `Authenticator.still_accepts` judges: of a key its digest, of a token why it was accepted.
+    `token_id` names a single token, see `token_id`.
     """
 
     name: str
@@ -158,11 +162,17 @@ class Principal:
     expires_at: float | None = None
     identity: tuple[str, ...] = field(default=(), compare=False, repr=False)
     evidence: bytes | Evidence | None = field(default=None, repr=False, compare=False)
+    token_id: str | None = field(default=None, repr=False, compare=False)
 
     @property
     def key_name(self) -> str | None:
         """The name of the publish key; None for everybody who has none."""
         return self.name if self.kind == "publish_key" else None
+
+    @property
+    def user(self) -> str | None:
+        """The subject (`sub`) of the token; None without one."""
+        return self.name if self.kind == "token" and len(self.identity) == _PARTS_WITH_SUBJECT else None
 
     @property
     def namespace(self) -> bytes:
@@ -282,6 +292,7 @@ class Authenticator:
             claims.subject or "token", "token", claims.publish, claims.subscribe, claims.expires_at,
             _identity(token, claims),
             evidence._replace(by_cookie=by_cookie) if by_cookie else evidence,
+            token_id(token, claims.values.get("jti")),
         )  # fmt: skip
 
     def still_accepts(self, principal: Principal) -> bool:
@@ -378,15 +389,29 @@ def _each(where: str, keys: Secrets) -> Iterable[tuple[str, SecretStr | SecretFi
     return [(where, keys)]
 
 
+_PARTS_WITH_SUBJECT = 3  # of `Principal.identity`: "token", the issuer, the subject
+
+
+def token_id(token: str, jti: object) -> str:
+    """What names a single token: its `jti`, if that is a text of at most `MAX_TOKEN_ID_CHARACTERS`; otherwise the
+    SHA-256 of the part that is signed, in hexadecimal."""
+    if isinstance(jti, str) and 0 < len(jti) <= MAX_TOKEN_ID_CHARACTERS:
+        return jti
+    return _digest_of_signed(token)
+
+
+def _digest_of_signed(token: str) -> str:
+    # The signature can be written in several ways.
+    return hashlib.sha256(token.rpartition(".")[0].encode()).hexdigest()
+
+
 def _identity(token: str, claims: Claims) -> tuple[str, ...]:
     issuer = claims.values.get("iss")
     issuer = issuer if isinstance(issuer, str) else ""
     if claims.subject is not None:
         return "token", issuer, claims.subject
-    # It says of nobody that it is theirs. What is signed stands for its holder: the signature can be written in several
-    # ways.
-    signed = token.rpartition(".")[0]
-    return "token", issuer, "", hashlib.sha256(signed.encode()).hexdigest()
+    # It says of nobody that it is theirs. What is signed stands for its holder.
+    return "token", issuer, "", _digest_of_signed(token)
 
 
 def _load_digest(secret: SecretStr | SecretFile, *, where: str, read_file: ReadFile) -> bytes:

@@ -102,6 +102,16 @@ class Forbidden(QgstreamError):
     code = "forbidden"
 
 
+class Banned(Forbidden):
+    """An operator has banned this client. `retry_after_seconds` is None for a ban without an end."""
+
+    code = "banned"
+
+    def __init__(self, message: str, *, retry_after_seconds: float | None = None) -> None:
+        super().__init__(message)
+        self.retry_after_seconds = retry_after_seconds
+
+
 class NoAdminKeys(Forbidden):
     """The admin interface was asked for, and nobody may use it: the configuration names no key for it."""
 

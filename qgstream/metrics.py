@@ -11,6 +11,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
+from functools import partial
 from math import inf
 
 import tornado
@@ -20,11 +21,13 @@ from prometheus_client.registry import Collector
 
 from qgstream.gauges import Gauges
 from qgstream.reasons import (
+    BAN_KINDS,
     CLOSE_REASONS,
     PUBLISH_RESULTS,
     REJECT_REASONS,
     REPLAY_RESULTS,
     TRANSPORTS,
+    BanKind,
     CloseReason,
     PublishResult,
     RejectReason,
@@ -124,6 +127,9 @@ class Metrics:
             registry=self.registry,
         )
         self.config_loaded(time.time())
+        self._bans = Gauge("qgstream_bans", "Bans in effect, by kind.", ("kind",), registry=self.registry)
+        for kind in BAN_KINDS:
+            self._bans.labels(kind)
         for closed in CLOSE_REASONS:
             self._closed.labels(closed)
         for rejected in REJECT_REASONS:
@@ -142,6 +148,11 @@ class Metrics:
     def watch(self, live: Callable[[], Live]) -> None:
         """Read `live()` at each scrape."""
         self._live = live
+
+    def watch_bans(self, count: Callable[[BanKind], float]) -> None:
+        """Read `count(kind)` at each scrape."""
+        for kind in BAN_KINDS:
+            self._bans.labels(kind).set_function(partial(count, kind))
 
     @property
     def live(self) -> Live:

@@ -12,7 +12,7 @@ CloseReason = Literal[
     "max_age",  # limits.max_connection_age_seconds
     "token_expired",  # the token that opened the stream
     "access_changed",  # a reload: its credentials, its topics or the origin of its page are no longer allowed
-    "kicked",  # an operator
+    "kicked",  # an operator ended it, or has banned its client
     "drain",  # the server is leaving
     "server_error",  # a fault of the server's own
 ]
@@ -20,7 +20,7 @@ CLOSE_REASONS: Final[tuple[CloseReason, ...]] = get_args(CloseReason)
 
 RejectReason = Literal[
     "max_connections", "max_connections_per_ip", "connect_rate_per_ip", "draining", "max_sockets", "unauthorized",
-    "broker_down", "auth_unavailable", "auth_failure_rate_per_ip",
+    "broker_down", "auth_unavailable", "banned", "auth_failure_rate_per_ip",
 ]  # fmt: skip
 REJECT_REASONS: Final[tuple[RejectReason, ...]] = get_args(RejectReason)
 
@@ -43,6 +43,9 @@ PUBLISH_RESULTS: Final[tuple[PublishResult, ...]] = get_args(PublishResult)
 
 ReplayResult = Literal["none", "complete", "too_old", "unknown_id", "epoch_changed"]
 REPLAY_RESULTS: Final[tuple[ReplayResult, ...]] = get_args(ReplayResult)
+
+BanKind = Literal["address", "network", "key", "user", "token"]
+BAN_KINDS: Final[tuple[BanKind, ...]] = get_args(BanKind)
 
 Transport = Literal["sse", "websocket"]
 TRANSPORTS: Final[tuple[Transport, ...]] = get_args(Transport)

@@ -11,7 +11,8 @@ from typing import Self
 from qgstream.access import AccessList
 from qgstream.addresses import Network, client_key, parse_networks
 from qgstream.allowed_hosts import parse_allowed_host
-from qgstream.auth import Authenticator, AuthSettings, Credentials, Principal
+from qgstream.auth import ANONYMOUS, Authenticator, AuthSettings, Credentials, Principal
+from qgstream.bans import Ban, Bans
 from qgstream.cors import CorsSettings
 from qgstream.drain import drain
 from qgstream.errors import ConfigError, QgstreamError, Unauthorized
@@ -67,6 +68,7 @@ class Service:
         self.takes_events = True  # until the last moment of a drain
         self.wheel = Wheel(hub, heartbeat or HeartbeatSettings())
         self.viewers = Viewers(hub)
+        self.bans = Bans()
         self.tuned: set[str] = set()  # limits that an operator has changed, see `tune`
         # What only the process around it knows. A program that embeds the hub may leave both out.
         self.effective: Callable[[], Iterable[tuple[str, object, str]]] | None = None
@@ -81,6 +83,7 @@ class Service:
         self.refusals = RefusalLog()
         self._flusher = Timer(self.refusals.flush, _FLUSH_SECONDS)
         hub.metrics.gauges.watch_key_set(self._key_set_state)
+        hub.metrics.watch_bans(lambda kind: self.bans.count(kind, time.monotonic()))
 
     @property
     def limits(self) -> LimitSettings:
@@ -223,6 +226,24 @@ class Service:
             self._guesses.failed(limits, client, error, time.monotonic())
             raise
 
+    def ban_of(self, address: str, principal: Principal = ANONYMOUS) -> Ban | None:
+        """What keeps this client away; None without a ban."""
+        return self.bans.find(address, principal, time.monotonic()) if self.bans else None
+
+    def check_ban(self, address: str, principal: Principal = ANONYMOUS) -> None:
+        """Raise `Banned` for a client that is kept away."""
+        ban = self.ban_of(address, principal)
+        if ban is not None:
+            raise ban.error(time.monotonic())
+
+    async def end_banned(self) -> int:
+        """End the streams of all that are banned, each told to come back late; returns how many those were."""
+
+        def retry_ms(ban: Ban) -> int:
+            return int(1000 * self.retry_after_seconds(ban.rejection(time.monotonic()).wait_seconds))
+
+        return await self.hub.slices.result(self.access.end_banned(self.ban_of, retry_ms))
+
     def admit(self, address: str, *, has_place: bool = False, asker: Asker | None = None) -> Rejection | None:
         """Whether one more stream of this address may open now; a refusal is counted.
 
@@ -274,4 +295,5 @@ class Service:
         self._admission.sweep(limits, now)
         self._publish_rates.sweep(limits, now)
         self._guesses.sweep(limits, now)
+        self.bans.purge(now)
         self.hub.forget()

@@ -37,25 +37,33 @@ class _Proof:
     keys: list[VerifyingKey] = field(default_factory=list)
 
 
+def jti_of(token: str) -> object:
+    """What a token says in `jti`, unverified; None without one. Raises `Unauthorized` for what is no JWT."""
+    return _decode(token)[1].get("jti")
+
+
 def _check_form(proof: _Proof) -> str:
-    size = len(proof.token)
-    if size > MAX_TOKEN_CHARACTERS:
-        raise _malformed(f"got {size} characters, expected at most {MAX_TOKEN_CHARACTERS}")
-    if not looks_like_jwt(proof.token):
+    proof.header, proof.claims = _decode(proof.token)
+    # RFC 7515 4.1.11: who does not understand a critical extension must refuse; none is understood here.
+    if "crit" in proof.header:
+        raise _malformed("its header has critical extensions (crit), expected none")
+    return f"a JWT of {len(proof.token)} characters"
+
+
+def _decode(token: str) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Header and claims, read and not believed: the signature is checked before any claim counts."""
+    if len(token) > MAX_TOKEN_CHARACTERS:
+        raise _malformed(f"got {len(token)} characters, expected at most {MAX_TOKEN_CHARACTERS}")
+    if not looks_like_jwt(token):
         raise _malformed("expected three base64url parts with dots between them")
     try:
-        # Read, not believed: the signature is checked before any claim counts.
-        parts = _JWS.decode_complete(proof.token, options={"verify_signature": False})
+        parts = _JWS.decode_complete(token, options={"verify_signature": False})
         claims = json.loads(parts["payload"])
     except (jwt.PyJWTError, ValueError, RecursionError):
         raise _malformed("its header or its claims cannot be decoded") from None
     if not isinstance(claims, dict):
         raise _malformed(f"its claims are {type(claims).__name__}, expected a JSON object")
-    # RFC 7515 4.1.11: who does not understand a critical extension must refuse; none is understood here.
-    if "crit" in parts["header"]:
-        raise _malformed("its header has critical extensions (crit), expected none")
-    proof.header, proof.claims = parts["header"], claims
-    return f"a JWT of {size} characters"
+    return parts["header"], claims
 
 
 def _check_algorithm(proof: _Proof) -> str:

@@ -63,6 +63,7 @@ FLOORS: dict[float, tuple[str, ...]] = {
         "reloads",
         "sources.*",
     ),
+    1.35: ("bans",),
     1.4: ("talkers",),
     1.41: ("refusal_log",),
     2.0: ("brokers.base",),

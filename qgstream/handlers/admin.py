@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import difflib
 import re
 from collections.abc import Collection
 from typing import Any
@@ -94,6 +95,25 @@ class AdminHandler(BaseHandler):
         if text not in (None, "true", "false"):
             raise InvalidField(name, f"got {text[:100]!r}, expected true or false")
         return text == "true"
+
+    def check_fields(self, body: dict[str, Any], expected: Collection[str]) -> None:
+        """Raise `InvalidField` for a field of the body that is none of these."""
+        for name in body:
+            if name not in expected:
+                near = difflib.get_close_matches(name, expected, n=1)
+                hint = f"; did you mean {near[0]}?" if near else f", expected {' or '.join(expected)}"
+                raise InvalidField(name[:100], f"unknown field{hint}")
+
+    def number_of(self, body: dict[str, Any], name: str, default: float, *, low: float, high: float) -> float:
+        """A field of the body that is a number from `low` to `high`; null is the default."""
+        value = body.get(name)
+        if value is None:
+            return default
+        if isinstance(value, bool) or not isinstance(value, int | float):
+            raise InvalidField(name, f"got {type(value).__name__}, expected a number")
+        if not low <= value <= high:
+            raise InvalidField(name, f"got {repr(value)[:100]}, expected {low:g} to {high:g}")
+        return value
 
     def json_object(self, *, required: bool = True) -> dict[str, Any]:
         """The body, a JSON object; without `required` none at all is an empty one."""

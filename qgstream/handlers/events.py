@@ -24,7 +24,10 @@ class EventsHandler(StreamHandler):
 
     def head(self) -> None:
         """The headers alone, at once."""
-        self.subscription(self.authenticate(), self._framing)
+        self.service.check_ban(self.remote_ip)
+        principal = self.authenticate()
+        self.service.check_ban(self.remote_ip, principal)
+        self.subscription(principal, self._framing)
         self._set_stream_headers()
         self.flush()  # now: finish() would add a Content-Length, and there is none
         self.finish()
@@ -97,5 +100,5 @@ class EventsHandler(StreamHandler):
         # The standard makes an EventSource stop for good on any status but 200; `retry:` and the end it obeys.
         self._set_stream_headers()
         self.set_header("Connection", "close")
-        retry_ms = math.ceil(error.retry_after_seconds * 1000)
+        retry_ms = math.ceil((error.retry_after_seconds or 0) * 1000)
         self.finish(messages.rejected(time.time(), reason=rejection.reason, retry_ms=retry_ms).as_sse())

@@ -83,7 +83,9 @@ class PublishHandler(BaseHandler):
         return media_type
 
     def _check_publisher(self) -> None:
+        self.service.check_ban(self.remote_ip)
         principal = self.authenticate()
+        self.service.check_ban(self.remote_ip, principal)
         if principal.kind == "anonymous":
             raise Unauthorized("got no credentials, expected a publish key or a token in Authorization: Bearer")
         if not principal.publish:
@@ -157,6 +159,7 @@ class PublishHandler(BaseHandler):
                 self.refusal = None  # or it would hold this frame, and with that the handler, in a cycle
         publications = await self._parse()
         await self.service.hub.slices.result(self._check_grants(publications), looks_at_once=_LOOKS_AT_ONCE)
+        self.service.check_ban(self.remote_ip, self.principal)  # by now it may be
         self.service.charge(self.principal, len(publications), self.remote_ip)
         receipt = await self._publish(publications)
         self._accepted(publications, receipt)

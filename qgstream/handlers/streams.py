@@ -9,7 +9,8 @@ from tornado.iostream import IOStream
 
 from qgstream.addresses import client_key
 from qgstream.auth import Principal
-from qgstream.errors import InvalidField, TooManyRequests, Unauthorized, Unavailable
+from qgstream.bans import Ban
+from qgstream.errors import Banned, InvalidField, TooManyRequests, Unauthorized, Unavailable
 from qgstream.framing import Framing
 from qgstream.handlers.base import BaseHandler
 from qgstream.limits import Rejection
@@ -45,8 +46,11 @@ class StreamHandler(BaseHandler):
     # What is asked for.
 
     def wanted(self, framing: Framing) -> Wanted | Rejection:
-        """Who asks for what; a refusal while nobody can tell who asks. Raises `Unauthorized`, which is counted,
-        `Forbidden` or `InvalidField`."""
+        """Who asks for what; a refusal of a banned client, or while nobody can tell who asks. Raises `Unauthorized`,
+        which is counted, `Forbidden` or `InvalidField`."""
+        ban = self.service.ban_of(self.remote_ip)
+        if ban is not None:
+            return self._banned(ban)
         try:
             principal = self.authenticate()
         except Unauthorized as error:
@@ -60,8 +64,15 @@ class StreamHandler(BaseHandler):
         except TooManyRequests as error:
             self.service.rejected("auth_failure_rate_per_ip", self.remote_ip)
             return Rejection("auth_failure_rate_per_ip", str(error), True, error.retry_after_seconds)
+        ban = self.service.ban_of(self.remote_ip, principal)
+        if ban is not None:
+            return self._banned(ban)
         subscription = self.subscription(principal, framing)
         return Wanted(principal, subscription, self._last_event_id(), self._wants_latest(), self._ignored())
+
+    def _banned(self, ban: Ban) -> Rejection:
+        self.service.rejected("banned", self.remote_ip)
+        return ban.rejection(time.monotonic())
 
     def subscription(self, principal: Principal, framing: Framing) -> Subscription:
         """What the query asks for, if this principal may have it."""
@@ -176,12 +187,14 @@ class StreamHandler(BaseHandler):
         self.service.hub.talkers.refused_stream(asker, reason, time.monotonic())
         self.service.refusals.see("events.rejected", asker, reason, error)
 
-    def refusal(self, rejection: Rejection) -> TooManyRequests | Unavailable:
-        """What a client that is one too many is answered: 429 if that is its own doing, else 503."""
+    def refusal(self, rejection: Rejection) -> Banned | TooManyRequests | Unavailable:
+        """What a refused client is answered: 403 if it is banned, 429 if it is over a limit of its own, else 503."""
         # The socket goes too: kept alive it would still cost a descriptor, which is what there is too little of.
         self.close_after_answer = True
-        error = TooManyRequests if rejection.per_client else Unavailable
         retry_after = self.service.retry_after_seconds(rejection.wait_seconds)
+        if rejection.reason == "banned":
+            return Banned(rejection.message, retry_after_seconds=retry_after)
+        error = TooManyRequests if rejection.per_client else Unavailable
         return error(rejection.message, retry_after_seconds=retry_after, code=rejection.reason)
 
     # How it begins. Both are called in the same tick, as in `Hub`.

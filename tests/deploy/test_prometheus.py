@@ -49,12 +49,10 @@ RUNBOOKS = "https://docs.example.com/qgstream/"
 
 # What rules and panels ask for and this server does not count yet: the rules do not fire, and the panels say so.
 AWAITED = {
-    "qgstream_bans",
     "qgstream_maintenance",
 }
-AWAITED_REASONS = {"banned"}
 LABELS: dict[str, set[str]] = {
-    "reason": {*CLOSE_REASONS, *REJECT_REASONS, *AWAITED_REASONS},
+    "reason": {*CLOSE_REASONS, *REJECT_REASONS},
     "result": {*REPLAY_RESULTS, *PUBLISH_RESULTS},
 }
 

@@ -107,6 +107,9 @@ OF_ORIGINS: dict[str, tuple[dict[str, str], dict[str, Any], str]] = {
     "its own origin": (page("http://tests"), {"allow_origins": []}, HEARS),
     "cookies": (page(A), {"allow_credentials": False}, HEARS),
     "the cookie that it used": (page(A, Cookie=f"t={token()}"), {"allow_credentials": False}, ENDS),
+    "a cookie that grants nothing": (
+        page(A, Cookie=f"t={token(qgstream={'subscribe': []})}"), {"allow_credentials": False}, HEARS,
+    ),
     "the cookie that its own page used": (
         page("http://tests", Cookie=f"t={token()}"), {"allow_credentials": False}, HEARS,
     ),

@@ -34,8 +34,8 @@ from tests.handlers.asking import Client, Stream, document, error_of
 
 ADMIN = {"Authorization": "Bearer admin-key"}
 PATHS = (
-    "overview", "events", "limits", "connections", "connections/1", "topics", "publishers", "talkers", "config",
-    "drain", "openapi.json",
+    "overview", "events", "limits", "connections", "connections/1", "bans", "bans/1", "topics", "publishers", "talkers",
+    "config", "drain", "openapi.json",
 )  # fmt: skip
 NO_KEYS: dict[str, Any] = {"auth": {"admin_keys": {}}}
 

@@ -28,8 +28,12 @@ EXAMPLES = "20"
 # A drain ends the server, a stream of snapshots does not end, and a handshake is more than its parameters: they have
 # tests of their own.
 UNFIT = ("drain", "watch", "openWebSocket")
-# That one filter is needed cannot be said of parameters.
+# That one filter is needed cannot be said of parameters, nor in JSON Schema what a network is.
 CONFIG = f"""
+[[operations]]
+include-operation-id = "addBan"
+checks.positive_data_acceptance.expected-statuses = [200, 201, 400, 409]
+
 [[operations]]
 include-operation-id = "kickConnections"
 checks.positive_data_acceptance.expected-statuses = [200, 400]
