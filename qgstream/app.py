@@ -14,7 +14,9 @@ from qgstream.allowed_hosts import is_allowed
 from qgstream.handlers.admin_bans import BanHandler, BansHandler
 from qgstream.handlers.admin_connections import ConnectionHandler, ConnectionsHandler
 from qgstream.handlers.admin_events import AdminEventsHandler
+from qgstream.handlers.admin_evictions import EvictionHandler, EvictionsHandler, ShedHandler
 from qgstream.handlers.admin_limits import LimitsHandler
+from qgstream.handlers.admin_maintenance import MaintenanceHandler
 from qgstream.handlers.admin_server import (
     ConfigHandler,
     DrainHandler,
@@ -124,6 +126,10 @@ def _operator_routes(service: Service) -> list[Rule]:
         Rule(PathMatches("/admin/connections/([0-9]{1,18})"), ConnectionHandler, shared),
         Rule(PathMatches("/admin/bans"), BansHandler, shared),
         Rule(PathMatches("/admin/bans/([0-9]{1,18})"), BanHandler, shared),
+        Rule(PathMatches("/admin/maintenance"), MaintenanceHandler, shared),
+        Rule(PathMatches("/admin/shed"), ShedHandler, shared),
+        Rule(PathMatches("/admin/evictions"), EvictionsHandler, shared),
+        Rule(PathMatches("/admin/evictions/([0-9]{1,18})"), EvictionHandler, shared),
         Rule(PathMatches("/admin/topics"), TopicsHandler, shared),
         Rule(PathMatches("/admin/publishers"), PublishersHandler, shared),
         Rule(PathMatches("/admin/talkers"), TalkersHandler, shared),

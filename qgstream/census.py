@@ -109,6 +109,17 @@ def list_page(
     return Page(described, more, matching)
 
 
+def find(hub: Hub, wanted: Filter) -> Generator[None, None, list[int]]:
+    """The ids of all that match and are not leaving. A job for `Slices.result`."""
+    now, found = time.time(), []
+    for visit, connection in enumerate(hub.registry, 1):
+        if connection.is_open and connection.reason is None and wanted.matches(connection, now):
+            found.append(connection.id)
+        if not visit % _VISITS:
+            yield
+    return found
+
+
 def kick_all(hub: Hub, wanted: Filter) -> Generator[None, None, int]:
     """Say goodbye to all that match, and return how many those were. A job for `Slices.result`."""
     now, kicked = time.time(), 0

@@ -88,6 +88,7 @@ class Hub(Host, Sink):
         self.random = Random()
         self.draining = False
         self.needs_broker = False  # whether new streams should go elsewhere while the broker is away
+        self.maintenance = False  # no streams for now, and it may end (see `maintenance.Maintenance`)
         # Saying goodbye, until this time, the longest waiting first.
         self._goodbyes: OrderedDict[Connection, float] = OrderedDict()
         self._is_sweeping = False
@@ -448,4 +449,5 @@ class Hub(Host, Sink):
             broker_up=self.broker.is_up,
             broker_skipped=self.broker.skipped,
             draining=self.draining,
+            maintenance=self.maintenance,
         )

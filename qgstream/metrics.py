@@ -57,6 +57,7 @@ class Live:
     broker_up: bool = True
     broker_skipped: int = 0
     draining: bool = False
+    maintenance: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -294,6 +295,7 @@ class _LiveCollector(Collector):
             ("history_bytes", "Bytes of events held for replay.", live.history_bytes),
             ("broker_up", "1 while the broker answers.", live.broker_up),
             ("draining", "1 while the server is leaving.", live.draining),
+            ("maintenance", "1 while maintenance keeps streams away.", live.maintenance),
         ):
             yield GaugeMetricFamily(f"qgstream_{name}", text, value=float(value))
         skipped = "Entries of the broker's log that could not be read and were passed over."

@@ -25,8 +25,8 @@ _PAGE_BYTES = resource.getpagesize()
 
 
 def readiness(hub: Hub) -> str:
-    """Whether a balancer should send new streams here: `ready` and `degraded` are yes, `draining`, `full` and
-    `broker_down` are no.
+    """Whether a balancer should send new streams here: `ready` and `degraded` are yes, `draining`, `maintenance`,
+    `full` and `broker_down` are no.
 
     `degraded` is a hub whose broker is away. It serves new streams from its window, and cannot publish. All processes
     of one log lose their broker at the same moment: if that were a no, the balancer would have nobody for new streams.
@@ -34,6 +34,8 @@ def readiness(hub: Hub) -> str:
     """
     if hub.draining:
         return "draining"
+    if hub.maintenance:
+        return "maintenance"
     if len(hub.registry) >= hub.limits.max_connections:
         return "full"
     if hub.is_started and hub.broker.is_up:

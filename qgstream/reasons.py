@@ -13,14 +13,14 @@ CloseReason = Literal[
     "token_expired",  # the token that opened the stream
     "access_changed",  # a reload: its credentials, its topics or the origin of its page are no longer allowed
     "kicked",  # an operator ended it, or has banned its client
-    "drain",  # the server is leaving
+    "drain",  # the server is leaving, or an operator moves the stream elsewhere
     "server_error",  # a fault of the server's own
 ]
 CLOSE_REASONS: Final[tuple[CloseReason, ...]] = get_args(CloseReason)
 
 RejectReason = Literal[
     "max_connections", "max_connections_per_ip", "connect_rate_per_ip", "draining", "max_sockets", "unauthorized",
-    "broker_down", "auth_unavailable", "banned", "auth_failure_rate_per_ip",
+    "broker_down", "auth_unavailable", "maintenance", "banned", "auth_failure_rate_per_ip",
 ]  # fmt: skip
 REJECT_REASONS: Final[tuple[RejectReason, ...]] = get_args(RejectReason)
 
@@ -35,7 +35,7 @@ PublishResult = Literal[
     "rate_limited",  # 429: limits.publish_rate_per_key
     "overloaded",  # 503: limits.max_inflight_body_bytes
     "unavailable",  # 503: the broker, or the issuer's keys, cannot be reached
-    "draining",  # 503: the server is leaving
+    "draining",  # 503: the server is leaving, or in a maintenance without publishes
     "incomplete",  # the client went away, or broke HTTP, before all of its request had come
     "failed",  # 500: a fault of the server's own
 ]

@@ -24,7 +24,11 @@ Event = Literal["publish.refused", "events.rejected", "admin.refused", "request.
 
 _MAX_ERROR_CHARACTERS = 200
 
-_BY_CODE: dict[str, PublishResult] = {"draining": "draining", "inflight_bodies": "overloaded"}
+_BY_CODE: dict[str, PublishResult] = {
+    "draining": "draining",
+    "maintenance": "draining",
+    "inflight_bodies": "overloaded",
+}
 _BY_STATUS: dict[int, PublishResult] = {
     401: "unauthorized", 403: "forbidden", 413: "too_large", 429: "rate_limited", 503: "unavailable",
 }  # fmt: skip

@@ -16,12 +16,14 @@ from qgstream.bans import Ban, Bans
 from qgstream.cors import CorsSettings
 from qgstream.drain import drain
 from qgstream.errors import ConfigError, QgstreamError, Unauthorized
+from qgstream.evictions import Evictions
 from qgstream.gauges import KeySetState
 from qgstream.guesses import Guesses
 from qgstream.heartbeat import HeartbeatSettings, Wheel
 from qgstream.hub import Hub
 from qgstream.jwks import KeySet
 from qgstream.limits import Admission, LimitSettings, Rejection, jittered
+from qgstream.maintenance import Maintenance
 from qgstream.publish_rates import PublishRates
 from qgstream.reasons import RejectReason
 from qgstream.refusal_log import RefusalLog
@@ -69,6 +71,8 @@ class Service:
         self.wheel = Wheel(hub, heartbeat or HeartbeatSettings())
         self.viewers = Viewers(hub)
         self.bans = Bans()
+        self.evictions = Evictions(hub)
+        self.maintenance = Maintenance(hub, self.evictions)
         self.tuned: set[str] = set()  # limits that an operator has changed, see `tune`
         # What only the process around it knows. A program that embeds the hub may leave both out.
         self.effective: Callable[[], Iterable[tuple[str, object, str]]] | None = None
@@ -132,6 +136,7 @@ class Service:
         self.refusals.flush(everything=True)
         if self._key_set is not None:
             self._key_set.stop()
+        self.evictions.stop()
         self.viewers.close("drain")
         await self.hub.stop()
 
@@ -254,6 +259,8 @@ class Service:
         rejection: Rejection | None = None
         if hub.draining:
             rejection = Rejection("draining", "the server is leaving, another one will answer", False)
+        elif hub.maintenance:
+            rejection = Rejection("maintenance", "the server is under maintenance and takes no streams", False)
         elif not has_place:
             rejection = self._admission.admit(
                 hub.limits, key, now=time.monotonic(), connections=len(hub.registry) + hub.registry.places,

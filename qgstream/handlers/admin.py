@@ -115,6 +115,13 @@ class AdminHandler(BaseHandler):
             raise InvalidField(name, f"got {repr(value)[:100]}, expected {low:g} to {high:g}")
         return value
 
+    def flag_of(self, body: dict[str, Any], name: str, *, default: bool) -> bool:
+        """A field of the body that is true or false."""
+        value = body.get(name, default)
+        if not isinstance(value, bool):
+            raise InvalidField(name, f"got {type(value).__name__}, expected true or false")
+        return value
+
     def json_object(self, *, required: bool = True) -> dict[str, Any]:
         """The body, a JSON object; without `required` none at all is an empty one."""
         if not self.request.body and not required:

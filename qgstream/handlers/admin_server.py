@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import msgspec
 
-from qgstream import openapi, overview
+from qgstream import census, openapi, overview
+from qgstream.census import Filter
 from qgstream.errors import ConfigError, ConfigRejected, InvalidField, NotFound
+from qgstream.evictions import DEFAULT_SECONDS, MAX_SECONDS
 from qgstream.handlers.admin import AdminHandler
+from qgstream.topics import check_pattern
 
 _MAX_TOPICS = 1000
-_DRAIN_FIELDS = ("seconds", "now")
-_MAX_DRAIN_SECONDS = 3600
+_DRAIN_FIELDS = ("seconds", "now", "topic", "exact")
 
 
 class TopicsHandler(AdminHandler):
@@ -70,29 +74,52 @@ class ReloadHandler(AdminHandler):
 
 
 class DrainHandler(AdminHandler):
-    """Leaving, as on SIGTERM."""
+    """Leaving, as on SIGTERM; or, with a topic, the end of the streams that listen to it."""
 
-    def post(self) -> None:
-        """Begin the drain. Once begun, only `now` changes it."""
+    parameters = ("topic", "exact")
+
+    async def post(self) -> None:
+        """Begin. Of a server that leaves only `now` changes anything afterwards."""
         body = self.json_object(required=False)
-        for name in body:
-            if name not in _DRAIN_FIELDS:
-                raise InvalidField(name[:100], f"unknown field, expected {' or '.join(_DRAIN_FIELDS)}")
-        seconds, now = body.get("seconds"), body.get("now", False)
-        if seconds is not None and (isinstance(seconds, bool) or not isinstance(seconds, int | float)):
-            raise InvalidField("seconds", f"got {type(seconds).__name__}, expected a number")
-        if seconds is not None and not 0 <= seconds <= _MAX_DRAIN_SECONDS:
-            raise InvalidField("seconds", f"got {repr(seconds)[:100]}, expected 0 to {_MAX_DRAIN_SECONDS}")
-        if not isinstance(now, bool):
-            raise InvalidField("now", f"got {type(now).__name__}, expected true or false")
+        self.check_fields(body, _DRAIN_FIELDS)
+        seconds = self.number_of(body, "seconds", -1, low=0, high=MAX_SECONDS)
+        now = self.flag_of(body, "now", default=False)
+        topic, exact = self._topic(body)
+        if topic is not None:
+            if now:
+                raise InvalidField("now", "unknown field beside topic; to end the streams at once set seconds to 0")
+            await self._drain_topic(topic, exact, DEFAULT_SECONDS if seconds < 0 else seconds)
+            return
+        if exact:
+            raise InvalidField("exact", "got it without topic, expected both or neither")
         if self.service.leave is None:
             raise NotFound("got no process of its own to end: the program that embeds this server decides")
-        in_effect = self.service.leave(seconds, now)
+        in_effect = self.service.leave(None if seconds < 0 else seconds, now)
         self.audit("admin.drain", seconds=in_effect, now=now)
         self.set_status(202)
         self.answer({
             "status": "draining", "connections": len(self.service.hub.registry), "seconds": in_effect, "now": now,
         })  # fmt: skip
+
+    def _topic(self, body: dict[str, Any]) -> tuple[str | None, bool]:
+        for name in self.parameters:
+            if name in body and self.text(name) is not None:
+                raise InvalidField(name, "got it in the query and in the body, expected it once")
+        topic = body.get("topic", self.text("topic"))
+        exact = self.flag_of(body, "exact", default=self.flag("exact"))
+        return (None, exact) if topic is None and "topic" not in body else (check_pattern(topic), exact)
+
+    async def _drain_topic(self, topic: str, exact: bool, seconds: float) -> None:
+        hub, evictions = self.service.hub, self.service.evictions
+        evictions.check("topic")
+        ids = await hub.slices.result(census.find(hub, Filter(topic=topic, exact=exact)))
+        eviction = evictions.begin(ids, seconds, "topic")
+        self.audit(
+            "admin.topic_drained", topic=topic, exact=exact, eviction=eviction.id, connections=len(ids),
+            seconds=seconds,
+        )  # fmt: skip
+        self.set_status(202)
+        self.answer({"topic": topic, **eviction.document()})
 
 
 class OpenApiHandler(AdminHandler):

@@ -22,7 +22,7 @@ class ReadyHandler(BaseHandler):
     """200 while new streams are welcome, else 503 with the reason."""
 
     def get(self) -> None:
-        """`{"status": "ready"}`, or `degraded` with a reason; 503 with `draining`, `full` or `broker_down`."""
+        """`ready`, or `degraded` with a reason; 503 with `draining`, `maintenance`, `full` or `broker_down`."""
         status = readiness(self.service.hub)
         if status == "degraded":
             self.answer({"status": status, "reason": "broker_down"})

@@ -59,6 +59,7 @@ class PublishHandler(BaseHandler):
         declared = self._declared_bytes()
         try:
             self._check_publisher()
+            self._check_maintenance()
             self.media_type = self._check_media_type()
             self.decoder = decoder_for(self.request.headers.get("Content-Encoding", ""))
             if declared > self.limit:
@@ -181,7 +182,11 @@ class PublishHandler(BaseHandler):
     async def _publish(self, publications: list[Publication]) -> Receipt:
         if not self.service.takes_events:
             raise Unavailable("the server is leaving, another one will answer", retry_after_seconds=1, code="draining")
+        self._check_maintenance()
         return await self.service.hub.publish_all(publications)
+
+    def _check_maintenance(self) -> None:
+        self.service.maintenance.check_publish(self.service.retry_after_seconds())
 
     # Each publish is counted once, by what came of it.
 

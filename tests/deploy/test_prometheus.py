@@ -47,10 +47,6 @@ ALERTS = DEPLOY.parent / "docs" / "alerts.md"
 RUNBOOKS = "https://docs.example.com/qgstream/"
 
 
-# What rules and panels ask for and this server does not count yet: the rules do not fire, and the panels say so.
-AWAITED = {
-    "qgstream_maintenance",
-}
 LABELS: dict[str, set[str]] = {
     "reason": {*CLOSE_REASONS, *REJECT_REASONS},
     "result": {*REPLAY_RESULTS, *PUBLISH_RESULTS},
@@ -162,7 +158,7 @@ def test_what_the_dashboard_asks_for_exists() -> None:
     asked = set(
         re.findall(r"\b(?:qgstream|process)_\w+", " ".join(re.sub(r'__name__=~"[^"]+"', "", q) for _, q in queries()))
     )
-    assert asked - exposed() - AWAITED == set()
+    assert asked - exposed() == set()
     recorded = {rule["record"] for rule in rules() if "record" in rule}
     assert set(re.findall(r"\bqgstream:[\w:]+", " ".join(q for _, q in queries()))) <= recorded
 
@@ -170,7 +166,7 @@ def test_what_the_dashboard_asks_for_exists() -> None:
 def test_what_the_rules_ask_for_exists() -> None:
     asked = {name for rule in rules() for name in series_in(rule["expr"])}
     recorded = {rule["record"] for rule in rules() if "record" in rule}
-    assert asked - exposed() - recorded - AWAITED == set()
+    assert asked - exposed() - recorded == set()
     for rule in rules():
         for label, values in re.findall(r"\b(reason|result)=~?\"([^\"]+)\"", rule["expr"]):
             for value in values.split("|"):
@@ -428,14 +424,7 @@ def filled(query: str) -> str:
     return query.replace("$__rate_interval", "1m").replace("$job", "qgstream").replace("$instance", ".*")
 
 
-def is_awaited(query: str) -> bool:
-    asked = set(re.findall(r"\bqgstream_\w+", query))
-    return bool(asked) and asked <= AWAITED - exposed()
-
-
-@pytest.mark.parametrize(
-    ("name", "query"), [one for one in queries() if not is_awaited(one[1])], ids=lambda text: text[:60]
-)
+@pytest.mark.parametrize(("name", "query"), queries(), ids=lambda text: text[:60])
 def test_each_query_of_the_dashboard_shows_something(scraped: Scraped, name: str, query: str) -> None:
     values = scraped.values(filled(query))
     assert values, filled(query)

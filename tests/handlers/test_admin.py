@@ -34,8 +34,8 @@ from tests.handlers.asking import Client, Stream, document, error_of
 
 ADMIN = {"Authorization": "Bearer admin-key"}
 PATHS = (
-    "overview", "events", "limits", "connections", "connections/1", "bans", "bans/1", "topics", "publishers", "talkers",
-    "config", "drain", "openapi.json",
+    "overview", "events", "limits", "connections", "connections/1", "bans", "bans/1", "maintenance", "shed",
+    "evictions", "evictions/1", "topics", "publishers", "talkers", "config", "drain", "openapi.json",
 )  # fmt: skip
 NO_KEYS: dict[str, Any] = {"auth": {"admin_keys": {}}}
 
@@ -135,7 +135,7 @@ async def test_the_page_needs_no_key_and_may_load_nothing(client: Client) -> Non
 @pytest.mark.parametrize("path", [*PATHS, ""])
 async def test_unknown_parameters_are_errors(client: Client, path: str) -> None:
     if path:
-        method = "POST" if path == "drain" else "GET"
+        method = "POST" if path in ("drain", "shed") else "GET"
         error = await refused(client, f"{path}?topc=a", method=method)
         assert (error["code"], error["field"]) == ("invalid_field", "topc")
 

@@ -154,6 +154,33 @@ def test_a_file_that_is_refused_leaves_them_too(
         assert client.get("limits").json()["limits"]["max_connections"] == 50
 
 
+def test_maintenance_and_bans_outlast_a_reload(start: Callable[..., ServerProcess]) -> None:
+    server = start()
+    (stream,) = streams(server, 1)
+    with admin(server) as client:
+        assert client.post("maintenance", json={"seconds": 0}).status_code == 202
+        assert b'"reason": "drain"' in stream.to_end()
+        assert client.post("bans", json={"network": "192.0.2.0/24"}).status_code == 201
+        server.process.send_signal(signal.SIGHUP)
+        server.wait_for_log("config.reloaded")
+        assert client.get("maintenance").json()["status"] == "maintenance"
+        assert [ban["value"] for ban in client.get("bans").json()["bans"]] == ["192.0.2.0/24"]
+        assert httpx.get(f"{server.url}/events", trust_env=False).status_code == 503
+        assert client.delete("maintenance").status_code == 200
+    stream.close()
+    (stream,) = streams(server, 1)
+    stream.close()
+
+
+def test_a_server_in_maintenance_leaves_when_it_is_told_to(start: Callable[..., ServerProcess]) -> None:
+    server = start()
+    (stream,) = streams(server, 1)
+    with admin(server) as client:
+        assert client.post("maintenance", json={"seconds": 3600}).status_code == 202
+    server.stop()
+    stream.close()
+
+
 def test_a_drain_begun_here_is_seen_to_its_end(start: Callable[..., ServerProcess]) -> None:
     server = start(drain__seconds=600)
     opened = streams(server, 4)

@@ -23,7 +23,9 @@ ODD_METHODS = (b"get", b"", b"G\0T", b"GET\t", b"PRI", b"X" * 300, b"G\xe9T", b"
 PATHS = (
     b"/events", b"/events", b"/events", b"/health", b"/ready", b"/metrics", b"/", b"/admin", b"/admin/",
     b"/admin/overview", b"/admin/limits", b"/admin/connections", b"/admin/connections/1", b"/admin/topics",
-    b"/admin/config", b"/admin/openapi.json", b"/nothing",
+    b"/admin/config",
+    b"/admin/bans", b"/admin/bans/1", b"/admin/maintenance", b"/admin/shed", b"/admin/evictions",
+    b"/admin/openapi.json", b"/nothing",
 )  # fmt: skip
 ODD_PATHS = (
     b"", b"*", b"//", b"/..", b"/events/", b"/events//", b"/EVENTS", b"/%65vents", b"/%", b"/%00", b"/\xff",

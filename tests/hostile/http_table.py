@@ -348,7 +348,7 @@ CONVERSATIONS = [
 PATHS = (
     b"/health", b"/ready", b"/metrics", b"/", b"/client.js", b"/client.min.js", b"/client.d.ts", b"/admin",
     b"/admin/overview", b"/admin/limits", b"/admin/connections", b"/admin/topics", b"/admin/config",
-    b"/admin/openapi.json", b"/nothing",
+    b"/admin/bans", b"/admin/maintenance", b"/admin/evictions", b"/admin/openapi.json", b"/nothing",
 )  # fmt: skip
 
 TABLE = [*REQUEST_LINES, *TARGETS, *HEADERS, *BODIES, *CODINGS, *CONVERSATIONS]
