@@ -5,10 +5,13 @@ from __future__ import annotations
 import asyncio
 import time
 from contextlib import suppress
+from typing import Literal
 
 from pydantic import Field
 
+from qgstream.brokers.base import Broker
 from qgstream.hub import Hub
+from qgstream.limits import RETRY_JITTER
 from qgstream.logs import log
 from qgstream.settings import Section
 
@@ -16,6 +19,8 @@ _STEP_SECONDS = 0.05
 _SAY_EVERY_SECONDS = 2.0
 # After the window, for goodbyes that are on their way to those that read. The others have had their time.
 LINGER_SECONDS = 1.0
+
+DrainRetry = Literal["auto", "short", "spread"]
 
 
 class DrainSettings(Section):
@@ -25,14 +30,29 @@ class DrainSettings(Section):
     notice_seconds: float = Field(
         0, ge=0, le=600, description="Between /ready turning 503 and the listeners closing: what a balancer needs."
     )
+    retry: DrainRetry = Field(
+        "auto",
+        description="`retry:` of a stream that ends: 'short' is limits.retry_seconds and up to 20 % more, for clients "
+        "that another process takes; 'spread' adds a random part of `seconds`, for a process that has no other beside "
+        "it; 'auto' is 'spread' with memory:// and sqlite://, and 'short' with a broker that processes share.",
+    )
 
 
-async def drain(hub: Hub, seconds: float, cut: asyncio.Event) -> None:
+def is_spread(retry: DrainRetry, broker: Broker) -> bool:
+    """Whether clients are told to stay away until this server may be back. Else another server takes them at once."""
+    return retry == "spread" or (retry == "auto" and not broker.is_shared)
+
+
+async def drain(hub: Hub, seconds: float, cut: asyncio.Event, *, retry: DrainRetry = "auto") -> None:
     """End every stream over `seconds`; events go on to those that remain.
 
-    Each gets a `retry:` spread over the same window, so that its clients do not come back as one either. Setting `cut`
-    ends it at once. What is stalled at the end is cut.
+    The ends are spread evenly, so the clients come back as evenly, each after its `retry:`. When this server is the
+    only one, they would find nobody: then `retry:` is spread over `seconds` too, and they do not all come to the new
+    process in its first moment. Setting `cut` ends the drain at once. What is stalled at the end is cut.
     """
+    spread_seconds = hub.limits.retry_seconds * RETRY_JITTER
+    if is_spread(retry, hub.broker):
+        spread_seconds = max(spread_seconds, seconds)
     leaving = list(hub.registry)
     hub.random.shuffle(leaving)
     total = len(leaving)
@@ -42,7 +62,7 @@ async def drain(hub: Hub, seconds: float, cut: asyncio.Event) -> None:
         now = time.monotonic()
         share = min(1.0, (now - began) / seconds) if seconds else 1.0
         while len(leaving) > total * (1 - share):
-            retry_seconds = hub.limits.retry_seconds + hub.random.random() * seconds
+            retry_seconds = hub.limits.retry_seconds + hub.random.random() * spread_seconds
             hub.end(leaving.pop(), "drain", retry_ms=int(retry_seconds * 1000))
         if now - said >= _SAY_EVERY_SECONDS:
             said = now

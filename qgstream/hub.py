@@ -21,7 +21,7 @@ from qgstream.dispatch import LOOKS_AT_ONCE, Dispatch
 from qgstream.draft import draft
 from qgstream.fanout import Fanout
 from qgstream.framing import Framing
-from qgstream.limits import LimitSettings, jittered
+from qgstream.limits import RETRY_JITTER, LimitSettings, jittered
 from qgstream.logs import Seldom, excerpt, log
 from qgstream.metrics import Live, Metrics
 from qgstream.opening import Opening, opening
@@ -304,7 +304,7 @@ class Hub(Host, Sink):
         self.window.forget_some(time.monotonic())
         return opening(
             self.window, subscription, last_event_id, latest=latest, older=older, ignored=ignored, now=time.time(),
-            retry_ms=int(self.limits.retry_seconds * 1000),
+            retry_ms=int(jittered(self.limits.retry_seconds, self.random, RETRY_JITTER) * 1000),
         )  # fmt: skip
 
     def adopt(

@@ -24,6 +24,9 @@ TIB = 1024 * GIB
 MANY = 1_000_000_000
 # What a refused client is told at most: at a rate near 0 the true answer may be infinite.
 MAX_WAIT_SECONDS = 86_400.0
+# Each `retry:` of `retry_seconds` is longer by up to this share of it: the clients of a process that was killed come
+# back over 0.6 s, and not all in the same millisecond.
+RETRY_JITTER = 0.2
 
 
 class KeyLimits(Section):
@@ -110,7 +113,11 @@ class LimitSettings(Section):
         "(any other status stops it for good) and everybody else 503 or 429; 'error' answers everybody 503 or 429.",
     )
     retry_seconds: float = Field(
-        3, gt=0, le=3600, description="`retry:` of every stream: how long a browser waits before it reconnects."
+        3,
+        gt=0,
+        le=3600,
+        description="`retry:` of every stream: how long a browser waits before it reconnects. "
+        "Each stream is told a time of its own, up to 20 % longer.",
     )
     overload_retry_seconds: float = Field(
         10, gt=0, le=3600, description="`retry:` and Retry-After of a refused client, jittered from this to twice it."
@@ -250,6 +257,7 @@ class Admission:
         self._rates.sweep(rate=limits.connect_rate_per_ip, burst=limits.connect_burst_per_ip, now=now)
 
 
-def jittered(seconds: float, random: Random) -> float:
-    """Between `seconds` and twice that: what comes at once must not come back at once."""
-    return seconds * (1 + random.random())
+def jittered(seconds: float, random: Random, share: float = 1.0) -> float:
+    """Between `seconds` and that plus `share` of it (by default twice `seconds`): what comes at once must not come back
+    at once."""
+    return seconds * (1 + share * random.random())

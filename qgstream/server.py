@@ -132,6 +132,7 @@ class Server:
         self.service.leave = self.leave_within
         if self.reload is not None:
             self.service.reload = self.reload_now
+        self.service.drain_retry = config.drain.retry
         self._started_with, self._started_from = config, self.loaded
         self._side = Side.of(config, self.service.auth)
         has_admin = bool(config.admin.port)
@@ -248,7 +249,7 @@ class Server:
         self.supervisor.stopping(settings.notice_seconds + seconds + STOP_SECONDS)
         await wait(self._hurry, settings.notice_seconds)
         self._servers[0].stop()  # the admin port stays, for /metrics
-        await drain(self.service.hub, seconds, self._hurry)
+        await drain(self.service.hub, seconds, self._hurry, retry=settings.retry)
         # The streams are gone. Publishes that were under way are answered; new ones go elsewhere.
         self.service.takes_events = False
         self._intakes.leave()
@@ -323,6 +324,7 @@ class Server:
         self.service.allowed_hosts = config.server.allowed_hosts
         self.service.hub.reload(limits=limits, history=config.history)
         self.service.hub.needs_broker = config.broker.required_for_ready
+        self.service.drain_retry = config.drain.retry
         if config.log != self.config.log:
             configure(config.log)
         started = self._started_with.server

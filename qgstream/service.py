@@ -14,7 +14,7 @@ from qgstream.allowed_hosts import parse_allowed_host
 from qgstream.auth import ANONYMOUS, Authenticator, AuthSettings, Credentials, Principal
 from qgstream.bans import Ban, Bans
 from qgstream.cors import CorsSettings
-from qgstream.drain import drain
+from qgstream.drain import DrainRetry, drain, is_spread
 from qgstream.errors import ConfigError, QgstreamError, Unauthorized
 from qgstream.evictions import Evictions
 from qgstream.gauges import KeySetState
@@ -22,7 +22,7 @@ from qgstream.guesses import Guesses
 from qgstream.heartbeat import HeartbeatSettings, Wheel
 from qgstream.hub import Hub
 from qgstream.jwks import KeySet
-from qgstream.limits import Admission, LimitSettings, Rejection, jittered
+from qgstream.limits import RETRY_JITTER, Admission, LimitSettings, Rejection, jittered
 from qgstream.maintenance import Maintenance
 from qgstream.publish_rates import PublishRates
 from qgstream.reasons import RejectReason
@@ -68,6 +68,7 @@ class Service:
         self.publishing = 0  # publishes under way, which a server that leaves still answers
         self.bodies = hub.bodies  # of those
         self.takes_events = True  # until the last moment of a drain
+        self.drain_retry: DrainRetry = "auto"  # see `DrainSettings.retry`
         self.wheel = Wheel(hub, heartbeat or HeartbeatSettings())
         self.viewers = Viewers(hub)
         self.bans = Bans()
@@ -126,7 +127,7 @@ class Service:
     async def drain(self, seconds: float) -> None:
         """End the streams over `seconds`, each told when to come back. From now on new ones are refused."""
         self.hub.draining = True
-        await drain(self.hub, seconds, asyncio.Event())
+        await drain(self.hub, seconds, asyncio.Event(), retry=self.drain_retry)
 
     async def stop(self) -> None:
         """Close what is left."""
@@ -287,6 +288,9 @@ class Service:
 
     def retry_after_seconds(self, at_least: float = 0.0) -> float:
         """When a refused client should come back: jittered, because they all were refused at once."""
+        if self.hub.draining and not is_spread(self.drain_retry, self.hub.broker):
+            # It has met the one process that leaves, over a connection that a proxy had kept, for instance.
+            return jittered(max(at_least, self.limits.retry_seconds), self.hub.random, RETRY_JITTER)
         return jittered(max(at_least, self.limits.overload_retry_seconds), self.hub.random)
 
     def charge(self, principal: Principal, events: int, address: str) -> None:

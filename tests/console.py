@@ -25,7 +25,7 @@ _HEARTBEAT = re.compile(r'(?:id: [^\n]*\n)?data: \{"event": "heartbeat"[^\n]*\n\
 _EPOCH = r"\b[0-9a-f]{10}(?=-\d)"
 _VARIES = re.compile(
     rf"(?P<anything>^\.\.\.$|\.\.\.)|(?P<time>\d{{4}}-\d\d-\d\dT[\d:.]+\+00:00)|(?P<epoch>{_EPOCH})"
-    r"|(?P<retry>(?<=^retry: )(?!3000$)\d+$)",
+    r"|(?P<retry>(?<=^retry: )\d+$)",
     re.MULTILINE,
 )
 

@@ -50,7 +50,7 @@ def watch(server: ServerProcess) -> Watch:
 TIME = rb"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{6}\+00:00"
 POSITION = rb"[A-Za-z0-9._~-]{1,64}"
 CONNECTED = (
-    rb"retry: 3000\n"
+    rb"retry: 3[0-5]\d\d\n"
     rb"id: (?P<id>%b)\n"
     rb'data: {"event": "connected", "timestamp": "%b", "replay": "none", "topics": \[.*\]}\n\n' % (POSITION, TIME)
 )

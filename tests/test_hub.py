@@ -146,7 +146,7 @@ def heard(stream: FakeStream) -> list[str]:
 
 
 def connected(id: str, replay: str = "none", topics: str = "*") -> str:
-    return f'retry: 3000\nid: {id}\ndata: {{"event": "connected", "replay": "{replay}", "topics": ["{topics}"]}}'
+    return f'retry: 3300\nid: {id}\ndata: {{"event": "connected", "replay": "{replay}", "topics": ["{topics}"]}}'
 
 
 def reset(id: str, reason: str) -> str:
@@ -255,7 +255,7 @@ async def test_a_reload_holds_from_now_on() -> None:
     hub.reload(limits=limits, history=history)
     assert (hub.limits, hub.window.settings, broker.histories[1:]) == (limits, history, [history])
     assert [p.data for p in hub.window.newest_first()] == [b"y"]
-    assert hub.open(raw(), None).first[0].retry_ms == 2500
+    assert hub.open(raw(), None).first[0].retry_ms == 2750
     with pytest.raises(TooLarge):
         await hub.publish("a", "12345678901")
     await hub.publish("a", "1234567890")
@@ -1013,6 +1013,16 @@ def test_what_comes_at_once_does_not_come_back_at_once() -> None:
     assert 2000 <= min(drawn) < max(drawn) <= 4000
     hub.random = Half()
     assert (hub.retry_ms(), hub.retry_ms(later=False), hub.retry_ms(later=True)) == (3000, 3000, 11_250)
+
+
+@pytest.mark.gen_test
+async def test_those_whose_server_was_killed_do_not_come_back_at_once() -> None:
+    hub = Hub(limits=LimitSettings(retry_seconds=2))
+    await hub.start()
+    told = [hub.open(raw(), None).first[0].retry_ms or 0 for _ in range(1000)]
+    assert len(set(told)) > 100
+    assert 2000 <= min(told) < max(told) <= 2400
+    await hub.stop()
 
 
 # What a scrape sees.

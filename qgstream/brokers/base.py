@@ -78,6 +78,11 @@ class Broker(Protocol):
         """Until when the certificate is valid that this broker shows its engine (Unix seconds); None without one."""
         return None
 
+    @property
+    def is_shared(self) -> bool:
+        """Whether other processes can follow the same log, and so take the clients of one that leaves."""
+        return True
+
     async def open(self, sink: Sink, history: HistorySettings) -> Opened:
         """Start. From the first publication after `Opened.position` on, `sink` is told; never before this returned.
 

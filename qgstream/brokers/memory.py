@@ -39,6 +39,11 @@ class MemoryBroker(Broker):
         """Always, once opened."""
         return self._sink is not None
 
+    @property
+    def is_shared(self) -> bool:
+        """Never: the log is this process's own."""
+        return False
+
     async def open(self, sink: Sink, history: HistorySettings) -> Opened:  # noqa: ARG002  # the window is the log
         """Start at the beginning of a new log."""
         self._sink = sink

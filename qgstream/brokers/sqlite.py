@@ -110,6 +110,11 @@ class SqliteBroker(Broker):
         return self._file is not None and self._displaced is None and not self._failed and not stuck
 
     @property
+    def is_shared(self) -> bool:
+        """Never: one process has the file."""
+        return False
+
+    @property
     def skipped(self) -> int:
         """See `Broker.skipped`."""
         return self._skips.count
