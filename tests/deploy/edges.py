@@ -1,10 +1,14 @@
-"""nginx, HAProxy and Caddy with the files of deploy/, in front of a server on this machine."""
+"""nginx, HAProxy and Caddy with the files of deploy/, in front of servers on this machine."""
 
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
+import shutil
+import signal
+import tempfile
+from collections.abc import Callable, Sequence
 from pathlib import Path
+from types import TracebackType
 
 from tests.deploy.programs import DEPLOY, Curl, Program, free_port, rewritten
 
@@ -15,37 +19,58 @@ Commands = tuple[Path, list[str], list[str]]
 
 
 class Edge(Program):
-    """A proxy that speaks TLS on `port`. With `idle_seconds` its timeout between two reads is shortened to that."""
+    """A proxy that speaks TLS on `port`, in front of the servers with the ports `to` and the admin ports `check`.
+
+    With `idle_seconds` its timeouts between two reads are shortened to that. `check_seconds` are between two checks of
+    a server, where the proxy has checks.
+    """
 
     def __init__(
         self, kind: str, program: Path, folder: Path, certificate: tuple[Path, Path], *,
-        to: int, check: int, idle_seconds: float | None = None,
+        to: Sequence[int], check: Sequence[int], idle_seconds: float | None = None, check_seconds: float = 0.2,
     ) -> None:  # fmt: skip
+        self.kind = kind
         self.port = free_port()
+        # The path of a Unix socket has at most 107 characters.
+        self._socket_folder = Path(tempfile.mkdtemp(prefix="edge-"))
+        self.stats_socket = self._socket_folder / "admin.sock"
+        self._check_seconds = check_seconds
         self.certificate = certificate
         self.access_log = folder / f"{kind}-access.log"
         folder.mkdir(exist_ok=True)
         configure = {"nginx": self._nginx, "haproxy": self._haproxy, "caddy": self._caddy}[kind]
-        path, self.check_command, command = configure(str(program), folder, to, check, idle_seconds or 60)
+        path, self.check_command, command = configure(str(program), folder, to, check, idle_seconds)
         self.config_path = path
         home = {"HOME": str(folder), "XDG_DATA_HOME": str(folder), "XDG_CONFIG_HOME": str(folder)}
         super().__init__(command, folder / f"{kind}.log", environment=home)
         self.wait_for_port(self.port)
 
-    def _nginx(self, program: str, folder: Path, to: int, check: int, idle: float) -> Commands:
+    def reload(self) -> None:
+        """Have it read its file again; what serves now goes on with its streams."""
+        self.process.send_signal({"nginx": signal.SIGHUP, "haproxy": signal.SIGUSR2}[self.kind])
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, tb: TracebackType | None) -> None:
+        super().__exit__(kind, error, tb)
+        shutil.rmtree(self._socket_folder)
+
+    def _nginx(
+        self, program: str, folder: Path, to: Sequence[int], check: Sequence[int], idle: float | None
+    ) -> Commands:  # fmt: skip
         certfile, keyfile = self.certificate
         site = rewritten(
             DEPLOY / "nginx" / "qgstream.conf",
             {
-                "server 127.0.0.1:8000;": f"server 127.0.0.1:{to};",
+                "    server 127.0.0.1:8001 max_fails=0;\n    server 127.0.0.1:8002 max_fails=0;\n": "".join(
+                    f"    server 127.0.0.1:{port} max_fails=0;\n" for port in to
+                ),
                 "    listen [::]:443 ssl http2;\n": "",  # not every machine has IPv6
                 "listen 443 ssl": f"listen 127.0.0.1:{self.port} ssl",
                 "events.example.com;": "localhost;",
                 "/etc/nginx/tls/events.example.com.crt": str(certfile),
                 "/etc/nginx/tls/events.example.com.key": str(keyfile),
                 "/var/log/nginx/qgstream.log": str(self.access_log),
-                "proxy_read_timeout 60s;": f"proxy_read_timeout {idle}s;",
-                "send_timeout 60s;": f"send_timeout {idle}s;",
+                "proxy_read_timeout 15s;": f"proxy_read_timeout {idle or 15}s;",
+                "send_timeout 60s;": f"send_timeout {idle or 60}s;",
             },
         )
         kinds = ("client_body", "proxy", "fastcgi", "uwsgi", "scgi")
@@ -61,7 +86,9 @@ class Edge(Program):
         command = [program, "-p", str(folder), "-e", "stderr", "-c", str(main)]
         return main, [*command, "-t"], command
 
-    def _haproxy(self, program: str, folder: Path, to: int, check: int, idle: float) -> Commands:
+    def _haproxy(
+        self, program: str, folder: Path, to: Sequence[int], check: Sequence[int], idle: float | None
+    ) -> Commands:  # fmt: skip
         certfile, keyfile = self.certificate
         both = folder / "both.pem"
         both.write_bytes(certfile.read_bytes() + keyfile.read_bytes())
@@ -73,18 +100,24 @@ class Edge(Program):
                     "maxconn 40000": "maxconn 200",
                     "bind :443 ": f"bind 127.0.0.1:{self.port} ",
                     "/etc/haproxy/tls/events.example.com.pem": str(both),
-                    "server one 127.0.0.1:8000 port 9000": f"server one 127.0.0.1:{to} port {check}",
-                    "inter 1s": "inter 200ms",
-                    "timeout client 60s": f"timeout client {idle}s",
-                    "timeout server 60s": f"timeout server {idle}s",
-                    "timeout tunnel 60s": f"timeout tunnel {idle}s",
+                    "/run/haproxy/admin.sock mode": f"{self.stats_socket} mode",
+                    "    server one 127.0.0.1:8001 port 9001\n    server two 127.0.0.1:8002 port 9002\n": "".join(
+                        f"    server s{port} 127.0.0.1:{port} port {admin}\n"
+                        for port, admin in zip(to, check, strict=True)
+                    ),
+                    "inter 1s": f"inter {self._check_seconds * 1000:.0f}ms",
+                    "timeout client 60s": f"timeout client {idle or 60}s",
+                    "timeout server 15s": f"timeout server {idle or 15}s",
+                    "timeout tunnel 15s": f"timeout tunnel {idle or 15}s",
                 },
             )
         )
         self.access_log = folder / "haproxy.log"
-        return path, [program, "-c", "-f", str(path)], [program, "-db", "-f", str(path)]
+        return path, [program, "-c", "-f", str(path)], [program, "-W", "-db", "-f", str(path)]
 
-    def _caddy(self, program: str, folder: Path, to: int, check: int, idle: float) -> Commands:
+    def _caddy(
+        self, program: str, folder: Path, to: Sequence[int], check: Sequence[int], idle: float | None
+    ) -> Commands:  # fmt: skip
         certfile, keyfile = self.certificate
         path = folder / "Caddyfile"
         here = f"\tbind 127.0.0.1\n\ttls {certfile} {keyfile}"
@@ -94,8 +127,8 @@ class Edge(Program):
                 DEPLOY / "caddy" / "Caddyfile",
                 {
                     "events.example.com {": f"https://localhost:{self.port} {{\n{here}",
-                    "127.0.0.1:8000": f"127.0.0.1:{to}",
-                    "read_timeout 60s": f"read_timeout {idle}s",
+                    "127.0.0.1:8001 127.0.0.1:8002": " ".join(f"127.0.0.1:{port}" for port in to),
+                    "read_timeout 15s": f"read_timeout {idle or 15}s",
                 },
             )
         )

@@ -19,6 +19,7 @@ from tests.deploy.units import SYSTEMD, read
 PRODUCTION = load(DEPLOY.parent / "conf" / "production.toml").config
 PODS = load(DEPLOY / "kubernetes" / "qgstream.toml").config
 UNITS = sorted(SYSTEMD.glob("*.service"))
+PROXIES = {"nginx": "nginx/qgstream.conf", "haproxy": "haproxy/haproxy.cfg", "caddy": "caddy/Caddyfile"}
 
 
 def seconds_of(drain: DrainSettings) -> float:
@@ -43,14 +44,42 @@ def test_kubernetes_waits_for_the_hook_and_the_drain() -> None:
     assert hook >= probe["periodSeconds"] * probe["failureThreshold"]
 
 
-def test_a_balancer_notices_before_the_listener_closes() -> None:
+def test_a_drain_begins_at_once() -> None:
+    """Our proxies ask the next process when one refuses the connection. A notice would only turn newcomers away."""
+    assert PRODUCTION.drain.notice_seconds == PODS.drain.notice_seconds == Config().drain.notice_seconds == 0
+
+
+def test_haproxy_notices_a_death_before_its_clients_come_back() -> None:
     text = (DEPLOY / "haproxy" / "haproxy.cfg").read_text()
     found = re.search(r"inter (\d+)s fall (\d+)", text)
     assert found
-    until_down = int(found[1]) * int(found[2])
-    assert until_down < PRODUCTION.drain.notice_seconds
-    # One that died is known to be dead before its clients come back, or they would get the 503 that ends them.
-    assert until_down < LimitSettings().retry_seconds
+    assert int(found[1]) * int(found[2]) < LimitSettings().retry_seconds
+
+
+@pytest.mark.parametrize(
+    ("path", "setting"),
+    [("nginx/qgstream.conf", "worker_shutdown_timeout"), ("haproxy/haproxy.cfg", "hard-stop-after")],
+)
+@pytest.mark.parametrize("config", [PRODUCTION, PODS], ids=["production.toml", "pods"])
+def test_streams_have_moved_on_before_a_reloaded_proxy_cuts_them(path: str, setting: str, config: Config) -> None:
+    (hours,) = re.findall(rf"{setting} (\d+)h", (DEPLOY / path).read_text())
+    longest = config.limits.max_connection_age_seconds * 1.2  # the jitter of heartbeat.py
+    assert 0 < longest < int(hours) * 3600
+
+
+def test_the_proxies_have_a_line_for_each_process_of_the_units() -> None:
+    (start,) = read(SYSTEMD / "qgstream@.service")["ExecStart"]
+    found = re.search(r"server\.port=(\d+)%i --set admin\.port=(\d+)%i", start)
+    assert found
+    ports = [(f"{found[1]}{instance}", f"{found[2]}{instance}") for instance in (1, 2)]
+    text = {kind: (DEPLOY / path).read_text() for kind, path in PROXIES.items()}
+    assert re.findall(r"^ +server 127\.0\.0\.1:(\d+) max_fails=0;$", text["nginx"], re.MULTILINE) == [
+        p for p, _ in ports
+    ]
+    assert re.findall(r"^ +server \w+ 127\.0\.0\.1:(\d+) port (\d+)$", text["haproxy"], re.MULTILINE) == ports
+    assert re.findall(r"reverse_proxy 127\.0\.0\.1:(\d+) 127\.0\.0\.1:(\d+)", text["caddy"]) == [
+        tuple(p for p, _ in ports)
+    ]
 
 
 @pytest.mark.parametrize("path", ["nginx/qgstream.conf", "haproxy/haproxy.cfg", "caddy/Caddyfile"])

@@ -43,7 +43,7 @@ def make_edge(
         def make(server: ServerProcess, *, idle_seconds: float | None = None) -> Edge:
             edge = Edge(
                 request.param, program, tmp_path / f"{request.param}-{server.port}", certificate,
-                to=server.port, check=server.admin_port or 0, idle_seconds=idle_seconds,
+                to=[server.port], check=[server.admin_port or 0], idle_seconds=idle_seconds,
             )  # fmt: skip
             return stack.enter_context(edge)
 

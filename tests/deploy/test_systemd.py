@@ -25,10 +25,20 @@ from tests.deploy.units import INSTALLED, SYSTEMD, command, read
 from tests.serving import wait_until
 
 ONE, MANY = SYSTEMD / "qgstream.service", SYSTEMD / "qgstream@.service"
+SHARED = SYSTEMD / "shared-port.conf"  # a drop-in of the second
 # The program of this run, by a name that systemd can look at.
 PROGRAM = str(Path(sys.executable).with_name("qgstream"))
 
 both = pytest.mark.parametrize("unit", [ONE, MANY], ids=lambda unit: unit.name)
+
+
+def keys_of(unit: Path) -> dict[str, list[str]]:
+    """The keys of a unit; of the drop-in, those of the template with what it replaces."""
+    if unit != SHARED:
+        return read(unit)
+    replaced = read(SHARED)
+    assert all(values[0] == "" for values in replaced.values()), "else systemd would add to the list"
+    return read(MANY) | {key: values[1:] for key, values in replaced.items()}
 
 
 @pytest.fixture
@@ -37,6 +47,11 @@ def installed(tmp_path: Path) -> Callable[[Path], Path]:
 
     def install(unit: Path) -> Path:
         text = unit.read_text().replace(INSTALLED, PROGRAM)
+        if unit == SHARED:
+            folder = tmp_path / f"{MANY.name}.d"
+            folder.mkdir()
+            (folder / unit.name).write_text(text)
+            return install(MANY)
         (tmp_path / unit.name).write_text(text)
         path = tmp_path / unit.name.replace("@", "@1")
         path.write_text(text)
@@ -45,7 +60,7 @@ def installed(tmp_path: Path) -> Callable[[Path], Path]:
     return install
 
 
-@both
+@pytest.mark.parametrize("unit", [ONE, MANY, SHARED], ids=lambda unit: unit.name)
 def test_systemd_has_nothing_to_say_against_it(
     unit: Path, installed: Callable[[Path], Path], require_program: Callable[[str], Path]
 ) -> None:
@@ -87,9 +102,9 @@ def test_the_template_differs_only_where_it_must() -> None:
     assert one.keys() == many.keys()
 
 
-@both
+@pytest.mark.parametrize("unit", [ONE, MANY, SHARED], ids=lambda unit: unit.name)
 def test_what_is_checked_is_what_is_started(unit: Path) -> None:
-    keys = read(unit)
+    keys = keys_of(unit)
     (start,), (pre,), (check, kill) = keys["ExecStart"], keys["ExecStartPre"], keys["ExecReload"]
     assert start.replace(" serve ", " check-config --offline ") == pre == check
     assert command(kill) == ["/bin/kill", "-HUP", "$MAINPID"]
@@ -193,13 +208,16 @@ def test_the_page_installs_the_library_of_each_broker_that_it_names() -> None:
 class Service:
     """What systemd would do with a unit: its check, its start, and the socket that it listens at."""
 
-    def __init__(self, unit: Path, config: Path, folder: Path, *, instance: str = "", admin_port: int) -> None:
-        keys = read(unit)
+    def __init__(
+        self, unit: Path, config: Path, folder: Path, *, instance: str = "", port: int = 0, admin_port: int
+    ) -> None:  # fmt: skip
+        keys = keys_of(unit)
         self._config = config
 
         def words(line: str) -> list[str]:
-            # The admin ports that the template counts up from 9001 may be taken on this machine.
+            # The ports that the template counts up from 8001 and 9001 may be taken on this machine.
             here = line.replace("admin.port=900%i", f"admin.port={admin_port}")
+            here = here.replace("server.port=800%i", f"server.port={port}")
             found = command(here.replace("/etc/qgstream/qgstream.toml", str(config)), instance=instance)
             return [PROGRAM if word == INSTALLED else word for word in found]
 
@@ -280,14 +298,27 @@ def test_one_process_starts_reloads_and_stops(tmp_path: Path, config: Callable[.
     assert service.process.wait(20) == 0
 
 
-def test_two_instances_share_a_port_and_have_admin_ports_of_their_own(
-    tmp_path: Path, config: Callable[..., Path], stack: ExitStack
-) -> None:
+def test_two_instances_have_ports_of_their_own(tmp_path: Path, config: Callable[..., Path], stack: ExitStack) -> None:
+    path = config(port=free_port())
+    services, ports = [], [free_port(), free_port()]
+    for instance, port in zip("12", ports, strict=True):
+        service = Service(MANY, path, tmp_path, instance=instance, port=port, admin_port=free_port())
+        stack.callback(service.stop)
+        assert service.said() == "READY=1"
+        services.append(service)
+    for number, port in enumerate(ports):
+        client = stack.enter_context(socket.create_connection(("127.0.0.1", port), timeout=10))
+        client.sendall(b"GET /events HTTP/1.1\r\nHost: localhost\r\n\r\n")
+        assert client.recv(12) == b"HTTP/1.1 200"
+        assert [service.streams_opened() for service in services] == [1, number]
+
+
+def test_two_instances_may_share_a_port(tmp_path: Path, config: Callable[..., Path], stack: ExitStack) -> None:
     port = free_port()
     path = config(port=port)
     services = []
     for instance in ("1", "2"):
-        service = Service(MANY, path, tmp_path, instance=instance, admin_port=free_port())
+        service = Service(SHARED, path, tmp_path, instance=instance, admin_port=free_port())
         stack.callback(service.stop)
         assert service.said() == "READY=1"
         services.append(service)
@@ -311,9 +342,11 @@ def test_two_instances_share_a_port_and_have_admin_ports_of_their_own(
         assert services[1].streams_opened() == before + number
 
 
-def test_an_instance_shares_the_port_and_its_admin_port_is_9000_and_its_number() -> None:
+def test_the_ports_of_an_instance_are_8000_and_9000_and_its_number() -> None:
     for key in ("ExecStartPre", "ExecStart", "ExecReload"):
-        words = command(read(MANY)[key][0], instance="3")
+        words = command(keys_of(MANY)[key][0], instance="3")
+        assert words[-4:] == ["--set", "server.port=8003", "--set", "admin.port=9003"]
+        words = command(keys_of(SHARED)[key][0], instance="3")
         assert words[-4:] == ["--set", "server.reuse_port=true", "--set", "admin.port=9003"]
     # One service has what its file says, and none of them takes the other's port.
     assert "--set" not in read(ONE)["ExecStart"][0]
