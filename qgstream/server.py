@@ -138,12 +138,16 @@ class Server:
         has_admin = bool(config.admin.port)
         tls = tls_context(config.server)
         self._note_certificate(config.server)
-        sockets = _bind(config.server.host, config.server.port, reuse_port=config.server.reuse_port)
-        admin_sockets = _bind(config.admin.host, config.admin.port) if has_admin else []
+        sockets: list[socket.socket] = []
+        admin_sockets: list[socket.socket] = []
         try:
             await self.service.start()
+            # Not before: the kernel accepts connections as soon as the socket listens. A balancer would send newcomers
+            # here, where they wait for the end of the start, although another process could serve them at once.
+            sockets = _bind(config.server.host, config.server.port, reuse_port=config.server.reuse_port)
+            admin_sockets = _bind(config.admin.host, config.admin.port) if has_admin else []
         except BaseException:
-            for one in [*sockets, *admin_sockets]:
+            for one in sockets:
                 one.close()
             await self.service.stop()
             raise

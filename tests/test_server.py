@@ -41,6 +41,19 @@ def run(*flags: str) -> subprocess.CompletedProcess[str]:
     )
 
 
+def test_it_listens_when_it_can_serve_and_not_before(tmp_path: Path) -> None:
+    """A balancer sends newcomers to a port that takes connections, and they would wait for the end of the start."""
+    port, log_path = free_port(), tmp_path / "log"
+    with socket.create_server(("127.0.0.1", 0)) as engine, log_path.open("wb") as log:
+        flags = ["--port", str(port), "--set", f"broker.url=redis://127.0.0.1:{engine.getsockname()[1]}"]
+        with subprocess.Popen([sys.executable, "-m", "qgstream", "serve", *flags], stderr=log) as process:
+            engine.settimeout(30)
+            connection, _ = engine.accept()  # it waits for its broker, which says nothing
+            assert refused(port)
+            connection.close()
+            process.terminate()
+
+
 def test_a_port_that_is_taken() -> None:
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", 0))
