@@ -142,4 +142,4 @@ def test_a_loop_that_hangs_is_not_alive(tmp_path: Path, monkeypatch: pytest.Monk
 
 def test_a_drain_that_is_configured_to_last_is_announced_whole() -> None:
     drain = load(Path(__file__).parent.parent / "conf" / "production.toml").config.drain
-    assert drain.notice_seconds + drain.seconds + STOP_SECONDS == 41
+    assert drain.notice_seconds + drain.seconds + STOP_SECONDS == 36

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import os
+import re
 import shutil
 import signal
 import tempfile
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from types import TracebackType
 
@@ -60,8 +61,10 @@ class Edge(Program):
         site = rewritten(
             DEPLOY / "nginx" / "qgstream.conf",
             {
-                "    server 127.0.0.1:8001 max_fails=0;\n    server 127.0.0.1:8002 max_fails=0;\n": "".join(
-                    f"    server 127.0.0.1:{port} max_fails=0;\n" for port in to
+                **_lines(
+                    DEPLOY / "nginx" / "qgstream.conf",
+                    r"^ +server 127\.0\.0\.1:800\d.*;\n",
+                    zip(to, check, strict=True),
                 ),
                 "    listen [::]:443 ssl http2;\n": "",  # not every machine has IPv6
                 "listen 443 ssl": f"listen 127.0.0.1:{self.port} ssl",
@@ -101,9 +104,8 @@ class Edge(Program):
                     "bind :443 ": f"bind 127.0.0.1:{self.port} ",
                     "/etc/haproxy/tls/events.example.com.pem": str(both),
                     "/run/haproxy/admin.sock mode": f"{self.stats_socket} mode",
-                    "    server one 127.0.0.1:8001 port 9001\n    server two 127.0.0.1:8002 port 9002\n": "".join(
-                        f"    server s{port} 127.0.0.1:{port} port {admin}\n"
-                        for port, admin in zip(to, check, strict=True)
+                    **_lines(
+                        DEPLOY / "haproxy" / "haproxy.cfg", r"^ +server .*:800\d port.*\n", zip(to, check, strict=True)
                     ),
                     "inter 1s": f"inter {self._check_seconds * 1000:.0f}ms",
                     "timeout client 60s": f"timeout client {idle or 60}s",
@@ -142,6 +144,16 @@ class Edge(Program):
             "--cacert", self.certificate[0], "--interface", address, "--header", f"Accept: {accept}", *arguments,
             f"https://localhost:{self.port}{target}",
         )  # fmt: skip
+
+
+def _lines(path: Path, pattern: str, ports: Iterable[tuple[int, int]]) -> dict[str, str]:
+    """A change of the file: its lines for servers become one for each port and admin port, all as the first is."""
+    first, *others = re.findall(pattern, path.read_text(encoding="utf-8"), re.MULTILINE)
+    lines = [
+        first.replace("8001", str(port)).replace("9001", str(admin)).replace("server one", f"server s{port}")
+        for port, admin in ports
+    ]
+    return {"".join([first, *others]): "".join(lines)}
 
 
 MakeEdge = Callable[..., Edge]

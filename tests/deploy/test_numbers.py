@@ -92,6 +92,22 @@ def test_heartbeats_come_often_enough_for_each_proxy(path: str) -> None:
     assert all(int(seconds) >= 3 * Config().heartbeat.interval_seconds for seconds in timeouts)
 
 
+@pytest.mark.parametrize(
+    ("path", "pattern"),
+    [
+        ("nginx/qgstream.conf", r"proxy_read_timeout (\d+)s;"),
+        ("haproxy/haproxy.cfg", r"timeout (?:server|tunnel) (\d+)s"),
+        ("caddy/Caddyfile", r"\sread_timeout (\d+)s"),
+    ],
+)
+def test_heartbeats_that_stop_are_noticed_before_systemd_kills_the_process(path: str, pattern: str) -> None:
+    """A process that hangs keeps its streams for so long."""
+    timeouts = re.findall(pattern, (DEPLOY / path).read_text())
+    assert timeouts
+    (watchdog,) = read(SYSTEMD / "qgstream@.service")["WatchdogSec"]
+    assert all(int(seconds) < int(watchdog) for seconds in timeouts)
+
+
 @pytest.mark.parametrize("unit", UNITS, ids=lambda unit: unit.name)
 def test_the_unit_has_descriptors_for_the_limit(unit: Path) -> None:
     (descriptors,) = read(unit)["LimitNOFILE"]

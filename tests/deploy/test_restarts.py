@@ -232,7 +232,10 @@ def test_a_process_that_dies_with_the_request_is_not_the_last_word(make_site: Ma
     try:
         site = make_site(kind, others=[dying.port], check_seconds=NEVER)
         for _ in range(6):
-            assert site.answer()[:2] == (200, "text/event-stream; charset=utf-8")
+            status, content_type, body = site.answer()
+            assert (status, content_type.split(";")[0]) == (200, "text/event-stream")
+            # HAProxy tells it to come back, and the others have asked the next server by then.
+            assert kind == "haproxy" or content_type.endswith("charset=utf-8"), body
         assert any(request.startswith(b"GET /events") for request in dying.requests)
         # A publish may have been taken by then: it is not sent to a second one.
         wait_until(
