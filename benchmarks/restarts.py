@@ -232,7 +232,7 @@ class Site:
         text = (self._checkout / "deploy" / "haproxy" / "haproxy.cfg").read_text()
         text = self._with_servers(text, r"^    server \w+ 127\.0\.0\.1:\d+ port \d+.*\n")
         text = re.sub(r"bind :443 .*", f"bind 127.0.0.1:{self.port}", text)
-        text = text.replace("/run/haproxy/admin.sock mode", f"{self._folder}/admin.sock mode")
+        text = text.replace("/run/haproxy/stats.sock mode", f"{self._folder}/admin.sock mode")
         text = text.replace("maxconn 40000", "maxconn 4000")  # or it asks for 80 000 descriptors
         path = self._folder / "haproxy.cfg"
         path.write_text(text)

@@ -34,7 +34,7 @@ class Edge(Program):
         self.port = free_port()
         # The path of a Unix socket has at most 107 characters.
         self._socket_folder = Path(tempfile.mkdtemp(prefix="edge-"))
-        self.stats_socket = self._socket_folder / "admin.sock"
+        self.stats_socket = self._socket_folder / "stats.sock"
         self._check_seconds = check_seconds
         self.certificate = certificate
         self.access_log = folder / f"{kind}-access.log"
@@ -103,7 +103,7 @@ class Edge(Program):
                     "maxconn 40000": "maxconn 200",
                     "bind :443 ": f"bind 127.0.0.1:{self.port} ",
                     "/etc/haproxy/tls/events.example.com.pem": str(both),
-                    "/run/haproxy/admin.sock mode": f"{self.stats_socket} mode",
+                    "/run/haproxy/stats.sock mode": f"{self.stats_socket} mode",
                     **_lines(
                         DEPLOY / "haproxy" / "haproxy.cfg", r"^ +server .*:800\d port.*\n", zip(to, check, strict=True)
                     ),
