@@ -3,7 +3,8 @@
 `python benchmarks/restarts.py` prints rows of the table of docs/behind-a-proxy.md. It needs redis-server, nginx and
 haproxy. The proxies run with the files of deploy/, the processes with the drain of conf/production.toml. `--checkout`
 takes all of them, and the server, from another checkout of this repository: that is how "before" was measured. With
-`--shared-port` the processes share one port (SO_REUSEPORT) and the proxy has one line for both.
+`--shared-port` the processes share one port (SO_REUSEPORT) and the proxy has one line for both. `--proxies none` is for
+clients that come to the (first) process itself.
 
 Each client is an EventSource by the standard: it comes back after the `retry:` that it heard last, and any status but
 200 stops it for good. A gap begins when a stream ends, and ends with the `connected` of the next.
@@ -167,6 +168,9 @@ class Site:
         await port_opens(self._redis_port, self._folder / "redis.log")
         for number in range(len(self._ports)):
             self.processes.append(await self._process(number))
+        if self._kind == "none":
+            self.port = self._ports[0][0]
+            return
         command = self._nginx() if self._kind == "nginx" else self._haproxy()
         log = self._folder / "proxy.log"
         self.proxy = self._stack.enter_context(program(command, log))
@@ -232,7 +236,7 @@ class Site:
         text = (self._checkout / "deploy" / "haproxy" / "haproxy.cfg").read_text()
         text = self._with_servers(text, r"^    server \w+ 127\.0\.0\.1:\d+ port \d+.*\n")
         text = re.sub(r"bind :443 .*", f"bind 127.0.0.1:{self.port}", text)
-        text = text.replace("/run/haproxy/stats.sock mode", f"{self._folder}/admin.sock mode")
+        text = text.replace("/run/haproxy/stats.sock mode", f"{self._folder}/stats.sock mode")
         text = text.replace("maxconn 40000", "maxconn 4000")  # or it asks for 80 000 descriptors
         path = self._folder / "haproxy.cfg"
         path.write_text(text)
@@ -339,7 +343,7 @@ def main() -> None:
     parser.add_argument("--shared-port", action="store_true", help="both processes on one port, one line in the proxy")
     parser.add_argument("--processes", type=int, default=2, help="how many processes (2)")
     parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="a setting: drain.retry=spread")
-    parser.add_argument("--proxies", nargs="+", default=["nginx", "haproxy"], choices=["nginx", "haproxy"])
+    parser.add_argument("--proxies", nargs="+", default=["nginx", "haproxy"], choices=["nginx", "haproxy", "none"])
     parser.add_argument("--cases", nargs="+", default=list(CASES), choices=list(CASES))
     args = parser.parse_args()
     print(f"{datetime.now(UTC):%Y-%m-%d}, {args.streams} streams", file=sys.stderr)
