@@ -101,10 +101,14 @@ MakeSite = Callable[..., Site]
 
 
 def open_streams(server: ServerProcess) -> int:
+    return metric(server, "qgstream_connections")
+
+
+def metric(server: ServerProcess, name: str) -> int:
     connection = http.client.HTTPConnection("127.0.0.1", server.admin_port or 0, timeout=15)
     try:
         connection.request("GET", "/metrics")
-        found = re.search(r"^qgstream_connections (\S+)$", connection.getresponse().read().decode(), re.MULTILINE)
+        found = re.search(rf"^{name} (\S+)$", connection.getresponse().read().decode(), re.MULTILINE)
         assert found
         return int(float(found[1]))
     finally:
@@ -155,6 +159,10 @@ def test_a_rolling_restart_brings_every_stream_back(make_site: MakeSite, kind: s
             well(crowd)
             # The one that came back gets the newcomers, until both have as many.
             with_few, with_many = sorted(site.streams())
+            back = min(site.servers, key=open_streams)
+            while not metric(back, "qgstream_connections_opened_total"):  # the proxy may have to find out first
+                await asyncio.to_thread(site.answer)
+            await until(lambda: sum(site.streams()) == STREAMS, "the end of those that only asked")
             async with site.crowd(with_many - with_few) as newcomers:
                 assert site.streams() == [with_many, with_many]
                 well(newcomers)
