@@ -27,6 +27,7 @@ class Relay:
         self._open: set[socket.socket] = set()
         self._muted: set[socket.socket] = set()
         self._answer: bytes | None = None
+        self._is_held = False
         self._threads = [threading.Thread(target=self._accept)]
         self._threads[0].start()
 
@@ -37,6 +38,11 @@ class Relay:
             for each in self._open:
                 _shut(each)
 
+    def hold(self) -> None:
+        """Give new connections no answer, and keep them open."""
+        with self._lock:
+            self._is_held = True
+
     def mute(self) -> None:
         """Pass nothing more on to the clients of now, without a word: a path that has died."""
         with self._lock:
@@ -46,6 +52,7 @@ class Relay:
         """Pass new connections on again."""
         with self._lock:
             self._answer = None
+            self._is_held = False
 
     def _accept(self) -> None:
         while True:
@@ -70,10 +77,13 @@ class Relay:
                     head += received
                 with self._lock:
                     self.requests.append(head.partition(b"\r\n\r\n")[0].decode("latin-1"))
-                    answer = self._answer
+                    answer, is_held = self._answer, self._is_held
                 if answer is not None:
                     client.sendall(answer)
                     return
+                while is_held:
+                    if not client.recv(65536):
+                        return
                 server.connect(self._target)
                 server.sendall(head)
                 back = threading.Thread(target=self._pump, args=(server, client))
