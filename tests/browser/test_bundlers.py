@@ -50,7 +50,7 @@ def test_the_minified_client_works(
     server = start_server()
     page = open_tab(f"http://localhost:{page_port}/client.html?api=http://localhost:{server.port}&file={file}")
     page.wait_for("document.body.dataset.ready")
-    page.evaluate("start({shared: false})")
+    page.evaluate("start({share: false})")
     page.wait_for("seen.some((x) => x.type === 'heartbeat')")
     publish(server, "orders", {"order": 7}, event="created")
     page.wait_for("seen.some((x) => x.type === 'created' && x.json.order === 7)")

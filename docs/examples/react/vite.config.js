@@ -15,5 +15,4 @@ export default defineConfig({
   },
   server: { port: 3000, strictPort: true, proxy, fs: { allow: ["../../.."] } },
   preview: { port: 3000, strictPort: true, proxy },
-  worker: { format: "es" },
 });
