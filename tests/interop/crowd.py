@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import re
 import subprocess
 import sys
 import threading
@@ -14,12 +13,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
-from urllib.parse import quote
-
-from playwright.sync_api import Error, Page, sync_playwright
+from urllib.parse import parse_qs, quote, urlsplit
 
 from qgstream.sse import Parser
-from tests.browser.engines.chromium import FLAGS
+from tests.browser.engines.base import Engine, PageGone, Tab
+from tests.browser.engines.chromium import Chromium
+from tests.browser.engines.firefox import Firefox
+from tests.browser.engines.webkit import WebKit
 from tests.browser.relay import Relay
 from tests.documents import ROOT
 
@@ -28,26 +28,28 @@ HERE = Path(__file__).parent
 PATIENCE_SECONDS = 30.0
 
 # In a page: open streams, and keep what comes until it is fetched.
-_IN_THE_PAGE = """async urls => {
+_IN_THE_PAGE = """async ({urls, name}) => {
   window.received = [];
   const {Stream} = await import("/client.js");
   for (const [scenario, url] of Object.entries(urls)) {
     const keep = (client, event, e) =>
       window.received.push({client, scenario, kind: "event", event, data: e.data, id: e.lastEventId});
-    const source = new EventSource(`${url}&client=Chromium`);
-    const stream = new Stream(`${url}&client=%2Fclient.js`, {shared: false});
+    const source = new EventSource(`${url}&client=${name}`);
+    const ours = `/client.js in ${name}`;
+    const stream = new Stream(`${url}&client=${encodeURIComponent(ours)}`, {share: false});
     for (const type of ["message", "created"]) {
-      source.addEventListener(type, (e) => keep("Chromium", type, e));
-      stream.addEventListener(type, (e) => keep("/client.js", type, e));
+      source.addEventListener(type, (e) => keep(name, type, e));
+      stream.addEventListener(type, (e) => keep(ours, type, e));
     }
     for (const own of ["connected", "closing", "rejected"])
-      stream.addEventListener(own, (e) => keep("/client.js", "message", e));
+      stream.addEventListener(own, (e) => keep(ours, "message", e));
     source.onerror = () => {
       if (source.readyState !== EventSource.CLOSED) return;
-      window.received.push({client: "Chromium", scenario, kind: "stopped"});
+      window.received.push({client: name, scenario, kind: "stopped"});
     };
   }
 }"""
+BROWSERS: dict[str, type[Engine]] = {"Chromium": Chromium, "Firefox": Firefox, "WebKit": WebKit}
 
 
 @dataclass(frozen=True)
@@ -76,22 +78,22 @@ class Switch(Relay):
 
     def visits(self, client: str) -> int:
         """How often the client has asked for a stream."""
-        mark = re.compile(rf"[?&]client={re.escape(quote(client, safe=''))}[& ]")
-        return sum(mark.search(head) is not None for head in list(self.requests))
+        targets = [head.split(" ", 2)[1] for head in list(self.requests)]
+        return sum(parse_qs(urlsplit(target).query).get("client") == [client] for target in targets)
 
 
 class Crowd:
     """All clients, each with one stream for each of the `urls`. `records` has what they received, in its order."""
 
-    def __init__(self, urls: Mapping[str, str], *, modules: Path, chromium: Path, page: str) -> None:
+    def __init__(self, urls: Mapping[str, str], *, modules: Path, folder: Path, page: str) -> None:
         self.records: list[Record] = []
         self._lock = threading.Lock()
         self.urls = dict(urls)
         self._modules = modules
-        self._chromium = chromium
+        self._folder = folder
         self._page_url = page
         self._stack = ExitStack()
-        self._page: Page | None = None
+        self._tabs: list[Tab] = []
 
     def __enter__(self) -> Self:
         with ExitStack() as stack:
@@ -99,11 +101,13 @@ class Crowd:
             self._start(stack, ["node", str(HERE / "listen.mjs"), str(self._modules), json.dumps(self.urls)])
             for scenario, url in self.urls.items():
                 self._start(stack, ["curl", "-sN", f"{url}&client={quote('curl -N', safe='')}"], scenario=scenario)
-            browser = stack.enter_context(sync_playwright()).chromium.launch(executable_path=self._chromium, args=FLAGS)
-            stack.callback(browser.close)
-            self._page = browser.new_page()
-            self._page.goto(self._page_url)
-            self._page.evaluate(_IN_THE_PAGE, self.urls)
+            for name, kind in BROWSERS.items():
+                profile = self._folder / name
+                profile.mkdir()
+                tab = stack.enter_context(kind(profile)).open(())
+                tab.goto(self._page_url)
+                tab.evaluate(_IN_THE_PAGE, {"urls": self.urls, "name": name})
+                self._tabs.append(tab)
             self._stack = stack.pop_all()
         return self
 
@@ -138,11 +142,11 @@ class Crowd:
                 self._add(Record("curl -N", scenario, "event", event.event, event.data, event.id))
         self._add(Record("curl -N", scenario, "stopped", why="it ended"))
 
-    def _look_at_the_page(self) -> None:
-        assert self._page is not None
-        with suppress(Error):  # the page is gone: what it had is known
-            for found in self._page.evaluate("() => window.received.splice(0)"):
-                self._add(Record(**found))
+    def _look_at_the_pages(self) -> None:
+        for tab in self._tabs:
+            with suppress(PageGone):  # what it had is known
+                for found in tab.evaluate("received.splice(0)"):
+                    self._add(Record(**found))
 
     def received(self, client: str, scenario: str) -> list[Record]:
         """What came on one stream, without heartbeats."""
@@ -154,7 +158,7 @@ class Crowd:
         """Until it is true of all these clients, or time is up: who does not do what the table says is found later."""
         deadline = time.monotonic() + PATIENCE_SECONDS
         while True:
-            self._look_at_the_page()
+            self._look_at_the_pages()
             missing = [client for client in clients if not is_true(client)]
             if not missing or time.monotonic() > deadline:
                 break

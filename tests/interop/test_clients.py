@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from tests.documents import ROOT, prose, rows, words
-from tests.interop.crowd import Crowd, Switch, own
+from tests.interop.crowd import BROWSERS, Crowd, Switch, own
 from tests.publishing import publish
 from tests.serving import ServerProcess
 
@@ -86,7 +86,10 @@ def observed(
 ) -> Iterator[Observed]:
     """Everything that happened, in one play: it takes as long as its slowest client."""
     require_program("curl")
-    chromium, tmp_path = require_program("chromium"), tmp_path_factory.mktemp("play")
+    for browser in BROWSERS.values():
+        for program in browser.programs():
+            require_program(program)
+    tmp_path = tmp_path_factory.mktemp("play")
     log = f"sqlite://{tmp_path}/events.db"
 
     def start_another() -> ServerProcess:
@@ -102,7 +105,8 @@ def observed(
     ):
         ports = {"cut": broken.port, "overload": server.port, "drain": balancer.port, "503": refusing.port}
         urls = {name: f"http://127.0.0.1:{port}/events?topic={name}" for name, port in ports.items()}
-        with Crowd(urls, modules=node_modules, chromium=chromium, page=f"{server.url}/health") as crowd:
+        # A page without scripts and without a policy, of the server's own.
+        with Crowd(urls, modules=node_modules, folder=tmp_path, page=f"{server.url}/client.d.ts") as crowd:
             play = Play(server, crowd)
             see_connections(play)
             see_types(play)
