@@ -196,7 +196,7 @@ def io_loop() -> Iterator[IOLoop]:
     try:
         # Connections that were closed at the end of the test need a few turns to notice it.
         tasks = asyncio.all_tasks(loop)
-        pending = loop.run_until_complete(asyncio.wait(tasks, timeout=2))[1] if tasks else set()
+        pending = loop.run_until_complete(asyncio.wait(tasks, timeout=20))[1] if tasks else set()
         if pending:
             pytest.fail("tasks left behind:\n" + "\n".join(map(repr, pending)), pytrace=False)
     finally:

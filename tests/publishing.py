@@ -22,7 +22,7 @@ def publish_all(server: ServerProcess, events: list[dict[str, Any]]) -> dict[str
 
 def post(server: ServerProcess, body: str, content_type: str) -> dict[str, Any]:
     """POST this body to /events with the key; the answer must be 200."""
-    connection = http.client.HTTPConnection("127.0.0.1", server.port, timeout=15)
+    connection = http.client.HTTPConnection("127.0.0.1", server.port, timeout=60)
     headers = {"Authorization": f"Bearer {KEY}", "Content-Type": content_type}
     try:
         connection.request("POST", "/events", body.encode(), headers)

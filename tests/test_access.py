@@ -7,10 +7,10 @@ import re
 import signal
 from pathlib import Path
 
+from tests.deploy.programs import free_port
 from tests.hostile.observing import Watch, data_of
 from tests.publishing import publish
 from tests.serving import KEY, RawClient, ServerProcess, wait_until
-from tests.test_sockets import free_port
 
 MANY = 40
 

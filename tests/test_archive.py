@@ -139,7 +139,7 @@ async def rest(hub: Hub) -> None:
     raise AssertionError("it does not come to rest")
 
 
-@pytest.mark.gen_test(timeout=30)
+@pytest.mark.gen_test
 async def test_stalled_replays_hold_no_more_than_the_bound(monkeypatch: pytest.MonkeyPatch) -> None:
     bound = 4 * 1024 * 1024
     monkeypatch.setattr(qgstream.replays, "MAX_HELD_BYTES", bound)

@@ -25,10 +25,10 @@ from qgstream import (
     Unreachable,
     client,
 )
+from tests.deploy.programs import free_port
 from tests.hostile.certificates import make_certificate
 from tests.scripted import STREAM, Script, enveloped, error, own, refused, stream
 from tests.serving import KEY, ServerProcess
-from tests.test_sockets import free_port
 
 CONNECTED = own("connected", id="e-0", replay="none")
 
@@ -523,7 +523,7 @@ async def test_a_client_of_ones_own_stays_open() -> None:
         assert not http.is_closed
 
 
-@pytest.mark.gen_test(timeout=30)
+@pytest.mark.gen_test
 async def test_who_is_slow_makes_the_server_wait() -> None:
     block = enveloped("e-1", data='"' + "x" * 50_000 + '"').encode() + b"\n\n"
     taken_by_the_kernel: asyncio.Future[int] = asyncio.get_running_loop().create_future()
@@ -548,7 +548,7 @@ async def test_who_is_slow_makes_the_server_wait() -> None:
 # With a real server.
 
 
-@pytest.mark.gen_test(timeout=60)
+@pytest.mark.gen_test
 async def test_through_a_crash_nothing_is_lost_and_nothing_comes_twice(tmp_path: Path) -> None:
     settings: dict[str, Any] = {
         "broker__url": f"sqlite://{tmp_path}/log.db",
@@ -592,7 +592,7 @@ async def test_through_a_crash_nothing_is_lost_and_nothing_comes_twice(tmp_path:
         await asyncio.to_thread(server.stop)
 
 
-@pytest.mark.gen_test(timeout=60)
+@pytest.mark.gen_test
 async def test_tls_trusts_whom_it_was_told_to_trust(tmp_path: Path) -> None:
     certfile, keyfile = make_certificate(tmp_path)
     server = await asyncio.to_thread(

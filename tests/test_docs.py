@@ -29,6 +29,7 @@ from qgstream.reading import Catalogue, field_names
 from qgstream.reasons import CLOSE_REASONS, PUBLISH_RESULTS, REJECT_REASONS, REPLAY_RESULTS
 from qgstream.service import Service
 from tests.console import Console
+from tests.deploy.programs import free_port
 from tests.documents import (
     PAGES,
     ROOT,
@@ -370,13 +371,13 @@ def test_the_page_shows_what_happens(page: Path, tmp_path: Path, require_program
                 elif "run" in block.flags:
                     done = subprocess.run(
                         [sys.executable, "-c", console.in_this_run(block.text)], cwd=tmp_path, env=console.environment,
-                        capture_output=True, text=True, timeout=30, check=False,
+                        capture_output=True, text=True, timeout=60, check=False,
                     )  # fmt: skip
                     assert (done.returncode, done.stderr) == (0, ""), f"{block}: {done.stderr}"
         finally:
             console.close()
         if any(line["event"] == "drain.started" for line in server.lines()):
-            server.process.wait(30)  # the page ended it
+            server.process.wait(60)  # the page ended it
 
 
 @each("python")
@@ -389,8 +390,7 @@ EMBEDDED = [block for block in blocks("python") if "asyncio.run(main())" in bloc
 
 @pytest.mark.parametrize("block", EMBEDDED, ids=str)
 def test_an_application_of_ten_lines_serves(block: Block) -> None:
-    with socket.create_server(("127.0.0.1", 0)) as free:
-        port = free.getsockname()[1]
+    port = free_port()
     program = block.text.replace(".listen(8888)", f".listen({port}, '127.0.0.1')")
     assert program != block.text
     process = subprocess.Popen([sys.executable, "-c", program], cwd=ROOT, stderr=subprocess.DEVNULL)
@@ -398,7 +398,7 @@ def test_an_application_of_ten_lines_serves(block: Block) -> None:
         wait_until(lambda: is_open(port), what="the port")
         client = RawClient(port).get("/events?topic=orders")
         client.until(b'"connected"')
-        with urllib.request.urlopen(f"http://127.0.0.1:{port}/orders", data=b"", timeout=10) as answer:
+        with urllib.request.urlopen(f"http://127.0.0.1:{port}/orders", data=b"", timeout=60) as answer:
             assert answer.status == 200
         client.until(b'event: created\ndata: {"order":7}\n\n')
         client.close()

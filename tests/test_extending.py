@@ -7,10 +7,10 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 
+from tests.deploy.programs import free_port
 from tests.documents import ROOT, blocks_of
 from tests.serving import wait_until
 from tests.test_docs import is_open
-from tests.test_sockets import free_port
 
 PAGE = ROOT / "docs" / "extending.md"
 
@@ -21,7 +21,7 @@ def test_https_is_three_commands(tmp_path: Path, require_program: Callable[[str]
     (block,) = [block for block in blocks_of(PAGE) if block.language == "sh"]
     certify, serve, ask = block.text.splitlines()
     port = str(free_port())
-    subprocess.run(["/bin/bash", "-c", certify], cwd=tmp_path, check=True, capture_output=True, timeout=30)
+    subprocess.run(["/bin/bash", "-c", certify], cwd=tmp_path, check=True, capture_output=True, timeout=60)
     command = [sys.executable, "-m", "qgstream", *serve.replace("8443", port).split()[1:]]
     with subprocess.Popen(command, cwd=tmp_path, stderr=subprocess.DEVNULL) as server:
         try:

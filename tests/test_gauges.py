@@ -47,7 +47,7 @@ def scraped(port: int, scheme: str = "http") -> dict[tuple[str, str], float]:
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
     context.check_hostname, context.verify_mode = False, ssl.CERT_NONE
     url = f"{scheme}://127.0.0.1:{port}/metrics"
-    with urllib.request.urlopen(url, timeout=20, context=context if scheme == "https" else None) as answer:
+    with urllib.request.urlopen(url, timeout=60, context=context if scheme == "https" else None) as answer:
         text = answer.read().decode()
     return {
         (sample.name, next(reversed(sample.labels.values()), "")): sample.value
@@ -183,7 +183,7 @@ def test_an_engine_that_is_shown_none(url: str) -> None:
 # Key sets.
 
 
-@pytest.mark.gen_test(timeout=20)
+@pytest.mark.gen_test
 async def test_the_issuers_keys_and_when_they_came(expect_log: ExpectLog) -> None:
     expect_log("jwks.failed")
     began = time.time()
@@ -209,7 +209,7 @@ async def test_the_issuers_keys_and_when_they_came(expect_log: ExpectLog) -> Non
         assert not [name for name in shown(registry) if "jwks" in name]
 
 
-@pytest.mark.gen_test(timeout=20)
+@pytest.mark.gen_test
 async def test_keys_that_never_came(expect_log: ExpectLog) -> None:
     expect_log("jwks.failed")
     issuer = Issuer(b"HTTP/1.1 500 Oh\r\nContent-Length: 0\r\n\r\n")

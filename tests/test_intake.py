@@ -63,7 +63,7 @@ class House:
 # What may be yielded.
 
 
-@pytest.mark.gen_test(timeout=20)
+@pytest.mark.gen_test
 async def test_drafts_dicts_and_lists_of_them_are_published_in_order() -> None:
     async def source() -> AsyncIterator[Any]:
         yield Draft("a", {"n": 1}, event="e", retry_ms=10, private=True, idempotency_key="k")
@@ -82,7 +82,7 @@ async def test_drafts_dicts_and_lists_of_them_are_published_in_order() -> None:
         assert [house.count(what) for what in ("events_total", "refused_total", "failures_total")] == [4, 0, 0]
 
 
-@pytest.mark.gen_test(timeout=20)
+@pytest.mark.gen_test
 @pytest.mark.parametrize(
     ("wrong", "said"),
     [
@@ -122,7 +122,7 @@ async def test_what_cannot_be_published_is_said_and_counted_and_the_rest_is_publ
     assert lines[0].__dict__["reason"].startswith(said)
 
 
-@pytest.mark.gen_test(timeout=20)
+@pytest.mark.gen_test
 async def test_a_source_that_never_waits_lets_others_run() -> None:
     async def source() -> AsyncIterator[Any]:
         while True:
@@ -133,7 +133,7 @@ async def test_a_source_that_never_waits_lets_others_run() -> None:
             await asyncio.sleep(0)
 
 
-@pytest.mark.gen_test(timeout=20)
+@pytest.mark.gen_test
 async def test_a_long_list_goes_into_the_log_in_parts_and_whole() -> None:
     async def source() -> AsyncIterator[Any]:
         yield [Draft("a", number) for number in range(3 * MAX_PART + 1)]
@@ -143,7 +143,7 @@ async def test_a_long_list_goes_into_the_log_in_parts_and_whole() -> None:
         assert house.data == [str(number) for number in range(3 * MAX_PART + 1)]
 
 
-@pytest.mark.gen_test(timeout=20)
+@pytest.mark.gen_test
 async def test_it_is_asked_for_more_when_what_it_yielded_is_in_the_log() -> None:
     asked: list[int] = []
 
@@ -163,7 +163,7 @@ async def test_it_is_asked_for_more_when_what_it_yielded_is_in_the_log() -> None
     assert house.data == [str(number) for number in range(100)]
 
 
-@pytest.mark.gen_test(timeout=20)
+@pytest.mark.gen_test
 async def test_what_the_broker_can_never_take_is_passed_over_alone(expect_log: ExpectLog) -> None:
     expect_log("source.refused")
 
@@ -190,7 +190,7 @@ async def test_what_the_broker_can_never_take_is_passed_over_alone(expect_log: E
 # Failing and ending.
 
 
-@pytest.mark.gen_test(timeout=20)
+@pytest.mark.gen_test
 async def test_a_failure_is_one_line_with_its_traceback_and_another_beginning(
     caplog: pytest.LogCaptureFixture, expect_log: ExpectLog
 ) -> None:
@@ -214,7 +214,7 @@ async def test_a_failure_is_one_line_with_its_traceback_and_another_beginning(
     assert 0 < lines[0].__dict__["restart_seconds"] <= 0.01
 
 
-@pytest.mark.gen_test(timeout=20)
+@pytest.mark.gen_test
 async def test_a_failure_in_words_needs_no_traceback(caplog: pytest.LogCaptureFixture, expect_log: ExpectLog) -> None:
     expect_log("source.failed")
     runs: list[int] = []
@@ -231,7 +231,7 @@ async def test_a_failure_in_words_needs_no_traceback(caplog: pytest.LogCaptureFi
     assert (line.exc_info, line.__dict__["reason"]) == (None, "the feed has moved")
 
 
-@pytest.mark.gen_test(timeout=20)
+@pytest.mark.gen_test
 async def test_a_task_of_its_own_that_was_cancelled_is_a_failure_and_not_its_end(expect_log: ExpectLog) -> None:
     expect_log("source.failed")
     runs: list[int] = []
@@ -249,7 +249,7 @@ async def test_a_task_of_its_own_that_was_cancelled_is_a_failure_and_not_its_end
         assert (house.data, house.count("failures_total")) == (["well"], 1)
 
 
-@pytest.mark.gen_test(timeout=20)
+@pytest.mark.gen_test
 async def test_an_end_is_one_unless_it_is_to_run_always() -> None:
     runs: list[int] = []
 
@@ -266,7 +266,7 @@ async def test_an_end_is_one_unless_it_is_to_run_always() -> None:
         assert house.count("failures_total") == 0
 
 
-@pytest.mark.gen_test(timeout=20)
+@pytest.mark.gen_test
 async def test_a_source_that_recovered_is_begun_again_soon_as_at_first(
     monkeypatch: pytest.MonkeyPatch, expect_log: ExpectLog, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -296,7 +296,7 @@ async def test_a_source_that_recovered_is_begun_again_soon_as_at_first(
 # Leaving.
 
 
-@pytest.mark.gen_test(timeout=20)
+@pytest.mark.gen_test
 async def test_it_may_clean_up_when_it_is_told_to_leave() -> None:
     cleaned: list[str] = []
 
@@ -313,7 +313,7 @@ async def test_it_may_clean_up_when_it_is_told_to_leave() -> None:
     assert cleaned == ["up"]
 
 
-@pytest.mark.gen_test(timeout=20)
+@pytest.mark.gen_test
 async def test_what_is_on_its_way_into_the_log_gets_there() -> None:
     cleaned: list[str] = []
 
@@ -334,7 +334,7 @@ async def test_what_is_on_its_way_into_the_log_gets_there() -> None:
         assert (house.data, cleaned) == (["the last one"], ["up"])
 
 
-@pytest.mark.gen_test(timeout=20)
+@pytest.mark.gen_test
 async def test_one_that_does_not_leave_is_ended_and_said(expect_log: ExpectLog) -> None:
     expect_log("source.stuck")
     stuck = asyncio.Event()
@@ -356,7 +356,7 @@ async def test_one_that_does_not_leave_is_ended_and_said(expect_log: ExpectLog) 
         await house.over()
 
 
-@pytest.mark.gen_test(timeout=20)
+@pytest.mark.gen_test
 async def test_one_that_swallows_its_cancellation_leaves_with_what_it_yields_next() -> None:
     async def source() -> AsyncIterator[Any]:
         for number in range(1000):
@@ -371,7 +371,7 @@ async def test_one_that_swallows_its_cancellation_leaves_with_what_it_yields_nex
         assert house.data == ["0", "1"]
 
 
-@pytest.mark.gen_test(timeout=20)
+@pytest.mark.gen_test
 async def test_one_that_waits_for_its_next_beginning_leaves(expect_log: ExpectLog) -> None:
     expect_log("source.failed")
 
@@ -385,7 +385,7 @@ async def test_one_that_waits_for_its_next_beginning_leaves(expect_log: ExpectLo
         await until(lambda: house.count("failures_total") == 1)
 
 
-@pytest.mark.gen_test(timeout=20)
+@pytest.mark.gen_test
 async def test_several_at_once() -> None:
     async def source(topic: str) -> AsyncIterator[Any]:
         yield Draft(topic, 1)
@@ -409,7 +409,7 @@ async def test_several_at_once() -> None:
 # In a program of one's own.
 
 
-@pytest.mark.gen_test(timeout=20)
+@pytest.mark.gen_test
 async def test_a_program_runs_a_source_until_it_is_over() -> None:
     async def numbers(count: int) -> AsyncIterator[Draft]:
         for number in range(count):
@@ -425,7 +425,7 @@ async def test_a_program_runs_a_source_until_it_is_over() -> None:
     assert counter(hub.metrics, "qgstream_source_events_total", source="one") == 1
 
 
-@pytest.mark.gen_test(timeout=20)
+@pytest.mark.gen_test
 async def test_a_program_ends_a_source_by_cancelling_it() -> None:
     ended: list[str] = []
 
@@ -450,7 +450,7 @@ async def _coroutine() -> None:
     pass
 
 
-@pytest.mark.gen_test(timeout=20)
+@pytest.mark.gen_test
 @pytest.mark.parametrize(
     ("make", "said"),
     [

@@ -16,9 +16,9 @@ from qgstream.config import Config, Loaded, load, values
 from qgstream.doctor import Finding
 from qgstream.host import listener
 from tests.conftest import ExpectLog
+from tests.deploy.programs import free_port
 from tests.hostile.certificates import make_certificate
 from tests.serving import ServerProcess
-from tests.test_sockets import free_port
 
 KEYS = {"publish_keys": {"ci": "k" * 40}, "admin_keys": {"ops": "a" * 40}}
 DAY = 86_400

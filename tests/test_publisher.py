@@ -28,9 +28,9 @@ from qgstream import (
 from qgstream.brokers.backoff import Backoff
 from qgstream.brokers.base import IDEMPOTENCY_SECONDS
 from qgstream.publisher import MAX_DEADLINE_SECONDS
+from tests.deploy.programs import free_port
 from tests.scripted import Answer, Script, error, refused
 from tests.serving import KEY, ServerProcess
-from tests.test_sockets import free_port
 
 TAKEN = refused(200, '{"id": "e-1", "subscribers": 2}')
 ALL_TAKEN = refused(200, '{"ids": ["e-1", "e-2"], "subscribers": 2}')

@@ -109,14 +109,14 @@ def serving(
             yield server
             os.kill(server.pid, signal.SIGTERM)
             server.line("server.stopped")
-            assert process.wait(30) == 0
+            assert process.wait(60) == 0
         finally:
             process.kill()
 
 
 @pytest.fixture
 def may_unshare() -> None:
-    done = subprocess.run([*AS_PROCESS_1, "true"], capture_output=True, text=True, timeout=30, check=False)
+    done = subprocess.run([*AS_PROCESS_1, "true"], capture_output=True, text=True, timeout=60, check=False)
     if done.returncode:
         pytest.skip(f"{NOT_PERMITTED}{done.stderr.strip()}")
 

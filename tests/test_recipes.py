@@ -22,12 +22,12 @@ import pytest
 import qgstream
 from qgstream.config import load
 from qgstream.sse import Event, Parser
+from tests.deploy.programs import free_port
 from tests.documents import ROOT, blocks_of
 from tests.hostile.observing import body_of
 from tests.serving import KEY, RawClient, ServerProcess, wait_until
 from tests.test_docs import is_open
 from tests.test_server import FromFile
-from tests.test_sockets import free_port
 
 PAGE = ROOT / "docs" / "recipes.md"
 RECIPES = ROOT / "docs" / "examples" / "recipes"
@@ -54,7 +54,7 @@ def program(*command: str, cwd: Path = ROOT, **environment: str) -> Iterator[int
         yield port
     finally:
         process.terminate()
-        said = process.communicate(timeout=20)[0]
+        said = process.communicate(timeout=60)[0]
     assert "Traceback" not in said, said
 
 
@@ -80,7 +80,7 @@ def events_of(client: RawClient) -> list[Event]:
 
 
 def post(port: int, target: str, **content: Any) -> httpx.Response:
-    return httpx.post(f"http://127.0.0.1:{port}{target}", timeout=20, **content)
+    return httpx.post(f"http://127.0.0.1:{port}{target}", timeout=60, **content)
 
 
 # Publishing.
@@ -162,7 +162,7 @@ def test_a_private_topic_is_for_whom_the_token_grants_it(server: ServerProcess) 
         client.close()
     # Nobody takes what is not granted.
     for query in ("topic=users/12/messages", f"topic=users/12/messages&access_token={other}"):
-        answer = httpx.get(f"{server.url}/events?{query}", timeout=20)
+        answer = httpx.get(f"{server.url}/events?{query}", timeout=60)
         assert answer.status_code in (401, 403), answer.text
 
 
@@ -225,7 +225,7 @@ def test_an_endpoint_of_fastapi_before_and_after(tmp_path: Path) -> None:
         status = publish(port)
         while len(events := events_of(client)) < 4:
             client.received += client.socket.recv(65536)
-        refused = httpx.get(f"http://127.0.0.1:{port}/events", timeout=20).status_code
+        refused = httpx.get(f"http://127.0.0.1:{port}/events", timeout=60).status_code
         client.close()
         assert all(event.event == "message" for event in events)
         return [json.loads(event.data) for event in events[:4]], status, refused

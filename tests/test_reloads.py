@@ -29,7 +29,7 @@ def reloadable(tmp_path: Path) -> Iterator[Reloadable]:
 
 def ask(server: ServerProcess, method: str, path: str, body: object = None) -> tuple[int, Any]:
     answer = httpx.request(
-        method, f"{server.url}{path}", headers=ADMIN, json=body, timeout=10, trust_env=False
+        method, f"{server.url}{path}", headers=ADMIN, json=body, timeout=60, trust_env=False
     )  # fmt: skip
     return answer.status_code, answer.json()
 

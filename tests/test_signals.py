@@ -42,7 +42,7 @@ def test_it_drains_and_leaves(tmp_path: Path, number: signal.Signals) -> None:
         server.process.send_signal(number)
         assert b'"reason": "drain"' in client.to_end()
         client.close()
-        assert server.process.wait(30) == 0
+        assert server.process.wait(60) == 0
         assert server.lines()[-1]["event"] == "server.stopped"
 
 
@@ -55,7 +55,7 @@ def test_once_more_it_leaves_at_once(tmp_path: Path, number: signal.Signals) -> 
         while b'"draining"' not in ask(server, "GET", "/ready")[1]:
             pass
         server.process.send_signal(number)
-        assert server.process.wait(30) == 0
+        assert server.process.wait(60) == 0
         client.close()
 
 
@@ -206,7 +206,7 @@ def test_before_it_has_read_its_configuration(number: signal.Signals) -> None:
         assert process.stdout is not None
         assert process.stdout.readline() == "loading\n"
         process.send_signal(number)
-        assert process.wait(30) == 0
+        assert process.wait(60) == 0
         assert process.stderr is not None
         assert process.stderr.read() == ""
 
@@ -224,4 +224,4 @@ def test_what_came_before_it_started_is_done_then() -> None:
         assert line(process, "config.reloaded")
         process.send_signal(signal.SIGTERM)
         assert line(process, "server.stopped")
-        assert process.wait(30) == 0
+        assert process.wait(60) == 0

@@ -35,6 +35,7 @@ from qgstream.limits import LimitSettings
 from qgstream.service import Service
 from qgstream.sockets import RESERVED_DESCRIPTORS, StreamServer, max_sockets, raise_descriptor_limit
 from tests.conftest import ExpectLog
+from tests.deploy.programs import free_port
 from tests.hostile.certificates import TlsClient, make_certificate
 from tests.hostile.observing import Watch, ask, cpu_seconds, descriptors, metrics
 from tests.publishing import publish
@@ -238,13 +239,6 @@ def send_without_end(client: RawClient) -> None:
         client.socket.sendall(b"x" * 1000)
 
 
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port: int = probe.getsockname()[1]
-        return port
-
-
 def answers(server: ServerProcess) -> bool:
     try:
         return ask(server, "GET", "/health")[0].status == 200
@@ -427,14 +421,14 @@ def hasty(monkeypatch: pytest.MonkeyPatch) -> None:
 )
 async def test_who_does_not_go_on_is_closed(service: Service, port: int, beginning: bytes, last: bytes) -> None:
     """A request that was begun is answered; where none was, an answer would be taken for that of the next one."""
-    stream = await TCPClient().connect("127.0.0.1", port)
     began = time.monotonic()
+    stream = await TCPClient().connect("127.0.0.1", port)
     await stream.write(beginning)
     received = await stream.read_until_close()
     assert received[9:12] == last
     assert received.count(b"HTTP/1.1 ") == (1 if last else 0)
     assert (b'"request_timeout"' in received) == (last == b"408")
-    assert 0.2 < time.monotonic() - began < 3
+    assert time.monotonic() - began > 0.2
     assert len(service.hub.registry) == 0
     assert service.publishing == 0
 
@@ -442,8 +436,8 @@ async def test_who_does_not_go_on_is_closed(service: Service, port: int, beginni
 @pytest.mark.gen_test
 @pytest.mark.usefixtures("hasty")
 async def test_who_sends_a_byte_now_and_then_is_closed_too(port: int) -> None:
-    stream = await TCPClient().connect("127.0.0.1", port)
     began = time.monotonic()
+    stream = await TCPClient().connect("127.0.0.1", port)
     loop = IOLoop.current()
 
     def trickle() -> None:
@@ -454,7 +448,7 @@ async def test_who_sends_a_byte_now_and_then_is_closed_too(port: int) -> None:
     await stream.write(b"GET /events HTTP/1.1\r\nX: ")
     trickle()
     assert (await stream.read_until_close()).startswith(b"HTTP/1.1 408 ")
-    assert 0.2 < time.monotonic() - began < 3
+    assert time.monotonic() - began > 0.2
 
 
 HEALTH = b"GET /health HTTP/1.1\r\nHost: x\r\n\r\n"
@@ -485,7 +479,7 @@ async def answered(stream: IOStream, *request: bytes) -> None:
     await stream.read_until(b'"ok"}')
 
 
-@pytest.mark.gen_test(timeout=30)
+@pytest.mark.gen_test
 async def test_an_idle_connection_may_wait_longer_than_a_request_may_take(service: Service) -> None:
     """As long as a proxy keeps it: one that is closed under a request makes a 502."""
     async with keeping(service, idle_seconds=60, header_seconds=2) as stream:
@@ -494,7 +488,7 @@ async def test_an_idle_connection_may_wait_longer_than_a_request_may_take(servic
             await answered(stream, part, HEALTH[len(part.strip()) : 20], HEALTH[20:])
 
 
-@pytest.mark.gen_test(timeout=30)
+@pytest.mark.gen_test
 async def test_an_idle_connection_is_closed_without_a_word(service: Service) -> None:
     began = time.monotonic()
     async with keeping(service, idle_seconds=0.6, header_seconds=0.2) as stream:
@@ -504,7 +498,7 @@ async def test_an_idle_connection_is_closed_without_a_word(service: Service) -> 
         assert await stream.read_until_close() == b""
 
 
-@pytest.mark.gen_test(timeout=30)
+@pytest.mark.gen_test
 @pytest.mark.parametrize("pause", [0.0, 0.5])
 async def test_a_request_that_was_begun_late_has_no_more_time_than_others(service: Service, pause: float) -> None:
     async with keeping(service, idle_seconds=3600, header_seconds=0.3) as stream:
@@ -518,7 +512,7 @@ async def test_a_request_that_was_begun_late_has_no_more_time_than_others(servic
         assert (await reading).startswith(b"HTTP/1.1 408 ")
 
 
-@pytest.mark.gen_test(timeout=30)
+@pytest.mark.gen_test
 @pytest.mark.usefixtures("hasty")
 @pytest.mark.parametrize("line", [b"", b"\r\n"])
 async def test_a_new_connection_has_no_time_to_be_idle(port: int, line: bytes) -> None:

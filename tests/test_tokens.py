@@ -237,10 +237,10 @@ def test_what_has_not_the_form_of_a_token_is_told_so(name: str) -> None:
 
 
 def test_a_megabyte_costs_nothing() -> None:
-    started = time.perf_counter()
+    started = time.thread_time()
     for _ in range(100):
         refused(HS, MALFORMED["a megabyte"])
-    assert time.perf_counter() - started < 1
+    assert time.thread_time() - started < 1
 
 
 def test_the_longest_token_is_verified_and_a_longer_one_refused() -> None:

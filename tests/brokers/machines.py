@@ -12,7 +12,7 @@ from pathlib import Path
 
 from tests.deploy.programs import free_port
 
-SECONDS = 30.0
+SECONDS = 60.0  # how long a failure takes
 NATS = ("nats-server", "--addr", "127.0.0.1", "--port", "{port}", "--jetstream", "--store_dir", "{folder}")
 # It says no while it loads its data.
 REDIS_HELLO = (b"PING\r\n", b"+PONG")

@@ -18,8 +18,8 @@ from tests.brokers.test_contract import event
 from tests.conftest import ExpectLog
 
 
-@pytest.mark.timeout(120)
-@pytest.mark.gen_test(timeout=60)
+@pytest.mark.timeout(240)
+@pytest.mark.gen_test
 async def test_a_check_disturbs_nobody(engine: Engine, tails: Tails) -> None:
     await engine.broker().check()  # nobody has made the log
     tail = await tails.open()
@@ -34,8 +34,8 @@ async def test_a_check_disturbs_nobody(engine: Engine, tails: Tails) -> None:
     assert (tail.lost_at, tail.broker.is_up) == ([], True)
 
 
-@pytest.mark.timeout(120)
-@pytest.mark.gen_test(timeout=60)
+@pytest.mark.timeout(240)
+@pytest.mark.gen_test
 async def test_an_engine_that_hangs_is_not_waited_for(engine: Engine, remote: Machine) -> None:
     remote.hang()
     with pytest.raises(Unavailable):

@@ -56,7 +56,7 @@ def is_rising(offsets: Sequence[int]) -> bool:
 # Appending.
 
 
-@pytest.mark.gen_test(timeout=30)
+@pytest.mark.gen_test
 async def test_what_is_appended_is_delivered_once_in_order_before_it_is_acknowledged(tails: Tails) -> None:
     tail = await tails.open()
     assert tail.broker.is_up
@@ -86,7 +86,7 @@ def odd_events() -> list[Publication]:
     ]
 
 
-@pytest.mark.gen_test(timeout=60)
+@pytest.mark.gen_test
 async def test_everything_of_an_event_arrives_as_it_was(tails: Tails) -> None:
     tail = await tails.open()
     for publication in odd_events():
@@ -94,14 +94,14 @@ async def test_everything_of_an_event_arrives_as_it_was(tails: Tails) -> None:
     assert list(map(content, tail.delivered)) == list(map(content, odd_events()))
 
 
-@pytest.mark.gen_test(timeout=60)
+@pytest.mark.gen_test
 async def test_everything_of_an_event_is_read_as_it_was(tails: Tails, durable: Engine) -> None:
     tail = await tails.open()
     await tail.broker.append(odd_events())
     assert list(map(content, await read_all(tail.broker, 0))) == list(map(content, odd_events()))
 
 
-@pytest.mark.gen_test(timeout=60)
+@pytest.mark.gen_test
 async def test_concurrent_publishers_share_one_order(tails: Tails) -> None:
     tail = await tails.open()
 
@@ -126,7 +126,7 @@ async def test_concurrent_publishers_share_one_order(tails: Tails) -> None:
 # Idempotency.
 
 
-@pytest.mark.gen_test(timeout=30)
+@pytest.mark.gen_test
 async def test_a_key_is_appended_once(tails: Tails) -> None:
     tail = await tails.open()
     (first,) = await tail.broker.append([event("1", key="a")])
@@ -140,7 +140,7 @@ async def test_a_key_is_appended_once(tails: Tails) -> None:
     assert tail.offsets == [first, mixed[0], mixed[2]]
 
 
-@pytest.mark.gen_test(timeout=30)
+@pytest.mark.gen_test
 async def test_of_many_who_publish_a_key_at_once_one_does(tails: Tails) -> None:
     tail = await tails.open()
     told = await asyncio.gather(*(tail.broker.append([event(str(n), key="Schlüssel")]) for n in range(20)))
@@ -166,7 +166,7 @@ def keyed(publisher: tuple[str, ...], key: str) -> Publication:
     return parse_json(body.encode(), 10_000, namespace=namespace(*publisher))
 
 
-@pytest.mark.gen_test(timeout=60)
+@pytest.mark.gen_test
 async def test_a_key_belongs_to_the_publisher_that_sent_it(tails: Tails, engine: Engine) -> None:
     first_tail = await tails.open()
     tail = await tails.open() if engine.machine is not None else first_tail  # another process
@@ -180,7 +180,7 @@ async def test_a_key_belongs_to_the_publisher_that_sent_it(tails: Tails, engine:
     assert tail.offsets == [*offsets, end]
 
 
-@pytest.mark.gen_test(timeout=60)
+@pytest.mark.gen_test
 async def test_a_key_still_belongs_to_its_publisher_after_a_restart(tails: Tails, durable: Engine) -> None:
     tail = await tails.open()
     offsets = await tail.broker.append([keyed(publisher, "order-7") for publisher in PUBLISHERS])
@@ -195,7 +195,7 @@ async def test_a_key_still_belongs_to_its_publisher_after_a_restart(tails: Tails
 # Reading.
 
 
-@pytest.mark.gen_test(timeout=60)
+@pytest.mark.gen_test
 async def test_reading_gives_everything_after_an_offset_page_by_page(tails: Tails, durable: Engine) -> None:
     tail = await tails.open()
     offsets: list[int] = []
@@ -209,7 +209,7 @@ async def test_reading_gives_everything_after_an_offset_page_by_page(tails: Tail
     assert [content(p) for p in await read_all(tail.broker, 0)] == [content(p) for p in tail.delivered]
 
 
-@pytest.mark.gen_test(timeout=60)
+@pytest.mark.gen_test
 async def test_a_page_is_bounded_in_bytes_and_holds_at_least_one(tails: Tails, durable: Engine) -> None:
     tail = await tails.open()
     await tail.broker.append([event(b"x" * 400_000) for _ in range(6)])
@@ -218,7 +218,7 @@ async def test_a_page_is_bounded_in_bytes_and_holds_at_least_one(tails: Tails, d
     assert len(await read_all(tail.broker, 0)) == 6
 
 
-@pytest.mark.gen_test(timeout=60)
+@pytest.mark.gen_test
 async def test_reading_beside_publishers_has_no_hole(tails: Tails, durable: Engine) -> None:
     tail = await tails.open()
     done = asyncio.Event()
@@ -241,7 +241,7 @@ async def test_reading_beside_publishers_has_no_hole(tails: Tails, durable: Engi
 # What is gone.
 
 
-@pytest.mark.gen_test(timeout=60)
+@pytest.mark.gen_test
 async def test_what_is_trimmed_is_told_and_the_rest_is_whole(tails: Tails, engine: Engine) -> None:
     tail = await tails.open(HistorySettings(max_events=50), broker=open_broker(engine.shorter_url or engine.url))
     offsets: list[int] = []
@@ -270,7 +270,7 @@ async def test_what_is_trimmed_is_told_and_the_rest_is_whole(tails: Tails, engin
 # Opening again.
 
 
-@pytest.mark.gen_test(timeout=60)
+@pytest.mark.gen_test
 async def test_a_log_is_found_as_it_was_left(tails: Tails, durable: Engine) -> None:
     tail = await tails.open()
     epoch = tail.opened.position.epoch
@@ -291,7 +291,7 @@ async def test_a_log_is_found_as_it_was_left(tails: Tails, durable: Engine) -> N
     assert tail.offsets == [next_one]
 
 
-@pytest.mark.gen_test(timeout=60)
+@pytest.mark.gen_test
 @pytest.mark.parametrize("window", [{"max_events": 7}, {"max_bytes": 7 * (2 * 1000 + 400)}])
 async def test_a_window_gets_the_newest_and_is_told_where_they_begin(
     tails: Tails, durable: Engine, window: dict[str, int]
@@ -305,7 +305,7 @@ async def test_a_window_gets_the_newest_and_is_told_where_they_begin(
     assert recent == [offset for offset in offsets if offset > tail.opened.forgotten]
 
 
-@pytest.mark.gen_test(timeout=30)
+@pytest.mark.gen_test
 async def test_a_closed_broker_takes_nothing(tails: Tails) -> None:
     tail = await tails.open()
     await tail.broker.append([event()])
@@ -317,7 +317,7 @@ async def test_a_closed_broker_takes_nothing(tails: Tails) -> None:
     assert len(tail.delivered) == 1
 
 
-@pytest.mark.gen_test(timeout=30)
+@pytest.mark.gen_test
 async def test_closing_answers_what_was_taken(tails: Tails) -> None:
     tail = await tails.open()
     appends = [asyncio.create_task(tail.broker.append([event(str(n))])) for n in range(10)]

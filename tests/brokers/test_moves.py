@@ -20,7 +20,7 @@ MOVES = 10
 DELAY_SECONDS = 0.05
 
 
-@pytest.mark.timeout(150)
+@pytest.mark.timeout(240)
 @pytest.mark.gen_test(timeout=120)
 async def test_an_id_that_another_process_gave_a_moment_ago_is_resumed(engine: Engine, remote: Machine) -> None:
     is_over = False

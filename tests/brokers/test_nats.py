@@ -98,7 +98,7 @@ def event(data: str = "x", topic: str = "orders", **more: Any) -> Publication:
 # Messages of others.
 
 
-@pytest.mark.gen_test(timeout=30)
+@pytest.mark.gen_test
 async def test_a_plain_publish_appears_on_events(place: Engine, nats_machine: Machine, name: str) -> None:
     async with Served(place.broker()) as client, plain(nats_machine) as other:
         stream, _, at = await open_stream(client, "orders.eu")
@@ -115,13 +115,13 @@ async def test_a_plain_publish_appears_on_events(place: Engine, nats_machine: Ma
         assert (replay, [event.data for event in await take(stream, 2)]) == ("complete", ['{"order": 7}', "8"])
 
 
-@pytest.mark.gen_test(timeout=30)
+@pytest.mark.gen_test
 async def test_what_is_published_here_is_a_message_for_others(place: Engine, nats_machine: Machine, name: str) -> None:
     async with Served(place.broker()) as client, plain(nats_machine) as other:
         subscription = await other.subscribe(f"{name}.orders.>")
         await other.flush()
         await client.publish(["orders.eu 1", "all"], [1], event="created", idempotency_key="k")
-        message = await subscription.next_msg(timeout=20)
+        message = await subscription.next_msg(timeout=60)
         assert (message.subject, message.data) == (f"{name}.orders.eu%201", b"[1]")
         assert message.headers is not None
         expected = {"Content-Type": "application/json", "Event": "created", "Topics": '["orders.eu 1", "all"]'}
@@ -129,7 +129,7 @@ async def test_what_is_published_here_is_a_message_for_others(place: Engine, nat
         assert message.headers["Nats-Msg-Id"] == scoped(namespace("publish_key", "tests"), "k")
 
 
-@pytest.mark.gen_test(timeout=30)
+@pytest.mark.gen_test
 async def test_the_ids_of_others_take_no_key_of_ours(place: Engine, nats_machine: Machine, name: str) -> None:
     async with Served(place.broker()) as client, plain(nats_machine) as other:
         stream, *_ = await open_stream(client, "a")
@@ -142,7 +142,7 @@ async def test_the_ids_of_others_take_no_key_of_ours(place: Engine, nats_machine
         assert [event.data for event in await take(stream, 3)] == ["theirs", "ours", "end"]
 
 
-@pytest.mark.gen_test(timeout=30)
+@pytest.mark.gen_test
 async def test_what_is_no_event_is_passed_over_and_said(
     place: Engine, nats_machine: Machine, name: str, expect_log: ExpectLog
 ) -> None:
@@ -163,7 +163,7 @@ async def test_what_is_no_event_is_passed_over_and_said(
         assert [event.data for event in await take(stream, 1)] == ["last"]
 
 
-@pytest.mark.gen_test(timeout=30)
+@pytest.mark.gen_test
 async def test_what_was_deleted_by_hand_is_no_gap(
     tails: Tails, nats_machine: Machine, name: str, expect_log: ExpectLog
 ) -> None:
@@ -197,7 +197,7 @@ def test_a_time_from_the_future_is_bounded(place: Engine) -> None:
 # Streams.
 
 
-@pytest.mark.gen_test(timeout=30)
+@pytest.mark.gen_test
 async def test_of_many_who_come_first_all_use_one_stream(tails: Tails) -> None:
     many = await asyncio.gather(*(tails.open() for _ in range(8)))
     assert len({tail.opened.position for tail in many}) == 1
@@ -206,7 +206,7 @@ async def test_of_many_who_come_first_all_use_one_stream(tails: Tails) -> None:
         await tail.until(lambda tail=tail: tail.offsets == [1])  # type: ignore[misc]
 
 
-@pytest.mark.gen_test(timeout=30)
+@pytest.mark.gen_test
 async def test_the_stream_has_the_bounds_of_the_settings(tails: Tails, nats_machine: Machine, name: str) -> None:
     async with plain(nats_machine) as other:
         manager = other.jsm()
@@ -227,7 +227,7 @@ async def test_the_stream_has_the_bounds_of_the_settings(tails: Tails, nats_mach
         assert await bounds() == (7, 9_000_000, 86_400, 300)
 
 
-@pytest.mark.gen_test(timeout=30)
+@pytest.mark.gen_test
 async def test_a_stream_of_others_keeps_its_bounds(tails: Tails, nats_machine: Machine, name: str) -> None:
     async with plain(nats_machine) as other:
         await other.jsm().add_stream(name=name, subjects=["other", f"{name}.>"], max_msgs=77, description="theirs")
@@ -237,7 +237,7 @@ async def test_a_stream_of_others_keeps_its_bounds(tails: Tails, nats_machine: M
         assert (await other.jsm().stream_info(name)).config.max_msgs == 77
 
 
-@pytest.mark.gen_test(timeout=30)
+@pytest.mark.gen_test
 @pytest.mark.parametrize(
     ("config", "said"),
     [
@@ -258,7 +258,7 @@ async def test_a_stream_that_would_lose_events_is_not_used(
     assert said.format(name=name) in str(refused.value)
 
 
-@pytest.mark.gen_test(timeout=30)
+@pytest.mark.gen_test
 async def test_a_stream_of_another_name_has_the_subjects(tails: Tails, nats_machine: Machine, name: str) -> None:
     async with plain(nats_machine) as other:
         await other.jsm().add_stream(name=f"other-{name}", subjects=[f"{name}.>"])
@@ -266,7 +266,7 @@ async def test_a_stream_of_another_name_has_the_subjects(tails: Tails, nats_mach
         await tails.open()
 
 
-@pytest.mark.gen_test(timeout=30)
+@pytest.mark.gen_test
 async def test_a_stream_that_is_full_takes_nothing_until_there_is_room(
     place: Engine, nats_machine: Machine, name: str, expect_log: ExpectLog
 ) -> None:
@@ -290,7 +290,7 @@ async def test_a_stream_that_is_full_takes_nothing_until_there_is_room(
             assert [event.data for event in await take(stream, 4)] == ["0", "1", "2", "4"]
 
 
-@pytest.mark.gen_test(timeout=30)
+@pytest.mark.gen_test
 async def test_a_batch_is_stored_one_by_one_and_none_of_it_when_one_is_too_large(
     tails: Tails, nats_machine: Machine
 ) -> None:
@@ -305,7 +305,7 @@ async def test_a_batch_is_stored_one_by_one_and_none_of_it_when_one_is_too_large
 # Other logs in the same place.
 
 
-@pytest.mark.gen_test(timeout=40)
+@pytest.mark.gen_test
 async def test_a_stream_that_was_made_again_is_another_log(
     tails: Tails, nats_machine: Machine, name: str, expect_log: ExpectLog
 ) -> None:
@@ -330,7 +330,7 @@ async def test_a_stream_that_was_made_again_is_another_log(
     assert tail.lost_at == [(position, "epoch_changed")]
 
 
-@pytest.mark.gen_test(timeout=50)
+@pytest.mark.gen_test
 @pytest.mark.parametrize("description", [None, "theirs"], ids=["our stream", "a stream of others"])
 async def test_a_stream_that_lost_its_newest_events_is_another_log(
     own_machine: Callable[..., Machine], tmp_path: Path, expect_log: ExpectLog, description: str | None
@@ -388,7 +388,7 @@ async def test_a_stream_that_lost_its_newest_events_is_another_log(
             await each.broker.close()
 
 
-@pytest.mark.gen_test(timeout=40)
+@pytest.mark.gen_test
 async def test_a_description_that_is_written_anew_changes_nothing(
     tails: Tails, nats_machine: Machine, name: str
 ) -> None:
@@ -406,7 +406,7 @@ async def test_a_description_that_is_written_anew_changes_nothing(
     assert (await tails.open()).opened.position == (epoch, 2)
 
 
-@pytest.mark.gen_test(timeout=40)
+@pytest.mark.gen_test
 async def test_a_signature_is_taken_back_by_hand(own_machine: Callable[..., Machine]) -> None:
     machine = own_machine()
     url = f"nats://127.0.0.1:{machine.port}"
@@ -442,7 +442,7 @@ def hold_back(until_: asyncio.Event, *tails: Tail) -> None:
         broker.connect = held(broker.connect)
 
 
-@pytest.mark.gen_test(timeout=40)
+@pytest.mark.gen_test
 async def test_what_was_trimmed_while_it_was_away_is_told(
     tails: Tails, nats_machine: Machine, name: str, expect_log: ExpectLog
 ) -> None:
@@ -471,7 +471,7 @@ async def test_what_was_trimmed_while_it_was_away_is_told(
 # Credentials, certificates, and what is wrong with a URL.
 
 
-@pytest.mark.gen_test(timeout=40)
+@pytest.mark.gen_test
 @pytest.mark.parametrize(
     ("more", "right", "wrong"),
     [
@@ -511,7 +511,7 @@ def with_permissions(folder: Path, permissions: str) -> tuple[str, ...]:
     return "--config", str(path)
 
 
-@pytest.mark.gen_test(timeout=40)
+@pytest.mark.gen_test
 async def test_the_documented_permissions_are_enough(own_machine: Callable[..., Machine], tmp_path: Path) -> None:
     text = (Path(__file__).parents[2] / "docs/brokers.md").read_text()
     (documented,) = re.findall(r"permissions: \{\n((?:    .*\n)+)\}", text)
@@ -525,14 +525,14 @@ async def test_the_documented_permissions_are_enough(own_machine: Callable[..., 
         await tail.broker.close()
 
 
-@pytest.mark.gen_test(timeout=40)
+@pytest.mark.gen_test
 async def test_a_permission_that_is_missing_is_named(own_machine: Callable[..., Machine], tmp_path: Path) -> None:
     machine = own_machine(*with_permissions(tmp_path, NEEDED.replace("$JS.API.>", "$JS.API.STREAM.>")))
     with pytest.raises(Unavailable, match=r"(?i)permissions violation for publish to .\$JS\.API\.CONSUMER"):
         await opened(f"nats://me:pw@127.0.0.1:{machine.port}")
 
 
-@pytest.mark.gen_test(timeout=40)
+@pytest.mark.gen_test
 async def test_it_speaks_tls_with_those_it_knows(
     own_machine: Callable[..., Machine], tmp_path: Path, expect_log: ExpectLog
 ) -> None:
@@ -549,7 +549,7 @@ async def test_it_speaks_tls_with_those_it_knows(
         await opened(f"nats://localhost:{machine.port}")
 
 
-@pytest.mark.gen_test(timeout=40)
+@pytest.mark.gen_test
 async def test_it_shows_a_certificate_where_one_is_asked_for(
     own_machine: Callable[..., Machine], tmp_path: Path, expect_log: ExpectLog
 ) -> None:
@@ -564,7 +564,7 @@ async def test_it_shows_a_certificate_where_one_is_asked_for(
         await opened(url)
 
 
-@pytest.mark.gen_test(timeout=40)
+@pytest.mark.gen_test
 async def test_a_server_without_jetstream_is_told_from_one_that_is_away(
     tmp_path: Path, require_program: Callable[[str], Path]
 ) -> None:

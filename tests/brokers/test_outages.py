@@ -104,7 +104,7 @@ async def next_message(stream: Stream) -> tuple[str, str, str]:
 # The log goes on elsewhere.
 
 
-@pytest.mark.gen_test(timeout=30)
+@pytest.mark.gen_test
 @pytest.mark.parametrize(
     ("reason", "new", "old_id"), [("epoch_changed", "second-0", "first-3"), ("too_old", "first-50", "first-3")]
 )
@@ -134,7 +134,7 @@ async def test_every_stream_is_told_what_was_lost(
         assert len(await take(stream, 2)) == 2
 
 
-@pytest.mark.gen_test(timeout=30)
+@pytest.mark.gen_test
 async def test_a_stream_in_the_middle_of_its_replay_is_told_too(expect_log: ExpectLog) -> None:
     expect_log("broker.lost")
     broker = Fickle()
@@ -161,7 +161,7 @@ async def test_a_stream_in_the_middle_of_its_replay_is_told_too(expect_log: Expe
         assert connection.replay is None
 
 
-@pytest.mark.gen_test(timeout=30)
+@pytest.mark.gen_test
 async def test_a_heartbeat_never_takes_a_stream_back_behind_the_loss(expect_log: ExpectLog) -> None:
     expect_log("broker.lost")
     broker = Fickle()
@@ -178,7 +178,7 @@ async def test_a_heartbeat_never_takes_a_stream_back_behind_the_loss(expect_log:
 # The broker is away.
 
 
-@pytest.mark.gen_test(timeout=30)
+@pytest.mark.gen_test
 async def test_without_its_broker_a_server_refuses_events_and_keeps_its_streams() -> None:
     broker = Fickle()
     async with Served(broker) as client:
@@ -203,7 +203,7 @@ async def test_without_its_broker_a_server_refuses_events_and_keeps_its_streams(
 SMALL = HistorySettings(max_events=10)
 
 
-@pytest.mark.gen_test(timeout=30)
+@pytest.mark.gen_test
 async def test_nobody_is_answered_with_a_guess_while_the_log_cannot_be_read() -> None:
     broker = Fickle()
     async with Served(broker, history=SMALL) as client:
@@ -234,7 +234,7 @@ async def test_nobody_is_answered_with_a_guess_while_the_log_cannot_be_read() ->
 # Another process is ahead.
 
 
-@pytest.mark.gen_test(timeout=30)
+@pytest.mark.gen_test
 @pytest.mark.parametrize("history", [HistorySettings(), SMALL], ids=["all in the window", "the rest from the broker"])
 async def test_who_has_an_id_that_this_process_has_not_got_yet_is_waited_for(history: HistorySettings) -> None:
     broker = Fickle()
@@ -264,7 +264,7 @@ async def test_who_has_an_id_that_this_process_has_not_got_yet_is_waited_for(his
         assert replay == "reset"
 
 
-@pytest.mark.gen_test(timeout=30)
+@pytest.mark.gen_test
 async def test_a_replay_waits_for_a_broker_that_is_away() -> None:
     broker = Fickle()
     async with Served(broker, history=SMALL) as client:
@@ -282,7 +282,7 @@ async def test_a_replay_waits_for_a_broker_that_is_away() -> None:
         assert [int(event.data) for event in await take(stream, 344)] == list(range(256, 600))
 
 
-@pytest.mark.gen_test(timeout=30)
+@pytest.mark.gen_test
 async def test_what_is_not_to_be_stored_is_not_replayed_though_the_broker_has_it() -> None:
     history = HistorySettings(max_events=10, topics=(TopicHistory(pattern="noise", store=False),))
     async with Served(Fickle(), history=history) as client:
@@ -294,7 +294,7 @@ async def test_what_is_not_to_be_stored_is_not_replayed_though_the_broker_has_it
         assert [int(event.data) for event in await take(stream, 200)] == expected
 
 
-@pytest.mark.gen_test(timeout=30)
+@pytest.mark.gen_test
 async def test_a_log_that_forgets_faster_than_a_stream_reads_ends_it_with_its_id() -> None:
     broker = Fickle()
     async with Served(broker, history=SMALL, limits=LimitSettings(send_buffer_bytes=8192)) as client:

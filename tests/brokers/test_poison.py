@@ -194,7 +194,7 @@ async def into_sqlite(engine: Engine) -> int:
     return len(ROWS)
 
 
-@pytest.mark.gen_test(timeout=60)
+@pytest.mark.gen_test
 async def test_rows_that_somebody_spoiled_are_passed_over(tmp_path: Path, expect_log: ExpectLog) -> None:
     expect_log("broker.skipped")
     engine = Engine(f"sqlite://{tmp_path}/events.db")
@@ -223,7 +223,7 @@ def skipped(client: Client) -> float:
     return float(line.rpartition(" ")[2])
 
 
-@pytest.mark.timeout(180)
+@pytest.mark.timeout(240)
 @pytest.mark.gen_test(timeout=150)
 async def test_poison_is_passed_over_and_counted(engine: Engine, remote: object, expect_log: ExpectLog) -> None:
     expect_log("broker.skipped")

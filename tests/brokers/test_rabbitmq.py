@@ -89,7 +89,7 @@ async def publish(stream: Engine, *messages: tuple[str, aio_pika.Message]) -> No
 # Publishers that know nothing of us.
 
 
-@pytest.mark.gen_test(timeout=60)
+@pytest.mark.gen_test
 async def test_what_any_client_publishes_is_an_event(stream: Engine, tmp_path: Path) -> None:
     url = f"{stream.url}&max_bytes=10000000"
     server = await asyncio.to_thread(ServerProcess, tmp_path, broker__url=url)
@@ -102,7 +102,7 @@ async def test_what_any_client_publishes_is_an_event(stream: Engine, tmp_path: P
         assert b"elsewhere" not in received
 
 
-@pytest.mark.gen_test(timeout=60)
+@pytest.mark.gen_test
 async def test_properties_and_headers_say_what_json_says_elsewhere(stream: Engine, tails: Tails) -> None:
     tail = await tails.open()
     message = aio_pika.Message
@@ -126,7 +126,7 @@ async def test_properties_and_headers_say_what_json_says_elsewhere(stream: Engin
     assert all(abs(p.published_at - time.time()) < 60 for p in tail.delivered)
 
 
-@pytest.mark.gen_test(timeout=60)
+@pytest.mark.gen_test
 async def test_a_name_that_is_too_long_for_a_routing_key_arrives_whole(tails: Tails) -> None:
     tail = await tails.open()
     topics = ("東" * 256, "京" * 200)
@@ -137,7 +137,7 @@ async def test_a_name_that_is_too_long_for_a_routing_key_arrives_whole(tails: Ta
 BAD_TABLE = b"\x01\xff" + b"I\x00\x00\x00\x01"  # a name that is not UTF-8
 
 
-@pytest.mark.gen_test(timeout=60)
+@pytest.mark.gen_test
 async def test_what_is_no_event_is_passed_over(stream: Engine, tails: Tails, expect_log: ExpectLog) -> None:
     expect_log("broker.skipped")
     url = f"{stream.url}&max_event_bytes=1000"
@@ -180,7 +180,7 @@ async def test_what_is_no_event_is_passed_over(stream: Engine, tails: Tails, exp
     assert [p.data.decode() for p in tail.opened.recent] == [*expected, "ours"]
 
 
-@pytest.mark.gen_test(timeout=60)
+@pytest.mark.gen_test
 async def test_what_the_library_cannot_take_apart_is_said_once(
     stream: Engine, tails: Tails, expect_log: ExpectLog, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -200,7 +200,7 @@ async def test_what_the_library_cannot_take_apart_is_said_once(
 # The same key again.
 
 
-@pytest.mark.gen_test(timeout=60)
+@pytest.mark.gen_test
 async def test_a_key_is_appended_once_by_all_servers_together(tails: Tails) -> None:
     one, two = await tails.open(), await tails.open()
     brokers = (one.broker, two.broker)
@@ -217,7 +217,7 @@ async def test_a_key_is_appended_once_by_all_servers_together(tails: Tails) -> N
     assert [p.offset for p in await three.broker.read(0, 100)] == one.offsets
 
 
-@pytest.mark.gen_test(timeout=60)
+@pytest.mark.gen_test
 async def test_other_publishers_may_repeat_themselves_too(stream: Engine, tails: Tails) -> None:
     tail = await tails.open()
     now = time.time()
@@ -240,7 +240,7 @@ async def test_other_publishers_may_repeat_themselves_too(stream: Engine, tails:
     assert [p.offset for p in await later.broker.read(offsets[1], 100)] == offsets[2:]
 
 
-@pytest.mark.gen_test(timeout=60)
+@pytest.mark.gen_test
 async def test_keys_of_other_publishers_are_their_own(stream: Engine, tails: Tails) -> None:
     one, two = await tails.open(), await tails.open()
     brokers = (one.broker, two.broker)
@@ -270,7 +270,7 @@ async def test_keys_of_other_publishers_are_their_own(stream: Engine, tails: Tai
     assert [p.data for p in later.opened.recent] == [p.data for p in one.delivered]
 
 
-@pytest.mark.gen_test(timeout=60)
+@pytest.mark.gen_test
 @pytest.mark.parametrize("ahead", [-7200, 7200])
 async def test_the_time_of_a_foreign_publisher_decides_nothing_for_others(
     stream: Engine, tails: Tails, monkeypatch: pytest.MonkeyPatch, ahead: int
@@ -293,7 +293,7 @@ async def test_the_time_of_a_foreign_publisher_decides_nothing_for_others(
 # What becomes of RabbitMQ.
 
 
-@pytest.mark.timeout(120)
+@pytest.mark.timeout(240)
 @pytest.mark.gen_test(timeout=100)
 async def test_what_is_published_while_it_hangs_comes_once_and_in_order(
     stream: Engine, tails: Tails, rabbitmq_machine: RabbitmqServer, expect_log: ExpectLog
@@ -369,7 +369,7 @@ async def test_an_alarm_refuses_events_and_ends_no_stream(
 # What becomes of a stream.
 
 
-@pytest.mark.gen_test(timeout=60)
+@pytest.mark.gen_test
 async def test_servers_that_make_a_stream_at_once_agree_on_its_epoch(tails: Tails) -> None:
     opened = await asyncio.gather(*(tails.open() for _ in range(4)))
     assert len({tail.opened.position.epoch for tail in opened}) == 1
@@ -379,7 +379,7 @@ async def test_servers_that_make_a_stream_at_once_agree_on_its_epoch(tails: Tail
         assert tail.lost_at == []
 
 
-@pytest.mark.gen_test(timeout=60)
+@pytest.mark.gen_test
 async def test_a_stream_that_is_deleted_is_another_one(stream: Engine, tails: Tails) -> None:
     one, two = await tails.open(), await tails.open()
     await one.broker.append([event("1"), event("2")])
@@ -401,7 +401,7 @@ async def test_a_stream_that_is_deleted_is_another_one(stream: Engine, tails: Ta
     assert [p.offset for p in three.opened.recent] == [offset]
 
 
-@pytest.mark.gen_test(timeout=60)
+@pytest.mark.gen_test
 async def test_its_epoch_outlives_its_beginning(stream: Engine, tails: Tails, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(rabbitmq, "MARK_EVENTS", 20)
     assert stream.shorter_url is not None
@@ -471,7 +471,7 @@ async def write(stream: Engine, *slips: Slip) -> None:
             await channel.default_exchange.publish(message, name_of(stream))
 
 
-@pytest.mark.gen_test(timeout=60)
+@pytest.mark.gen_test
 async def test_a_mark_of_an_earlier_log_is_not_believed(stream: Engine, tails: Tails) -> None:
     tail = await tails.open()
     await write(
@@ -496,8 +496,8 @@ def stranger(stream: Engine, rabbitmq_machine: RabbitmqServer) -> Iterator[str]:
     rabbitmq_machine.control("delete_user", user)
 
 
-@pytest.mark.timeout(120)
-@pytest.mark.gen_test(timeout=90)
+@pytest.mark.timeout(240)
+@pytest.mark.gen_test
 async def test_a_publisher_cannot_speak_for_a_server(
     stream: Engine, stranger: str, tails: Tails, expect_log: ExpectLog
 ) -> None:
@@ -538,8 +538,8 @@ async def test_a_publisher_cannot_speak_for_a_server(
     assert later.opened.recent[-1].offset == offset
 
 
-@pytest.mark.timeout(120)
-@pytest.mark.gen_test(timeout=90)
+@pytest.mark.timeout(240)
+@pytest.mark.gen_test
 async def test_servers_with_different_users_name_each_other(
     stream: Engine, tails: Tails, rabbitmq_machine: RabbitmqServer
 ) -> None:
@@ -562,8 +562,8 @@ async def test_servers_with_different_users_name_each_other(
         rabbitmq_machine.control("delete_user", user)
 
 
-@pytest.mark.timeout(120)
-@pytest.mark.gen_test(timeout=90)
+@pytest.mark.timeout(240)
+@pytest.mark.gen_test
 async def test_a_server_that_may_not_leave_a_witness_says_so(
     stream: Engine, tails: Tails, rabbitmq_machine: RabbitmqServer, expect_log: ExpectLog
 ) -> None:
@@ -585,7 +585,7 @@ async def test_a_server_that_may_not_leave_a_witness_says_so(
         rabbitmq_machine.control("delete_user", user)
 
 
-@pytest.mark.gen_test(timeout=60)
+@pytest.mark.gen_test
 async def test_only_what_the_last_server_wrote_last_is_a_signature(stream: Engine, tails: Tails) -> None:
     tail = await tails.open()
     epoch, _ = tail.opened.position
@@ -624,7 +624,7 @@ async def test_only_what_the_last_server_wrote_last_is_a_signature(stream: Engin
             await asyncio.sleep(0.05)
 
 
-@pytest.mark.gen_test(timeout=60)
+@pytest.mark.gen_test
 async def test_a_signature_is_taken_back_by_hand(stream: Engine, tails: Tails) -> None:
     """As docs/brokers.md says, after an older copy was put back."""
     await tails.open()
@@ -643,7 +643,7 @@ async def test_a_signature_is_taken_back_by_hand(stream: Engine, tails: Tails) -
     assert (standing.epoch, standing.ended, list(tail.opened.recent)) == (epoch, None, [])
 
 
-@pytest.mark.gen_test(timeout=60)
+@pytest.mark.gen_test
 async def test_a_new_epoch_is_not_taken_back_by_who_has_not_seen_it(stream: Engine, tails: Tails) -> None:
     one, two = await tails.open(), await tails.open()
     epoch, newest = one.opened.position
@@ -662,7 +662,7 @@ async def test_a_new_epoch_is_not_taken_back_by_who_has_not_seen_it(stream: Engi
     assert (await tails.open()).opened.position.epoch == "new"
 
 
-@pytest.mark.gen_test(timeout=60)
+@pytest.mark.gen_test
 async def test_a_log_that_went_back_in_time_gets_another_epoch(
     stream: Engine, tails: Tails, expect_log: ExpectLog
 ) -> None:
@@ -683,7 +683,7 @@ async def test_a_log_that_went_back_in_time_gets_another_epoch(
     assert (await tails.open()).opened.position.epoch == position.epoch
 
 
-@pytest.mark.gen_test(timeout=60)
+@pytest.mark.gen_test
 async def test_an_exchange_that_is_deleted_is_made_again(stream: Engine, tails: Tails) -> None:
     tail = await tails.open()
     async with channel_to(stream.url) as channel:
@@ -712,7 +712,7 @@ async def test_why_a_channel_was_closed_may_come_a_moment_later(reason: Exceptio
         await rabbitmq_outbox._answered_on(cast(Channel, SimpleNamespace(closing=closing)), question())
 
 
-@pytest.mark.gen_test(timeout=60)
+@pytest.mark.gen_test
 async def test_a_queue_that_is_no_stream_is_refused(stream: Engine, tails: Tails) -> None:
     async with channel_to(stream.url) as channel:
         queue = await channel.declare_queue(name_of(stream), durable=True)
@@ -730,7 +730,7 @@ async def test_a_queue_that_is_no_stream_is_refused(stream: Engine, tails: Tails
         await exchange.delete()
 
 
-@pytest.mark.gen_test(timeout=60)
+@pytest.mark.gen_test
 async def test_credentials_are_in_no_error_and_no_log(
     rabbitmq_machine: RabbitmqServer, tails: Tails, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -747,7 +747,7 @@ async def test_credentials_are_in_no_error_and_no_log(
         assert "127.0.0.1" in str(raised.value)
 
 
-@pytest.mark.gen_test(timeout=60)
+@pytest.mark.gen_test
 async def test_it_speaks_tls_with_those_it_knows(
     stream: Engine, tails: Tails, rabbitmq_machine: RabbitmqServer, expect_log: ExpectLog
 ) -> None:

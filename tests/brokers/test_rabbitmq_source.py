@@ -30,7 +30,7 @@ def settings(rabbitmq_machine: RabbitmqServer, monkeypatch: pytest.MonkeyPatch) 
     sys.modules.pop("rabbitmq_source", None)
 
 
-@pytest.mark.gen_test(timeout=60)
+@pytest.mark.gen_test
 async def test_a_message_is_an_event_once(settings: SourceSettings, expect_log: ExpectLog) -> None:
     expect_log("source.refused")  # the one that no event can be made of
     hub = Hub()

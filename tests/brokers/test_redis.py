@@ -85,7 +85,7 @@ def event(data: str = "x", *, key: str | None = None, topics: tuple[str, ...] = 
 # What anybody may put there.
 
 
-@pytest.mark.gen_test(timeout=30)
+@pytest.mark.gen_test
 async def test_what_any_client_adds_appears_on_the_streams(stream: Stream) -> None:
     async with Served(open_broker(stream.url())) as client:
         events, _, _ = await open_stream(client)
@@ -102,7 +102,7 @@ async def test_what_any_client_adds_appears_on_the_streams(stream: Stream) -> No
         assert abs(at_ms / 1000 - time.time()) < 60
 
 
-@pytest.mark.gen_test(timeout=30)
+@pytest.mark.gen_test
 async def test_private_is_private_from_another_client_too(stream: Stream) -> None:
     tail = await stream.open()
     for word in ("1", "true", "0", "false", ""):
@@ -128,7 +128,7 @@ BAD: list[tuple[str | bytes, ...]] = [
 ]
 
 
-@pytest.mark.gen_test(timeout=30)
+@pytest.mark.gen_test
 async def test_what_is_no_event_is_passed_over_and_said_once(stream: Stream, expect_log: ExpectLog) -> None:
     expect_log("broker.skipped")
     tail = await stream.open()
@@ -146,7 +146,7 @@ async def test_what_is_no_event_is_passed_over_and_said_once(stream: Stream, exp
     assert [p.offset for p in other.opened.recent] == [before, after]
 
 
-@pytest.mark.gen_test(timeout=30)
+@pytest.mark.gen_test
 async def test_ids_that_no_offset_can_say_are_passed_over(stream: Stream, expect_log: ExpectLog) -> None:
     expect_log("broker.skipped")
     tail = await stream.open()
@@ -166,7 +166,7 @@ async def test_ids_that_no_offset_can_say_are_passed_over(stream: Stream, expect
 FAR = ["10000000000000-0", "9999999999999999-1", "18446744073709551615-18446744073709551615"]
 
 
-@pytest.mark.gen_test(timeout=30)
+@pytest.mark.gen_test
 @pytest.mark.parametrize("id", FAR)
 async def test_an_id_from_the_far_future_is_not_the_end_of_the_log(
     stream: Stream, expect_log: ExpectLog, id: str
@@ -193,7 +193,7 @@ async def test_an_id_from_the_far_future_is_not_the_end_of_the_log(
     assert (later.opened.forgotten, [p.offset for p in later.opened.recent]) == (0, tail.offsets)
 
 
-@pytest.mark.gen_test(timeout=30)
+@pytest.mark.gen_test
 @pytest.mark.parametrize("kept", [0, 1])
 async def test_an_id_from_the_far_future_is_mended_by_whoever_starts(
     stream: Stream, expect_log: ExpectLog, monkeypatch: pytest.MonkeyPatch, kept: int
@@ -213,7 +213,7 @@ async def test_an_id_from_the_far_future_is_mended_by_whoever_starts(
     assert await stream_offset(tail) > tail.opened.position.offset
 
 
-@pytest.mark.gen_test(timeout=30)
+@pytest.mark.gen_test
 @pytest.mark.parametrize("kept", [0, 10])
 async def test_no_offset_is_given_twice_for_an_id_from_the_far_future(
     stream: Stream, expect_log: ExpectLog, monkeypatch: pytest.MonkeyPatch, kept: int
@@ -230,7 +230,7 @@ async def test_no_offset_is_given_twice_for_an_id_from_the_far_future(
     assert len(tail.offsets) == 3
 
 
-@pytest.mark.gen_test(timeout=30)
+@pytest.mark.gen_test
 async def test_an_id_that_comes_between_two_looks_is_mended(stream: Stream, expect_log: ExpectLog) -> None:
     expect_log("broker.mended")
     tail = await stream.open()
@@ -251,7 +251,7 @@ async def test_an_id_that_comes_between_two_looks_is_mended(stream: Stream, expe
     assert bounds.newest // PER_MILLISECOND / 1000 < time.time() + 60
 
 
-@pytest.mark.gen_test(timeout=30)
+@pytest.mark.gen_test
 async def test_an_id_from_the_future_empties_nothing_and_is_not_kept_for_ever(
     stream: Stream, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -274,7 +274,7 @@ async def test_an_id_from_the_future_empties_nothing_and_is_not_kept_for_ever(
         await wait_for_length(stream, 0)
 
 
-@pytest.mark.gen_test(timeout=30)
+@pytest.mark.gen_test
 async def test_a_clock_that_was_set_back_is_no_end(stream: Stream) -> None:
     tail = await stream.open()
     future = int(time.time() * 1000) + 3_600_000
@@ -307,7 +307,7 @@ async def wait_for_length(stream: Stream, expected: int) -> None:
     await wait_for(stream, lambda length: length == expected, "XLEN", stream.name)
 
 
-@pytest.mark.gen_test(timeout=30)
+@pytest.mark.gen_test
 async def test_bounds_hold_for_the_stream(stream: Stream, monkeypatch: pytest.MonkeyPatch) -> None:
     trimmed_in(monkeypatch)
     tail = await stream.open(HistorySettings(max_events=10_000), query="&max_events=30")
@@ -324,7 +324,7 @@ async def test_bounds_hold_for_the_stream(stream: Stream, monkeypatch: pytest.Mo
     assert tail.lost_at == []
 
 
-@pytest.mark.gen_test(timeout=30)
+@pytest.mark.gen_test
 async def test_a_bound_in_bytes_is_that_of_what_redis_uses(stream: Stream, monkeypatch: pytest.MonkeyPatch) -> None:
     trimmed_in(monkeypatch)
     tail = await stream.open(query="&max_bytes=200000")
@@ -333,7 +333,7 @@ async def test_a_bound_in_bytes_is_that_of_what_redis_uses(stream: Stream, monke
     assert 50 < await stream.ask("XLEN", stream.name) < 200
 
 
-@pytest.mark.gen_test(timeout=30)
+@pytest.mark.gen_test
 async def test_what_is_too_old_for_every_topic_goes(stream: Stream, monkeypatch: pytest.MonkeyPatch) -> None:
     trimmed_in(monkeypatch)
     now = int(time.time() * 1000)
@@ -351,7 +351,7 @@ async def test_what_is_too_old_for_every_topic_goes(stream: Stream, monkeypatch:
     assert [p.offset for p in await tail.broker.read(tail.opened.position.offset, 5)] == [new]
 
 
-@pytest.mark.gen_test(timeout=30)
+@pytest.mark.gen_test
 async def test_who_follows_is_not_outrun_by_a_small_bound(stream: Stream, monkeypatch: pytest.MonkeyPatch) -> None:
     trimmed_in(monkeypatch, spared_seconds=60)
     tail, slow = await stream.open(query="&max_events=1"), await stream.open()
@@ -364,7 +364,7 @@ async def test_who_follows_is_not_outrun_by_a_small_bound(stream: Stream, monkey
     assert slow.lost_at == []
 
 
-@pytest.mark.gen_test(timeout=30)
+@pytest.mark.gen_test
 async def test_nobody_trims_what_it_has_not_read_itself(stream: Stream, monkeypatch: pytest.MonkeyPatch) -> None:
     trimmed_in(monkeypatch)
     monkeypatch.setattr(redis_module, "TRIM_SECONDS", 0.0)
@@ -375,7 +375,7 @@ async def test_nobody_trims_what_it_has_not_read_itself(stream: Stream, monkeypa
     await wait_for_length(stream, 10)
 
 
-@pytest.mark.gen_test(timeout=30)
+@pytest.mark.gen_test
 @pytest.mark.parametrize("left", [0, 3])
 async def test_trimming_by_others_is_told(stream: Stream, monkeypatch: pytest.MonkeyPatch, left: int) -> None:
     monkeypatch.setattr(redis_module, "TRIM_SECONDS", 1000.0)
@@ -399,7 +399,7 @@ async def test_trimming_by_others_is_told(stream: Stream, monkeypatch: pytest.Mo
 # Another log.
 
 
-@pytest.mark.gen_test(timeout=30)
+@pytest.mark.gen_test
 @pytest.mark.parametrize("again", [True, False])
 async def test_a_stream_that_was_deleted_is_another_log(stream: Stream, expect_log: ExpectLog, again: bool) -> None:
     expect_log("broker.lost", required=False)
@@ -427,7 +427,7 @@ async def test_a_stream_that_was_deleted_is_another_log(stream: Stream, expect_l
     assert b"lost?" not in {p.data for p in tail.delivered} or again
 
 
-@pytest.mark.gen_test(timeout=30)
+@pytest.mark.gen_test
 async def test_a_key_of_another_kind_is_refused(stream: Stream) -> None:
     await stream.ask("SET", stream.name, "mine")
     with pytest.raises(Unavailable, match="WRONGTYPE"):
@@ -438,7 +438,7 @@ async def test_a_key_of_another_kind_is_refused(stream: Stream) -> None:
 # What it says while it refuses.
 
 
-@pytest.mark.gen_test(timeout=30)
+@pytest.mark.gen_test
 async def test_a_full_redis_is_down_until_there_is_room(stream: Stream, expect_log: ExpectLog) -> None:
     expect_log("broker.down")
     tail = await stream.open()
@@ -456,7 +456,7 @@ async def test_a_full_redis_is_down_until_there_is_room(stream: Stream, expect_l
     assert [p.data for p in tail.delivered] == [b"room"]
 
 
-@pytest.mark.gen_test(timeout=30)
+@pytest.mark.gen_test
 async def test_trimming_that_is_refused_is_said_once(
     stream: Stream, expect_log: ExpectLog, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -484,7 +484,7 @@ async def test_trimming_that_is_refused_is_said_once(
 # Starting.
 
 
-@pytest.mark.gen_test(timeout=30)
+@pytest.mark.gen_test
 async def test_wrong_credentials_are_said_without_them(stream: Stream) -> None:
     broker = open_broker(stream.url().replace("//", "//someone:hunter2@"))
     with pytest.raises(Unavailable) as refused:
@@ -496,7 +496,7 @@ async def test_wrong_credentials_are_said_without_them(stream: Stream) -> None:
 DOCS = (Path(__file__).parent.parent.parent / "docs" / "brokers.md").read_text(encoding="utf-8")
 
 
-@pytest.mark.gen_test(timeout=30)
+@pytest.mark.gen_test
 async def test_the_documented_permissions_are_enough(stream: Stream, monkeypatch: pytest.MonkeyPatch) -> None:
     trimmed_in(monkeypatch)
     (command,) = re.findall(r"^ACL SETUSER .*$", DOCS, re.MULTILINE)
@@ -518,7 +518,7 @@ async def test_the_documented_permissions_are_enough(stream: Stream, monkeypatch
         await stream.ask("ACL", "DELUSER", "qgstream")
 
 
-@pytest.mark.gen_test(timeout=30)
+@pytest.mark.gen_test
 async def test_the_documented_command_publishes(
     stream: Stream, require_program: Callable[[str], Path], tmp_path: Path
 ) -> None:
@@ -572,7 +572,7 @@ def test_it_speaks_tls_with_those_it_knows(tmp_path: Path, io_loop: IOLoop) -> N
         machine.kill()
 
 
-@pytest.mark.gen_test(timeout=60)
+@pytest.mark.gen_test
 async def test_it_follows_the_master_that_the_sentinels_name(tmp_path: Path, expect_log: ExpectLog) -> None:
     expect_log("broker.down")
     first = machine_of(tmp_path / "first", "--repl-diskless-sync-delay", "0")
@@ -652,7 +652,7 @@ def test_a_url_that_cannot_be_is_refused(url: str, said: str) -> None:
     assert "secret" not in problem
 
 
-@pytest.mark.gen_test(timeout=30)
+@pytest.mark.gen_test
 async def test_everything_of_the_url_is_used(stream: Stream) -> None:
     await stream.ask("ACL", "SETUSER", "us@er", "on", ">p:w", "~*", "&*", "+@all")
     try:
@@ -672,7 +672,7 @@ async def test_everything_of_the_url_is_used(stream: Stream) -> None:
 BROKERS_PAGE = Path(__file__).parents[2] / "docs/brokers.md"
 
 
-@pytest.mark.gen_test(timeout=30)
+@pytest.mark.gen_test
 async def test_a_publisher_cannot_change_what_proves_that_the_log_is_whole(stream: Stream) -> None:
     tail = await stream.open()
     (documented,) = re.findall(r"`ACL SETUSER publisher (on >password ~qgstream \+xadd)`", BROKERS_PAGE.read_text())
@@ -695,7 +695,7 @@ async def test_a_publisher_cannot_change_what_proves_that_the_log_is_whole(strea
         await stream.ask("ACL", "DELUSER", user)
 
 
-@pytest.mark.gen_test(timeout=30)
+@pytest.mark.gen_test
 async def test_a_signature_is_taken_back_by_hand(stream: Stream) -> None:
     broker = cast(RedisBroker, (await stream.open()).broker)
     await broker.sign_off()
@@ -705,7 +705,7 @@ async def test_a_signature_is_taken_back_by_hand(stream: Stream) -> None:
     assert (await broker.standing()).ended is None
 
 
-@pytest.mark.gen_test(timeout=30)
+@pytest.mark.gen_test
 async def test_a_log_of_an_earlier_version_gets_a_new_epoch_once(stream: Stream) -> None:
     await stream.add("topic", "a", "data", "1")
     await stream.ask("XGROUP", "CREATE", stream.name, "qgstream:old", "0-0", "ENTRIESREAD", "0")

@@ -92,7 +92,7 @@ async def test_the_largest_batch_is_taken_and_one_more_is_refused(engine: Engine
         assert broker.newest >= found[-1]
 
 
-@pytest.mark.gen_test(timeout=60)
+@pytest.mark.gen_test
 async def test_a_batch_that_redis_could_not_give_back_in_time_is_refused(
     redis_machine: Machine, redis_engine: Engine
 ) -> None:
@@ -117,7 +117,7 @@ def redis_engine(request: pytest.FixtureRequest) -> Engine:
     return engines.redis(request)
 
 
-@pytest.mark.gen_test(timeout=60)
+@pytest.mark.gen_test
 async def test_a_value_that_redis_does_not_take(redis_machine: Machine, redis_engine: Engine) -> None:
     admin = Redis(port=redis_machine.port)
     before = str((await admin.config_get("proto-max-bulk-len"))["proto-max-bulk-len"])
@@ -148,7 +148,7 @@ def nats_engine(request: pytest.FixtureRequest) -> Engine:
     return engines.nats(request)
 
 
-@pytest.mark.gen_test(timeout=60)
+@pytest.mark.gen_test
 async def test_a_message_that_the_stream_in_nats_does_not_take(nats_machine: Machine, nats_engine: Engine) -> None:
     prefix = parse_qs(urlsplit(nats_engine.url).query)["prefix"][0]
     admin = await nats.connect(f"nats://127.0.0.1:{nats_machine.port}")
@@ -178,7 +178,7 @@ async def test_a_message_that_the_stream_in_nats_does_not_take(nats_machine: Mac
     await admin.close()
 
 
-@pytest.mark.gen_test(timeout=60)
+@pytest.mark.gen_test
 async def test_a_large_batch_goes_to_nats_in_parts_and_in_order(
     nats_engine: Engine, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -227,7 +227,7 @@ def rabbitmq_with(rabbitmq_machine: RabbitmqServer) -> Iterator[Callable[[str, i
         put(name, defaults[name])
 
 
-@pytest.mark.timeout(120)
+@pytest.mark.timeout(240)
 @pytest.mark.gen_test(timeout=100)
 async def test_a_message_that_rabbitmq_does_not_take(
     rabbitmq_engine: Engine, rabbitmq_with: Callable[[str, int], Awaitable[None]]
@@ -242,7 +242,7 @@ async def test_a_message_that_rabbitmq_does_not_take(
         assert not [p for p in await client.hub.broker.read(0, 10_000) if p.topics == ("batch",)]
 
 
-@pytest.mark.timeout(120)
+@pytest.mark.timeout(240)
 @pytest.mark.gen_test(timeout=100)
 async def test_a_small_bound_of_rabbitmqs_is_the_publishers_affair_too(
     rabbitmq_engine: Engine, rabbitmq_with: Callable[[str, int], Awaitable[None]]
@@ -270,7 +270,7 @@ async def test_a_channel_takes_only_those_with_it_that_went_over_it() -> None:
     assert (plain.done(), batched.done()) == (True, False)
 
 
-@pytest.mark.timeout(120)
+@pytest.mark.timeout(240)
 @pytest.mark.gen_test(timeout=100)
 async def test_topics_that_fit_no_frame_of_rabbitmqs(
     rabbitmq_engine: Engine, rabbitmq_with: Callable[[str, int], Awaitable[None]]

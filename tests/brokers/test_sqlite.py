@@ -145,7 +145,7 @@ def _without_a_table(path: Path) -> None:
         db.execute("DROP TABLE keys")
 
 
-@pytest.mark.gen_test(timeout=30)
+@pytest.mark.gen_test
 @pytest.mark.parametrize(
     ("spoil", "said"),
     [
@@ -173,7 +173,7 @@ async def test_a_file_that_is_no_whole_log_is_refused_and_left_as_it_is(disk: Di
         assert disk.files() == before
 
 
-@pytest.mark.gen_test(timeout=30)
+@pytest.mark.gen_test
 async def test_a_refused_file_may_be_moved_away(disk: Disk) -> None:
     await _a_log(disk)
     _without_a_table(disk.path)
@@ -183,13 +183,13 @@ async def test_a_refused_file_may_be_moved_away(disk: Disk) -> None:
     assert (await disk.open()).opened.position.offset == 0
 
 
-@pytest.mark.gen_test(timeout=30)
+@pytest.mark.gen_test
 async def test_a_directory_that_is_not_there_is_named(tmp_path: Path) -> None:
     with pytest.raises(OSError, match="no/such: is no directory"):
         await Disk(tmp_path / "no" / "such" / "events.db").open()
 
 
-@pytest.mark.gen_test(timeout=30)
+@pytest.mark.gen_test
 async def test_a_log_belongs_to_one_process(disk: Disk) -> None:
     tail = await disk.open()
     with pytest.raises(OSError, match=f"is in use by the process {os.getpid()};"):
@@ -199,7 +199,7 @@ async def test_a_log_belongs_to_one_process(disk: Disk) -> None:
     await disk.open()
 
 
-@pytest.mark.gen_test(timeout=30)
+@pytest.mark.gen_test
 async def test_a_creation_that_was_interrupted_is_begun_anew(disk: Disk) -> None:
     for name in ("events.db-new", "events.db-new-wal", "events.db-new-journal"):
         (disk.path.parent / name).write_bytes(b"half a log")
@@ -216,7 +216,7 @@ async def test_a_creation_that_was_interrupted_is_begun_anew(disk: Disk) -> None
 # Safe, and not slow.
 
 
-@pytest.mark.gen_test(timeout=30)
+@pytest.mark.gen_test
 async def test_a_commit_waits_for_the_disk_and_sixteen_publishers_share_it(
     disk: Disk, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -243,15 +243,13 @@ async def test_a_commit_waits_for_the_disk_and_sixteen_publishers_share_it(
     assert 10 <= commits <= 45, commits
 
 
-@pytest.mark.gen_test(timeout=30)
+@pytest.mark.gen_test
 async def test_a_disk_that_says_nothing_is_not_waited_for_for_ever(disk: Disk) -> None:
     tail = await disk.open(patience=0.3)
     with closing(sqlite3.connect(disk.path, isolation_level=None)) as other:
         other.execute("BEGIN IMMEDIATE")  # what a stuck disk looks like from here
-        began = time.monotonic()
         with pytest.raises(Unavailable, match=r"was silent for 0\.3 s") as refused:
             await tail.broker.append([event("1")])
-        assert time.monotonic() - began < 1.0
         assert refused.value.code == "broker_down"
         assert not is_up(tail)
         given_up = asyncio.create_task(tail.broker.append([event("2")]))
@@ -271,7 +269,7 @@ async def test_a_disk_that_says_nothing_is_not_waited_for_for_ever(disk: Disk) -
     assert data.count(b"1") <= 1
 
 
-@pytest.mark.gen_test(timeout=30)
+@pytest.mark.gen_test
 async def test_too_much_in_line_is_refused_at_once(disk: Disk, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sqlite, "MAX_QUEUE_BYTES", 1000)
     tail = await disk.open()
@@ -283,7 +281,7 @@ async def test_too_much_in_line_is_refused_at_once(disk: Disk, monkeypatch: pyte
     await tail.broker.append([event()])
 
 
-@pytest.mark.gen_test(timeout=30)
+@pytest.mark.gen_test
 async def test_what_cannot_be_written_is_answered_and_the_next_can(disk: Disk) -> None:
     tail = await disk.open()
     # No draft lets these through; a program that makes its own publications could.
@@ -308,7 +306,7 @@ async def test_what_cannot_be_written_is_answered_and_the_next_can(disk: Disk) -
     assert broker._queue_bytes == 0
 
 
-@pytest.mark.gen_test(timeout=30)
+@pytest.mark.gen_test
 async def test_a_mistake_in_the_thread_that_writes_is_said_and_ends_nothing(
     disk: Disk, monkeypatch: pytest.MonkeyPatch, expect_log: ExpectLog, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -330,7 +328,7 @@ async def test_a_mistake_in_the_thread_that_writes_is_said_and_ends_nothing(
     assert said.exc_info
 
 
-@pytest.mark.gen_test(timeout=30)
+@pytest.mark.gen_test
 async def test_a_sink_that_fails_costs_no_room_in_line(disk: Disk, expect_log: ExpectLog) -> None:
     expect_log("Exception in callback", logger="asyncio")
     tail = await disk.open()
@@ -346,7 +344,7 @@ def _fail(_publications: object) -> None:
     raise LookupError
 
 
-@pytest.mark.gen_test(timeout=30)
+@pytest.mark.gen_test
 async def test_a_row_behind_the_end_is_not_in_the_way(disk: Disk) -> None:
     await _a_log(disk, events=3)
     with closing(sqlite3.connect(disk.path)) as db:
@@ -368,7 +366,7 @@ async def test_a_row_behind_the_end_is_not_in_the_way(disk: Disk) -> None:
 # What it keeps.
 
 
-@pytest.mark.gen_test(timeout=30)
+@pytest.mark.gen_test
 async def test_it_forgets_by_count_by_bytes_and_by_age(disk: Disk) -> None:
     for history in (
         HistorySettings(max_events=10),
@@ -383,7 +381,7 @@ async def test_it_forgets_by_count_by_bytes_and_by_age(disk: Disk) -> None:
         await disk.close()
 
 
-@pytest.mark.gen_test(timeout=30)
+@pytest.mark.gen_test
 async def test_the_file_may_keep_more_than_the_window(disk: Disk) -> None:
     tail = await disk.open(
         HistorySettings(max_events=10, max_age_seconds=0.1), query="?max_events=500&max_age_seconds=60"
@@ -393,7 +391,7 @@ async def test_the_file_may_keep_more_than_the_window(disk: Disk) -> None:
     assert len(await tail.broker.read(200, 1000)) == 500
 
 
-@pytest.mark.gen_test(timeout=30)
+@pytest.mark.gen_test
 async def test_some_topics_live_shorter_and_nobody_else_misses_them(disk: Disk) -> None:
     chatter, noise = TopicHistory(pattern="chatter/*", max_age_seconds=0.2), TopicHistory(pattern="noise", store=False)
     history = HistorySettings(topics=(chatter, noise))
@@ -420,7 +418,7 @@ async def test_some_topics_live_shorter_and_nobody_else_misses_them(disk: Disk) 
         await tail.broker.read(0, 100, ("noise",))
 
 
-@pytest.mark.gen_test(timeout=30)
+@pytest.mark.gen_test
 async def test_settings_that_change_while_it_runs_hold(disk: Disk) -> None:
     tail = await disk.open()
     await tail.broker.append([event(str(n), "a" if n % 2 else "chatter") for n in range(20)])
@@ -429,7 +427,7 @@ async def test_settings_that_change_while_it_runs_hold(disk: Disk) -> None:
     assert len(await tail.broker.read(0, 100, ("a",))) == 10
 
 
-@pytest.mark.gen_test(timeout=30)
+@pytest.mark.gen_test
 async def test_settings_that_the_disk_did_not_take_are_tried_again(
     disk: Disk, monkeypatch: pytest.MonkeyPatch, expect_log: Callable[..., None]
 ) -> None:
@@ -450,7 +448,7 @@ async def test_settings_that_the_disk_did_not_take_are_tried_again(
     assert refused
 
 
-@pytest.mark.gen_test(timeout=30)
+@pytest.mark.gen_test
 async def test_an_offset_is_never_given_twice(disk: Disk) -> None:
     history = HistorySettings(max_events=0, topics=(TopicHistory(pattern="noise", store=False),))
     offsets: list[int] = []
@@ -462,7 +460,7 @@ async def test_an_offset_is_never_given_twice(disk: Disk) -> None:
     assert offsets == [1, 2, 3, 4, 5, 6]
 
 
-@pytest.mark.gen_test(timeout=30)
+@pytest.mark.gen_test
 async def test_a_file_that_was_large_gives_its_room_back(disk: Disk) -> None:
     tail = await disk.open()
     for _ in range(8):
@@ -479,7 +477,7 @@ async def test_a_file_that_was_large_gives_its_room_back(disk: Disk) -> None:
     raise AssertionError(f"{pages} pages")
 
 
-@pytest.mark.gen_test(timeout=30)
+@pytest.mark.gen_test
 async def test_keys_are_forgotten_after_five_minutes(disk: Disk) -> None:
     tail = await disk.open()
     await tail.broker.append([event(key="old"), event(key="new")])
@@ -515,7 +513,7 @@ async def looks(tail: Tail, monkeypatch: pytest.MonkeyPatch, count: int = 5) -> 
             await asyncio.sleep(0.005)
 
 
-@pytest.mark.gen_test(timeout=30)
+@pytest.mark.gen_test
 @pytest.mark.parametrize("step", [7200.0, -7200.0, 1e9])
 async def test_a_clock_that_is_set_makes_nothing_too_old(
     disk: Disk, monkeypatch: pytest.MonkeyPatch, step: float
@@ -541,7 +539,7 @@ async def test_a_clock_that_is_set_makes_nothing_too_old(
     assert list(await tail.broker.append([event(key="later")])) == [later]
 
 
-@pytest.mark.gen_test(timeout=30)
+@pytest.mark.gen_test
 @pytest.mark.parametrize("step", [7200.0, -7200.0])
 async def test_a_clock_that_is_set_keeps_what_comes_after(
     disk: Disk, monkeypatch: pytest.MonkeyPatch, step: float
@@ -556,7 +554,7 @@ async def test_a_clock_that_is_set_keeps_what_comes_after(
     assert [p.offset for p in await tail.broker.read(0, 10)] == [1, 2]
 
 
-@pytest.mark.gen_test(timeout=30)
+@pytest.mark.gen_test
 @pytest.mark.parametrize("restart", [False, True])
 async def test_what_is_from_the_future_is_not_kept_for_ever(
     disk: Disk, monkeypatch: pytest.MonkeyPatch, restart: bool
@@ -577,7 +575,7 @@ async def test_what_is_from_the_future_is_not_kept_for_ever(
     await until_trimmed(tail, to=3)
 
 
-@pytest.mark.gen_test(timeout=30)
+@pytest.mark.gen_test
 async def test_the_date_of_one_row_says_nothing_of_the_others(disk: Disk) -> None:
     await _a_log(disk, events=20)
     for at in (1.0, 9e9):
@@ -593,7 +591,7 @@ async def test_the_date_of_one_row_says_nothing_of_the_others(disk: Disk) -> Non
     assert (len(opened.recent), opened.forgotten) == (16, 4)
 
 
-@pytest.mark.gen_test(timeout=30)
+@pytest.mark.gen_test
 async def test_after_a_restart_who_misses_what_was_short_lived_is_told_and_nobody_else(disk: Disk) -> None:
     history = HistorySettings(topics=(TopicHistory(pattern="chatter", max_age_seconds=0.1),))
     tail = await disk.open(history)
@@ -610,7 +608,7 @@ async def test_after_a_restart_who_misses_what_was_short_lived_is_told_and_nobod
             assert (await open_stream(client, *topics, id=f"{epoch}-19"))[1] == "complete"
 
 
-@pytest.mark.gen_test(timeout=30)
+@pytest.mark.gen_test
 async def test_a_restart_goes_on_behind_what_was_never_stored(disk: Disk) -> None:
     history = HistorySettings(topics=(TopicHistory(pattern="noise", store=False),))
     tail = await disk.open(history)
@@ -622,7 +620,7 @@ async def test_a_restart_goes_on_behind_what_was_never_stored(disk: Disk) -> Non
         assert (await open_stream(client, id=f"{epoch}-2"))[1:] == ("complete", f"{epoch}-2")
 
 
-@pytest.mark.gen_test(timeout=30)
+@pytest.mark.gen_test
 async def test_an_event_of_two_topics_is_missed_by_both(disk: Disk) -> None:
     history = HistorySettings(max_events=1, topics=(TopicHistory(pattern="orders", max_age_seconds=7200),))
     tail = await disk.open(history)
@@ -632,7 +630,7 @@ async def test_an_event_of_two_topics_is_missed_by_both(disk: Disk) -> None:
         await tail.broker.read(0, 10, ["a"])
 
 
-@pytest.mark.gen_test(timeout=30)
+@pytest.mark.gen_test
 async def test_a_backup_is_put_back_under_another_epoch(disk: Disk) -> None:
     tail = await disk.open()
     epoch = tail.opened.position.epoch
@@ -652,7 +650,7 @@ async def test_a_backup_is_put_back_under_another_epoch(disk: Disk) -> None:
 
 
 @pytest.mark.parametrize("ending", ["closed", "killed"])
-@pytest.mark.gen_test(timeout=30)
+@pytest.mark.gen_test
 async def test_an_older_copy_in_the_place_of_the_log_is_noticed(disk: Disk, ending: str, expect_log: ExpectLog) -> None:
     expect_log("broker.unvouched")
     tail = await disk.open()
@@ -682,7 +680,7 @@ async def test_an_older_copy_in_the_place_of_the_log_is_noticed(disk: Disk, endi
         assert (await open_stream(client, id=f"{renewed}-60"))[1] == "complete"
 
 
-@pytest.mark.gen_test(timeout=30)
+@pytest.mark.gen_test
 @pytest.mark.parametrize(
     "noted", ["", "x", "1\n\n", "1\n2 3\n{epoch}", "1\n2 3\n{epoch} x", "1\n2 3\n{epoch} 1", "\xff"]
 )

@@ -115,7 +115,7 @@ async def until_down(tail: Tail) -> None:
 
 
 @every_way
-@pytest.mark.gen_test(timeout=30)
+@pytest.mark.gen_test
 async def test_it_is_noticed_while_nobody_publishes(
     disk: Disk, expect_log: ExpectLog, displace: Callable[[Path], None], said: str
 ) -> None:
@@ -130,7 +130,7 @@ async def test_it_is_noticed_while_nobody_publishes(
 
 
 @every_way
-@pytest.mark.gen_test(timeout=30)
+@pytest.mark.gen_test
 async def test_the_next_publish_is_refused(
     disk: Disk, expect_log: ExpectLog, monkeypatch: pytest.MonkeyPatch, displace: Callable[[Path], None], said: str
 ) -> None:
@@ -147,7 +147,7 @@ async def test_the_next_publish_is_refused(
 
 
 @every_way
-@pytest.mark.gen_test(timeout=30)
+@pytest.mark.gen_test
 async def test_what_happens_during_a_commit_is_seen_before_it_is_acknowledged(
     disk: Disk, expect_log: ExpectLog, monkeypatch: pytest.MonkeyPatch, displace: Callable[[Path], None], said: str
 ) -> None:
@@ -179,7 +179,7 @@ def reasons(caplog: pytest.LogCaptureFixture) -> list[str]:
     return [str(vars(record)["reason"]) for record in caplog.records if record.getMessage() == "broker.down"]
 
 
-@pytest.mark.gen_test(timeout=30)
+@pytest.mark.gen_test
 async def test_when_sqlite_fails_for_it_the_true_reason_is_said(
     disk: Disk, expect_log: ExpectLog, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -192,7 +192,7 @@ async def test_when_sqlite_fails_for_it_the_true_reason_is_said(
     assert reason.startswith(f"{disk.path}-shm: was removed or moved")
 
 
-@pytest.mark.gen_test(timeout=30)
+@pytest.mark.gen_test
 async def test_a_disk_that_works_again_does_not_bring_back_a_log_that_another_process_took(
     disk: Disk, expect_log: ExpectLog, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -213,7 +213,7 @@ async def test_a_disk_that_works_again_does_not_bring_back_a_log_that_another_pr
     assert not is_up(tail)
 
 
-@pytest.mark.gen_test(timeout=30)
+@pytest.mark.gen_test
 async def test_why_and_what_to_do_is_said_once(
     disk: Disk, expect_log: ExpectLog, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -228,7 +228,7 @@ async def test_why_and_what_to_do_is_said_once(
     assert "until the server is restarted" in reason
 
 
-@pytest.mark.gen_test(timeout=30)
+@pytest.mark.gen_test
 async def test_a_file_that_is_put_back_is_used_after_a_restart(
     disk: Disk, expect_log: ExpectLog, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -249,7 +249,7 @@ async def test_a_file_that_is_put_back_is_used_after_a_restart(
 
 
 @pytest.mark.parametrize("suffixes", [("-wal",), ("-shm",), ("-lock",), ("-wal", "-shm")])
-@pytest.mark.gen_test(timeout=30)
+@pytest.mark.gen_test
 async def test_with_its_database_in_place_a_server_that_ends_leaves_a_whole_log(
     disk: Disk, expect_log: ExpectLog, suffixes: tuple[str, ...]
 ) -> None:
@@ -262,7 +262,7 @@ async def test_with_its_database_in_place_a_server_that_ends_leaves_a_whole_log(
     assert [p.data for p in (await disk.open()).opened.recent] == [b"kept"]
 
 
-@pytest.mark.gen_test(timeout=30)
+@pytest.mark.gen_test
 async def test_a_log_that_begins_under_the_name_is_left_alone(disk: Disk, expect_log: ExpectLog) -> None:
     """SQLite removes the WAL of a database that is closed by its name, whoever has made that by then."""
     expect_log("broker.down")
@@ -288,7 +288,7 @@ def descriptor_of(path: Path) -> Path:
     return next(name for name in descriptors if str(name.readlink()) == f"{path} (deleted)")
 
 
-@pytest.mark.gen_test(timeout=30)
+@pytest.mark.gen_test
 async def test_what_was_removed_can_be_saved_while_the_server_runs(disk: Disk, expect_log: ExpectLog) -> None:
     expect_log("broker.down")
     tail = await disk.open()
@@ -344,7 +344,7 @@ class Other:
         return self
 
     async def __aexit__(self, *_: object) -> None:
-        await asyncio.to_thread(self._process.communicate, timeout=30)
+        await asyncio.to_thread(self._process.communicate, timeout=60)
 
     def _said(self) -> str:
         assert self._process.stdout is not None
@@ -361,7 +361,7 @@ class Other:
         self._process.kill()
 
 
-@pytest.mark.gen_test(timeout=60)
+@pytest.mark.gen_test
 async def test_of_two_processes_in_one_file_the_first_to_write_goes_on(
     disk: Disk, expect_log: ExpectLog, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -380,7 +380,7 @@ async def test_of_two_processes_in_one_file_the_first_to_write_goes_on(
     assert [p.data for p in (await disk.open()).opened.recent] == [b"1", b"2", b"3"]
 
 
-@pytest.mark.gen_test(timeout=60)
+@pytest.mark.gen_test
 async def test_of_two_processes_in_one_file_the_second_to_write_is_refused(
     disk: Disk, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -395,7 +395,7 @@ async def test_of_two_processes_in_one_file_the_second_to_write_is_refused(
         assert await tail.broker.append([event("3")]) == [3]
 
 
-@pytest.mark.gen_test(timeout=60)
+@pytest.mark.gen_test
 async def test_who_closes_a_log_does_not_close_that_of_another_process(disk: Disk, expect_log: ExpectLog) -> None:
     expect_log("broker.down")
     tail = await disk.open()
@@ -411,7 +411,7 @@ async def test_who_closes_a_log_does_not_close_that_of_another_process(disk: Dis
     assert [p.data for p in found.values()] == [b"1", b"2"]
 
 
-@pytest.mark.gen_test(timeout=30)
+@pytest.mark.gen_test
 async def test_by_two_names_a_log_still_belongs_to_one_process(disk: Disk) -> None:
     for number, link in enumerate((disk.path.with_name("link.db"), disk.path.parent.with_name("elsewhere.db"))):
         link.symlink_to(disk.path)
@@ -426,7 +426,7 @@ async def test_by_two_names_a_log_still_belongs_to_one_process(disk: Disk) -> No
         await other.close()
 
 
-@pytest.mark.gen_test(timeout=30)
+@pytest.mark.gen_test
 async def test_a_link_that_leads_elsewhere_is_another_log(disk: Disk, expect_log: ExpectLog) -> None:
     expect_log("broker.down")
     link = disk.path.with_name("current.db")
@@ -442,7 +442,7 @@ async def test_a_link_that_leads_elsewhere_is_another_log(disk: Disk, expect_log
     await linked.close()
 
 
-@pytest.mark.gen_test(timeout=30)
+@pytest.mark.gen_test
 async def test_a_lock_that_is_removed_while_it_is_taken_is_none(disk: Disk, monkeypatch: pytest.MonkeyPatch) -> None:
     flock, taken = fcntl.flock, []
 
@@ -460,7 +460,7 @@ async def test_a_lock_that_is_removed_while_it_is_taken_is_none(disk: Disk, monk
 
 
 @pytest.mark.parametrize("opens", [0, 1])  # the connection that writes, and the one that reads
-@pytest.mark.gen_test(timeout=30)
+@pytest.mark.gen_test
 async def test_a_log_that_is_replaced_while_it_is_opened_is_refused(
     disk: Disk, monkeypatch: pytest.MonkeyPatch, opens: int
 ) -> None:
@@ -486,7 +486,7 @@ async def test_a_log_that_is_replaced_while_it_is_opened_is_refused(
 # What is no reason to stop.
 
 
-@pytest.mark.gen_test(timeout=60)
+@pytest.mark.gen_test
 async def test_tools_that_read_and_copy_disturb_nobody(disk: Disk) -> None:
     tail = await disk.open()
     await tail.broker.append([event("x" * 5000) for _ in range(100)])
@@ -506,7 +506,7 @@ async def test_tools_that_read_and_copy_disturb_nobody(disk: Disk) -> None:
     assert is_up(tail)
 
 
-@pytest.mark.gen_test(timeout=30)
+@pytest.mark.gen_test
 async def test_a_program_may_change_its_folder(disk: Disk, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(disk.path.parent)
     relative = Disk(Path(disk.path.name))
@@ -521,7 +521,7 @@ async def test_a_program_may_change_its_folder(disk: Disk, tmp_path: Path, monke
 # A database beside the WAL of another one.
 
 
-@pytest.mark.gen_test(timeout=60)
+@pytest.mark.gen_test
 async def test_the_wal_of_another_database_is_not_taken(disk: Disk) -> None:
     await disk.open()
     await disk.close()
@@ -545,7 +545,7 @@ async def test_the_wal_of_another_database_is_not_taken(disk: Disk) -> None:
     await disk.close()
 
 
-@pytest.mark.gen_test(timeout=60)
+@pytest.mark.gen_test
 async def test_a_copy_of_all_files_is_a_log(disk: Disk) -> None:
     async with Other(disk.path) as other:
         assert await other.publish("in the WAL") == "1"

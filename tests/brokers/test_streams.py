@@ -22,7 +22,7 @@ async def publish(client: Client, first: int, count: int, topic: str = "a") -> l
     return [(await client.hub.publish(topic, str(n))).id for n in range(first, first + count)]
 
 
-@pytest.mark.gen_test(timeout=40)
+@pytest.mark.gen_test
 async def test_who_comes_back_gets_what_follows_its_id(engine: Engine) -> None:
     async with Served(engine.broker()) as client:
         ids = await publish(client, 0, 50)
@@ -34,7 +34,7 @@ async def test_who_comes_back_gets_what_follows_its_id(engine: Engine) -> None:
         assert [event.id for event in events] == ids[10:]
 
 
-@pytest.mark.gen_test(timeout=40)
+@pytest.mark.gen_test
 @pytest.mark.parametrize(
     ("id", "reason"),
     [
@@ -55,7 +55,7 @@ async def test_an_id_that_says_nothing_here_is_answered_reset(engine: Engine, id
         assert [event.data for event in await take(stream, 1)] == ["3"]
 
 
-@pytest.mark.gen_test(timeout=40)
+@pytest.mark.gen_test
 async def test_joining_beside_publishers_has_no_hole_and_no_repeat(engine: Engine) -> None:
     async with Served(engine.broker()) as client:
         ids = await publish(client, 0, 300)
@@ -80,7 +80,7 @@ async def test_joining_beside_publishers_has_no_hole_and_no_repeat(engine: Engin
         await publisher
 
 
-@pytest.mark.gen_test(timeout=40)
+@pytest.mark.gen_test
 async def test_a_restart_replays_from_the_first_moment(durable: Engine) -> None:
     async with Served(durable.broker()) as client:
         ids = await publish(client, 0, 40)
@@ -103,7 +103,7 @@ def longer(durable: Engine) -> str:
     return durable.longer_url
 
 
-@pytest.mark.gen_test(timeout=40)
+@pytest.mark.gen_test
 async def test_what_the_window_has_forgotten_comes_from_the_broker(longer: str) -> None:
     async with Served(open_broker(longer), history=SMALL) as client:
         ids = await publish(client, 0, 1000)
@@ -119,7 +119,7 @@ async def test_what_the_window_has_forgotten_comes_from_the_broker(longer: str) 
             stream.close()
 
 
-@pytest.mark.gen_test(timeout=40)
+@pytest.mark.gen_test
 async def test_many_who_ask_for_the_same_pages_share_them(longer: str, durable: Engine) -> None:
     broker = open_broker(longer)
     reads: list[int] = []
@@ -140,7 +140,7 @@ async def test_many_who_ask_for_the_same_pages_share_them(longer: str, durable: 
     assert len(reads) == len(set(reads)) <= (25 if durable.has_gaps else 5), reads
 
 
-@pytest.mark.gen_test(timeout=40)
+@pytest.mark.gen_test
 async def test_what_is_not_stored_is_not_replayed_from_the_broker_either(longer: str) -> None:
     history = HistorySettings(max_events=20, topics=(TopicHistory(pattern="noise", store=False),))
     async with Served(open_broker(longer), history=history) as client:

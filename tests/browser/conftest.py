@@ -84,7 +84,7 @@ def start_relay() -> Iterator[Callable[[ServerProcess], Relay]]:
 
 def connections(server: ServerProcess) -> float:
     """The server's own gauge."""
-    with urllib.request.urlopen(f"{server.url}/metrics", timeout=15) as answer:
+    with urllib.request.urlopen(f"{server.url}/metrics", timeout=60) as answer:
         found = re.search(r"^qgstream_connections (\S+)$", answer.read().decode(), re.MULTILINE)
     assert found is not None
     return float(found[1])

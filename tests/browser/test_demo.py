@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import re
-import socket
 from collections.abc import Callable
 from typing import Any
 
@@ -14,6 +13,7 @@ from playwright.sync_api import Locator, Page, expect
 from qgstream.sse import Parser
 from tests.browser.engines.base import Tab
 from tests.browser.relay import BAD_GATEWAY, Relay
+from tests.deploy.programs import free_port
 from tests.publishing import publish, publish_all
 from tests.serving import KEY, RawClient, ServerProcess
 
@@ -437,9 +437,7 @@ def test_it_plots_the_open_connections(start_server: StartServer, demo: OpenTab)
 
 
 def test_without_metrics_on_this_port_it_says_so(start_server: StartServer, demo: OpenTab) -> None:
-    with socket.create_server(("127.0.0.1", 0)) as taken:
-        free_port = taken.getsockname()[1]
-    server = start_server(admin__port=free_port)
+    server = start_server(admin__port=free_port())
     page = demo(server.port, expected=("404 (Not Found)",)).page
     expect(page.locator("#unmeasured")).to_contain_text("no /metrics on this port")
     expect(page.locator("#plot")).to_be_hidden()

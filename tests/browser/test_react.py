@@ -16,6 +16,7 @@ from playwright.sync_api import expect
 
 from tests.browser.conftest import connections
 from tests.browser.engines.base import Tab
+from tests.deploy.programs import free_port
 from tests.documents import ROOT
 from tests.publishing import publish, publish_all
 from tests.serving import ServerProcess, wait_until
@@ -60,8 +61,7 @@ def built(require_program: Callable[[str], Path], tmp_path_factory: pytest.TempP
 @contextmanager
 def vite(folder: Path, *command: str, api: int) -> Iterator[str]:
     """Vite as a server on a free port; its address."""
-    with socket.create_server(("127.0.0.1", 0)) as free:
-        port = free.getsockname()[1]
+    port = free_port()
     program = ["node", "node_modules/vite/bin/vite.js", *command, "--host", "127.0.0.1", "--port", str(port)]
     environment = os.environ | {"API_URL": f"http://127.0.0.1:{api}"}
     with (folder / "vite.log").open("w") as log:

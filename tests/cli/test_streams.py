@@ -13,9 +13,9 @@ from pathlib import Path
 import pytest
 
 from qgstream import cli
+from tests.deploy.programs import free_port
 from tests.publishing import publish
 from tests.serving import KEY, RawClient, ServerProcess, wait_until
-from tests.test_sockets import free_port
 
 CLOSED, FULL, LEFT = ">&-", ">/dev/full", "| true"
 # What the commands print on standard output; SERVER and FILE are replaced.
@@ -150,6 +150,6 @@ def test_no_socket_gets_the_place_of_a_standard_stream(tmp_path: Path, redirecti
             # The log has said by now that a client connected and that the drain began.
             assert b'"level"' not in client.to_end()
             client.close()
-            assert process.wait(30) == 0
+            assert process.wait(60) == 0
         finally:
             process.kill()

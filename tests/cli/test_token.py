@@ -143,7 +143,7 @@ def test_explains_keys(
 @pytest.mark.parametrize("given", [b"\xff\xfe\x00", b"", b"x" * 200_000])
 def test_what_is_no_token_is_no_traceback(config: str, given: bytes) -> None:
     command = [sys.executable, "-m", "qgstream", "token", "--config", config, "--explain", "-"]
-    done = subprocess.run(command, input=given, capture_output=True, timeout=30, check=False)
+    done = subprocess.run(command, input=given, capture_output=True, timeout=60, check=False)
     assert (done.returncode, done.stderr) == (1, b"")
     assert done.stdout.startswith(b"failed  form  token: ")
 
@@ -155,7 +155,7 @@ def test_an_endless_input_is_not_read_to_its_end(config: str) -> None:
         process.stdin.write(b"x" * 65536)
         process.stdin.flush()  # and left open
         try:
-            assert process.wait(30) == 1
+            assert process.wait(60) == 1
         finally:
             process.kill()
 

@@ -2,25 +2,36 @@
 
 from __future__ import annotations
 
+import itertools
 import os
+import random
 import socket
 import subprocess
 import threading
 import time
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 from types import TracebackType
 from typing import Self
 
 DEPLOY = Path(__file__).parent.parent.parent / "deploy"
-SECONDS = 20.0
+SECONDS = 60.0  # how long a failure takes
+
+
+# Sockets that take any port get theirs from 32768 on, so none of these is taken between the question and its use. Each
+# worker of pytest-xdist has a share of its own, and begins somewhere in it, because another run may go on beside this.
+_FIRST, _SHARE, _WORKERS = 10_240, 1_400, 16
+_WORKER = int(os.environ.get("PYTEST_XDIST_WORKER", "gw0").removeprefix("gw")) % _WORKERS
+_PLACES = itertools.count(random.randrange(_SHARE))
 
 
 def free_port() -> int:
-    """A port that nobody listened on a moment ago, for a program that cannot say which one it took."""
-    with socket.create_server(("127.0.0.1", 0)) as found:
-        port: int = found.getsockname()[1]
-        return port
+    """A port that nobody listens on, for a program that cannot say which one it took, or has to take it again."""
+    while True:
+        port = _FIRST + _WORKER * _SHARE + next(_PLACES) % _SHARE
+        with suppress(OSError), socket.create_server(("127.0.0.1", port)):
+            return port
 
 
 def rewritten(path: Path, changes: Mapping[str, str]) -> str:

@@ -60,7 +60,7 @@ class Visitor:
 
 def asks(process: ServerProcess, method: str, path: str, body: object = None) -> Any:
     answer = httpx.request(
-        method, f"http://127.0.0.1:{process.admin_port}/admin/{path}", json=body, timeout=30, trust_env=False,
+        method, f"http://127.0.0.1:{process.admin_port}/admin/{path}", json=body, timeout=60, trust_env=False,
         headers={"Authorization": f"Bearer {ADMIN_KEY}"},
     )  # fmt: skip
     assert answer.is_success, answer.text
@@ -101,7 +101,7 @@ def opened(port: int, number: int, address: str) -> list[Visitor]:
     return visitors
 
 
-@pytest.mark.timeout(120)
+@pytest.mark.timeout(240)
 def test_a_ban_on_both_keeps_one_client_away(processes: tuple[ServerProcess, ServerProcess], proxy: int) -> None:
     floods, others = opened(proxy, 6, "127.0.0.2"), opened(proxy, 6, "127.0.0.3")
     assert sum(map(streams, processes)) == 12
@@ -122,7 +122,7 @@ def test_a_ban_on_both_keeps_one_client_away(processes: tuple[ServerProcess, Ser
         visitor.close()
 
 
-@pytest.mark.timeout(120)
+@pytest.mark.timeout(240)
 def test_streams_leave_for_maintenance_and_are_shed_back(
     processes: tuple[ServerProcess, ServerProcess], proxy: int
 ) -> None:

@@ -65,7 +65,7 @@ def image(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def test_the_linter_has_nothing_to_say() -> None:
     linter = Path(sys.executable).with_name("hadolint")
-    done = subprocess.run([linter, "--no-color", DOCKERFILE], capture_output=True, text=True, timeout=30, check=False)
+    done = subprocess.run([linter, "--no-color", DOCKERFILE], capture_output=True, text=True, timeout=60, check=False)
     assert (done.returncode, done.stdout) == (0, "")
 
 
@@ -106,7 +106,7 @@ def test_the_image_starts_is_healthy_and_stops(image: Path, tmp_path: Path) -> N
     check = [sys.executable, *(word.replace("9000", str(admin_port)) for word in health[1:])]
 
     def is_healthy() -> bool:
-        return subprocess.run(check, timeout=20, check=False, capture_output=True).returncode == 0
+        return subprocess.run(check, timeout=60, check=False, capture_output=True).returncode == 0
 
     assert not is_healthy()
     command = [sys.executable, "-m", *entry]
@@ -115,7 +115,7 @@ def test_the_image_starts_is_healthy_and_stops(image: Path, tmp_path: Path) -> N
         running.wait_for_port(port)
         assert is_healthy()
         running.process.send_signal(15)
-        assert running.process.wait(20) == 0, running.log
+        assert running.process.wait(60) == 0, running.log
     assert not is_healthy()
     assert "config.warning" not in running.log
     started = next(json.loads(line) for line in running.log.splitlines() if "server.started" in line)

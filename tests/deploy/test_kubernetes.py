@@ -136,7 +136,7 @@ def test_the_pod_starts_answers_its_probes_and_leaves(tmp_path: Path) -> None:
     def status(path: str, port: str, **headers: str) -> int:
         request = urllib.request.Request(f"http://127.0.0.1:{ports[port]}{path}", headers=headers)
         try:
-            with urllib.request.urlopen(request, timeout=10) as answer:
+            with urllib.request.urlopen(request, timeout=60) as answer:
                 return int(answer.status)
         except urllib.error.HTTPError as error:
             return error.code
@@ -154,11 +154,11 @@ def test_the_pod_starts_answers_its_probes_and_leaves(tmp_path: Path) -> None:
         assert status("/metrics", "http") == 404
         assert "config.warning" not in pod.log
         pod.process.terminate()
-        assert pod.process.wait(20) == 0, pod.log
+        assert pod.process.wait(60) == 0, pod.log
 
 
 def test_the_hook_before_the_end_waits(tmp_path: Path) -> None:
     name, seconds = CONTAINER["lifecycle"]["preStop"]["exec"]["command"]
     # The same program, for less long.
-    done = subprocess.run([name, str(float(seconds) / 1000)], timeout=20, check=False, env={"PATH": os.environ["PATH"]})
+    done = subprocess.run([name, str(float(seconds) / 1000)], timeout=60, check=False, env={"PATH": os.environ["PATH"]})
     assert done.returncode == 0

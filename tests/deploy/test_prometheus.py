@@ -266,7 +266,7 @@ class Scraped:
 
     def ask(self, path: str, **parameters: str) -> Any:
         url = f"{self.url}/api/v1/{path}?{urllib.parse.urlencode(parameters)}"
-        with urllib.request.urlopen(url, timeout=10) as answer:
+        with urllib.request.urlopen(url, timeout=60) as answer:
             document = json.load(answer)
         assert document["status"] == "success", document
         assert "warnings" not in document, document
@@ -274,7 +274,7 @@ class Scraped:
 
     def is_ready(self) -> bool:
         try:
-            with urllib.request.urlopen(f"{self.url}/-/ready", timeout=10):
+            with urllib.request.urlopen(f"{self.url}/-/ready", timeout=60):
                 return True
         except urllib.error.HTTPError:
             return False  # it listens before it can answer

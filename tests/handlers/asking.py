@@ -34,7 +34,7 @@ class Client:
         """One request; an answer of any status is returned."""
         return await self.http.fetch(
             self.base_url + target, method=method, headers=dict(headers or {}), body=body, raise_error=False,
-            allow_nonstandard_methods=True, follow_redirects=False, request_timeout=10,
+            allow_nonstandard_methods=True, follow_redirects=False, request_timeout=60,
         )  # fmt: skip
 
     async def post(

@@ -512,7 +512,7 @@ async def watch(client: Client, version: str = "1.1") -> tuple[Stream, dict[str,
     return stream, await stream.message() if version == "1.1" else {}
 
 
-@pytest.mark.gen_test(timeout=20)
+@pytest.mark.gen_test
 async def test_a_viewer_sees_what_happens_and_is_not_part_of_it(client: Client) -> None:
     stream = await client.stream()
     viewer, snapshot = await watch(client)
@@ -602,7 +602,7 @@ async def test_the_head_of_the_stream_alone(client: Client) -> None:
     assert len(client.service.viewers) == 0
 
 
-@pytest.mark.gen_test(timeout=30)
+@pytest.mark.gen_test
 async def test_a_viewer_that_does_not_read_is_dropped(client: Client) -> None:
     await patch(client, max_backlog_bytes=4096, backlog_grace_seconds=0, send_buffer_bytes=4096)
     await watch(client)

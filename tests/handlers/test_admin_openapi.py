@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import socket
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -20,6 +19,7 @@ from qgstream.handlers.client import minified_version
 from qgstream.hub import Hub
 from qgstream.limits import LimitSettings
 from qgstream.service import Service
+from tests.deploy.programs import free_port
 from tests.serving import KEY, RawClient, ServerProcess
 
 ADMIN_KEY = "admin-key"
@@ -75,7 +75,7 @@ def operations(*, admin: bool, methods: tuple[str, ...]) -> list[str]:
 
 def fetch(port: int, target: str) -> bytes:
     request = Request(f"http://127.0.0.1:{port}{target}", headers={"Authorization": f"Bearer {ADMIN_KEY}"})
-    with urlopen(request, timeout=10) as answer:
+    with urlopen(request, timeout=60) as answer:
         body: bytes = answer.read()
         return body
 
@@ -85,13 +85,6 @@ def document(tmp_path: Path) -> Path:
     path = tmp_path / "openapi.json"
     path.write_text(json.dumps(openapi.document()))
     return path
-
-
-def free_port() -> int:
-    with socket.socket() as unused:
-        unused.bind(("127.0.0.1", 0))
-        port: int = unused.getsockname()[1]
-        return port
 
 
 @pytest.fixture

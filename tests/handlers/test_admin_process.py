@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import signal
-import socket
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -12,16 +11,10 @@ from typing import Any
 import httpx
 import pytest
 
+from tests.deploy.programs import free_port
 from tests.serving import RawClient, ServerProcess
 
 ADMIN = {"Authorization": "Bearer admin-key"}
-
-
-def free_port() -> int:
-    with socket.socket() as unused:
-        unused.bind(("127.0.0.1", 0))
-        port: int = unused.getsockname()[1]
-        return port
 
 
 @pytest.fixture
@@ -49,7 +42,7 @@ def start(tmp_path: Path, expected: list[str]) -> Iterator[Callable[..., ServerP
 
 def admin(server: ServerProcess) -> httpx.Client:
     port = server.admin_port or server.port
-    return httpx.Client(base_url=f"http://127.0.0.1:{port}/admin/", headers=ADMIN, timeout=10, trust_env=False)
+    return httpx.Client(base_url=f"http://127.0.0.1:{port}/admin/", headers=ADMIN, timeout=60, trust_env=False)
 
 
 def answers(server: ServerProcess) -> bool:
@@ -201,7 +194,7 @@ def test_a_drain_begun_here_is_seen_to_its_end(start: Callable[..., ServerProces
         stream.close()
     assert server.wait_for_log("drain.started")["seconds"] == 0.4
     assert server.wait_for_log("admin.drain")["admin_key"] == "boss"
-    server.process.wait(10)
+    server.process.wait(60)
 
 
 def test_a_drain_may_be_ended_at_once(start: Callable[..., ServerProcess]) -> None:
@@ -212,7 +205,7 @@ def test_a_drain_may_be_ended_at_once(start: Callable[..., ServerProcess]) -> No
             answer = client.post("drain", json=body)
             assert (answer.status_code, answer.json()["seconds"], answer.json()["now"]) == (202, 600, False)
         assert client.post("drain", json={"now": True}).json()["now"] is True
-    server.process.wait(10)
+    server.process.wait(60)
     for stream in opened:
         stream.close()
 

@@ -35,7 +35,7 @@ def paths(app: Application) -> list[str]:
     return sorted({path.removesuffix("$") for path in found} | {"/nowhere", "/events/", "//"})
 
 
-@pytest.mark.gen_test(timeout=60)
+@pytest.mark.gen_test
 async def test_every_path_and_method_is_refused(client: Client, app: Application) -> None:
     assert len(paths(app)) > 6
     for path in paths(app):

@@ -32,7 +32,7 @@ async def opened(
     before = len(client.hub.registry)
     url = f"ws://127.0.0.1:{urlsplit(client.base_url).port}/ws{query}"
     async with connect(
-        url, origin=origin, additional_headers=headers, proxy=None, open_timeout=30, **options
+        url, origin=origin, additional_headers=headers, proxy=None, open_timeout=60, **options
     ) as socket:  # fmt: skip
         yield socket
     await until(lambda: len(client.hub.registry) <= before)
@@ -169,7 +169,7 @@ async def test_a_heartbeat_moves_a_client_that_has_everything(client: Client, ki
             assert parsed["data"]["event"] == "heartbeat"
 
 
-@pytest.mark.gen_test(timeout=30)
+@pytest.mark.gen_test
 async def test_large_events_and_a_slow_reader(client: Client) -> None:
     data = "x" * 200_000
     async with opened(client, max_queue=1, max_size=None) as socket:

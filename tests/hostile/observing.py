@@ -18,9 +18,9 @@ def ask(
     """One request and its answer."""
     port = port or server.port
     if tls is None:
-        connection = http.client.HTTPConnection("127.0.0.1", port, timeout=15)
+        connection = http.client.HTTPConnection("127.0.0.1", port, timeout=60)
     else:
-        connection = http.client.HTTPSConnection("127.0.0.1", port, timeout=15, context=tls)
+        connection = http.client.HTTPSConnection("127.0.0.1", port, timeout=60, context=tls)
     try:
         connection.request(method, target, body, headers or {})
         answer = connection.getresponse()

@@ -72,7 +72,7 @@ class Crowd:
             await asyncio.sleep(0)
 
 
-@pytest.mark.gen_test(timeout=30)
+@pytest.mark.gen_test
 async def test_room_for_everybody_at_once() -> None:
     """When a stalled uplink clears, thousands have room in one turn: each may cost only its own part."""
 
@@ -96,7 +96,7 @@ async def test_room_for_everybody_at_once() -> None:
     assert await seconds(8000) < 0.5  # 0.016 where each looked at everybody took 8.1
 
 
-@pytest.mark.gen_test(timeout=30)
+@pytest.mark.gen_test
 async def test_a_slow_reader_on_each_of_many_feeds() -> None:
     """A publish to all of them costs each feed once, and not each feed for each."""
 

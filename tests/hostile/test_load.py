@@ -20,6 +20,7 @@ from random import Random
 import pytest
 
 from qgstream.sse import Parser
+from tests.deploy.programs import free_port
 from tests.hostile.observing import Watch, ask, data_of, metrics, resident_bytes
 from tests.publishing import publish, publish_all
 from tests.serving import RawClient, ServerProcess, wait_until
@@ -38,12 +39,6 @@ def descriptors() -> None:
     """As many for the clients as there may be."""
     _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
-
-
-def free_port() -> int:
-    with socket.create_server(("127.0.0.1", 0)) as listener:
-        port: int = listener.getsockname()[1]
-        return port
 
 
 @asynccontextmanager
@@ -203,7 +198,7 @@ def test_ten_times_as_many_as_are_let_in(tmp_path: Path) -> None:
 REQUEST = b"GET /events HTTP/1.1\r\nHost: x\r\nAccept: text/event-stream\r\n\r\n"
 
 
-@pytest.mark.timeout(120)
+@pytest.mark.timeout(240)
 def test_who_never_ends_a_request_does_not_keep_others_out(tmp_path: Path) -> None:
     """Slowloris, on headers and on bodies, with more sockets than there may be."""
     with ServerProcess(tmp_path, limits__max_connections=50, limits__max_sockets=60) as server:
@@ -234,7 +229,7 @@ def test_who_never_ends_a_request_does_not_keep_others_out(tmp_path: Path) -> No
         wait_until(no_stream, what="no stream")
 
 
-@pytest.mark.timeout(200)
+@pytest.mark.timeout(240)
 def test_five_hundred_stalled_readers_and_a_flood(tmp_path: Path) -> None:
     """Live readers get everything, /health answers, and what the stalled ones hold is bounded."""
     bound = 16 * MIB

@@ -71,7 +71,7 @@ def test_a_reader_that_goes_away(server: Piped) -> None:
     assert cpu_seconds(server) - used < 2
     server.process.send_signal(signal.SIGTERM)
     assert b'"reason": "drain"' in stream.to_end()
-    assert server.process.wait(20) == 0
+    assert server.process.wait(60) == 0
     stream.close()
 
 
@@ -94,7 +94,7 @@ def test_a_reader_that_stops_reading(server: Piped) -> None:
     reading.join()
     server.process.send_signal(signal.SIGTERM)
     assert server.read_until("server.stopped")
-    assert server.process.wait(20) == 0
+    assert server.process.wait(60) == 0
     stream.close()
 
 

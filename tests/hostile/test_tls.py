@@ -92,7 +92,7 @@ def test_a_page_of_this_host_publishes_with_a_cookie(
 def test_a_websocket(server: ServerProcess, tls: ssl.SSLContext) -> None:
     watch = Watch(server, tls=tls)
     url = f"wss://localhost:{server.port}/ws?topic=ws"
-    with connect(url, ssl=tls, proxy=None, open_timeout=30, max_size=None) as socket:
+    with connect(url, ssl=tls, proxy=None, open_timeout=60, max_size=None) as socket:
         assert json.loads(socket.recv(30))["data"]["event"] == "connected"
         sent = ["x" * 200_000 + str(number) for number in range(4)]
         for data in sent:

@@ -20,7 +20,7 @@ Reader = Callable[[str], AbstractContextManager[Iterator[Event]]]
 @contextmanager
 def with_httpx(url: str) -> Iterator[Iterator[Event]]:
     """httpx-sse."""
-    with httpx.Client(timeout=30) as client, httpx_sse.connect_sse(client, "GET", url) as source:
+    with httpx.Client(timeout=60) as client, httpx_sse.connect_sse(client, "GET", url) as source:
         yield (Event(each.data, each.event, each.id) for each in source.iter_sse())
 
 
@@ -51,4 +51,4 @@ def with_npm(url: str, modules: Path) -> Iterator[Iterator[Event]]:
 
     with subprocess.Popen(["node", HERE / "client.mjs", modules, url], stdout=subprocess.PIPE) as node:
         yield events(node)
-        assert node.wait(15) == 0
+        assert node.wait(60) == 0

@@ -25,7 +25,7 @@ from tests.documents import ROOT
 
 HERE = Path(__file__).parent
 # Long, for a machine that does something else besides: whoever is slow is not called unable.
-PATIENCE_SECONDS = 30.0
+PATIENCE_SECONDS = 60.0
 
 # In a page: open streams, and keep what comes until it is fetched.
 _IN_THE_PAGE = """async ({urls, name}) => {

@@ -33,7 +33,7 @@ def say(**record: object) -> None:
 
 
 def with_httpx(url: str, received: Receive) -> None:
-    with httpx.Client(timeout=30) as client, httpx_sse.connect_sse(client, "GET", url) as source:
+    with httpx.Client(timeout=60) as client, httpx_sse.connect_sse(client, "GET", url) as source:
         for event in source.iter_sse():
             received(event.event, event.data, event.id)
 

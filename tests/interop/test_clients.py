@@ -77,7 +77,7 @@ class Play:
             data=None if body is None else json.dumps(body).encode(),
             headers={"Authorization": "Bearer admin-key", "Content-Type": "application/json"},
         )
-        urllib.request.urlopen(request, timeout=20).close()
+        urllib.request.urlopen(request, timeout=60).close()
 
 
 @pytest.fixture(scope="module")
@@ -199,7 +199,7 @@ def see_a_drain(play: Play, balancer: Switch, leaving: ServerProcess, start: Cal
     play.see("drain", lambda client: told(client) and resumed(client))
 
 
-@pytest.mark.timeout(180)  # for the play, which the first of them waits for
+@pytest.mark.timeout(240)  # for the play, which the first of them waits for
 @pytest.mark.parametrize("column", COLUMNS)
 @pytest.mark.parametrize("client", CLIENTS)
 def test_what_the_table_says_is_what_happened(observed: Observed, client: str, column: str) -> None:

@@ -6,7 +6,6 @@ import asyncio
 import http.client
 import json
 import signal
-import socket
 import statistics
 import time
 from collections import Counter
@@ -18,6 +17,7 @@ from typing import Any
 import pytest
 
 from qgstream.sse import Event, Parser
+from tests.deploy.programs import free_port
 from tests.processes.clients import Post, Stream
 from tests.processes.judge import Rules, Sent, Witness
 from tests.processes.ledger import Intent, Ledger, Place, Spec
@@ -249,7 +249,7 @@ def check_received(writer: Writer, ledger: Ledger, listeners: list[Listener], se
 
 def status_of(port: int, path: str) -> tuple[int, dict[str, str]] | None:
     """The answer of a path, or None where nobody listens."""
-    connection = http.client.HTTPConnection("127.0.0.1", port, timeout=15)
+    connection = http.client.HTTPConnection("127.0.0.1", port, timeout=60)
     try:
         connection.request("GET", path)
         answer = connection.getresponse()
@@ -262,11 +262,8 @@ def status_of(port: int, path: str) -> tuple[int, dict[str, str]] | None:
 
 @pytest.fixture
 def admin_port() -> int:
-    """A port that was free a moment ago: 0 would mean no admin port."""
-    with socket.socket() as sock:
-        sock.bind(("127.0.0.1", 0))
-        port: int = sock.getsockname()[1]
-        return port
+    """0 would mean no admin port."""
+    return free_port()
 
 
 def test_ready_says_so_first_then_the_door_closes_then_the_streams_end(tmp_path: Path, admin_port: int) -> None:
@@ -290,7 +287,7 @@ def test_ready_says_so_first_then_the_door_closes_then_the_streams_end(tmp_path:
         assert status_of(admin_port, "/ready") == (503, {"status": "draining"})
         assert b'"reason": "drain"' in client.to_end()
         client.close()
-        assert server.process.wait(30) == 0
+        assert server.process.wait(60) == 0
 
 
 @pytest.mark.parametrize("second", [signal.SIGTERM, signal.SIGINT])
@@ -302,7 +299,7 @@ def test_a_second_signal_ends_it_at_once(tmp_path: Path, second: signal.Signals)
         server.process.send_signal(signal.SIGTERM)
         server.wait_for_log("drain.started", connections=20)
         server.process.send_signal(second)
-        assert server.process.wait(30) == 0
+        assert server.process.wait(60) == 0
         for client in clients:
             client.to_end()
             client.close()
@@ -317,6 +314,6 @@ def test_a_second_signal_ends_the_notice_too(tmp_path: Path) -> None:
         server.process.send_signal(signal.SIGTERM)
         wait_until(lambda: status_of(server.port, "/ready") == (503, {"status": "draining"}), what="/ready 503")
         server.process.send_signal(signal.SIGTERM)
-        assert server.process.wait(30) == 0
+        assert server.process.wait(60) == 0
         client.to_end()
         client.close()

@@ -78,7 +78,7 @@ def test_a_source_fails_and_goes_on_and_leaves_after_the_last_stream(feeds: Path
         server.process.send_signal(signal.SIGTERM)
         client.to_end()
         client.close()
-        server.process.wait(30)
+        server.process.wait(60)
         server.stop(expect=("source.failed",))
     finally:
         if server.process.poll() is None:
@@ -98,7 +98,7 @@ def test_a_mistake_stops_the_start_and_check_config_finds_it(feeds: Path) -> Non
     for command in ("serve", "check-config"):
         done = subprocess.run(
             [sys.executable, "-m", "qgstream", command, "--port", "0"], env={"QGSTREAM_SOURCES": sources,
-            "PYTHONPATH": str(feeds)}, capture_output=True, text=True, timeout=30, check=False,
+            "PYTHONPATH": str(feeds)}, capture_output=True, text=True, timeout=60, check=False,
         )  # fmt: skip
         assert done.returncode == 1
         said = (

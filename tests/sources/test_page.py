@@ -50,7 +50,7 @@ def test_a_configuration_of_the_page_starts(block: Block, myapp: Path) -> None:
     assert open_sources(load(path).config.sources)
 
 
-@pytest.mark.gen_test(timeout=20)
+@pytest.mark.gen_test
 async def test_the_module_of_the_page_brings_prices(myapp: Path) -> None:
     (block,) = [block for block in CONFIGURED if block.page == PAGE and "import" in block.text]
     path = myapp / "qgstream.toml"
@@ -68,7 +68,7 @@ async def test_the_module_of_the_page_brings_prices(myapp: Path) -> None:
         await until(lambda: not intakes.running)
 
 
-@pytest.mark.gen_test(timeout=20)
+@pytest.mark.gen_test
 async def test_the_module_of_the_page_about_extending_tells_of_the_disk(myapp: Path) -> None:
     (block,) = [block for block in CONFIGURED if "myapp.feeds:disk" in block.text]
     (myapp / "qgstream.toml").write_text(block.text)
@@ -81,7 +81,7 @@ async def test_the_module_of_the_page_about_extending_tells_of_the_disk(myapp: P
         break
 
 
-@pytest.mark.gen_test(timeout=20)
+@pytest.mark.gen_test
 async def test_the_program_of_the_page_runs_sources_of_its_own() -> None:
     async def prices_of_mine():  # type: ignore[no-untyped-def]  # as people write it
         yield Draft("mine", 1)

@@ -78,7 +78,7 @@ async def taking(events: Events) -> AsyncIterator[Taken]:
 # The clock.
 
 
-@pytest.mark.gen_test(timeout=20)
+@pytest.mark.gen_test
 async def test_the_clock_ticks_at_once_and_then_on_whole_multiples() -> None:
     async with taking(clock(topic="t", event="tick", interval_seconds=0.125)) as taken:
         await taken.until(4)
@@ -91,7 +91,7 @@ async def test_the_clock_ticks_at_once_and_then_on_whole_multiples() -> None:
     assert sorted(multiples) == multiples
 
 
-@pytest.mark.gen_test(timeout=20)
+@pytest.mark.gen_test
 async def test_a_clock_that_is_set_back_ticks_on(monkeypatch: pytest.MonkeyPatch) -> None:
     import time
 
@@ -109,7 +109,7 @@ def python(code: str) -> list[str]:
     return [sys.executable, "-c", code]
 
 
-@pytest.mark.gen_test(timeout=30)
+@pytest.mark.gen_test
 async def test_the_lines_that_a_program_prints() -> None:
     code = "import os; print('one'); print('two', os.environ['A'], os.getcwd()); print('no end', end='')"
     async with taking(process(command=python(code), topic="p", event="e", cwd=Path("/"), env={"A": "x"})) as taken:
@@ -118,7 +118,7 @@ async def test_the_lines_that_a_program_prints() -> None:
     assert taken.error is None
 
 
-@pytest.mark.gen_test(timeout=30)
+@pytest.mark.gen_test
 async def test_a_program_may_print_whole_events() -> None:
     code = """print('{"topic": "a", "data": {"n": 1}, "event": "e"}\\nnonsense\\n{"data": 2}')"""
     async with taking(process(command=python(code), parse="event")) as taken:
@@ -128,7 +128,7 @@ async def test_a_program_may_print_whole_events() -> None:
     assert third["topic"] == "process"
 
 
-@pytest.mark.gen_test(timeout=30)
+@pytest.mark.gen_test
 @pytest.mark.parametrize(
     ("command", "said"),
     [
@@ -147,7 +147,7 @@ async def test_a_program_that_fails_says_how(command: list[str], said: str) -> N
     assert str(taken.error).startswith(said)
 
 
-@pytest.mark.gen_test(timeout=30)
+@pytest.mark.gen_test
 async def test_a_program_and_what_it_started_end_with_the_source(tmp_path: Path) -> None:
     child = f"import signal, os, time; signal.signal(15, signal.SIG_IGN); print(os.getpid(), flush=True); {SLEEP}"
     code = f"import subprocess, sys, os; subprocess.Popen([sys.executable, '-c', {child!r}]); {SLEEP}"
@@ -157,7 +157,7 @@ async def test_a_program_and_what_it_started_end_with_the_source(tmp_path: Path)
     await until(lambda: not _runs(int(pid)))
 
 
-@pytest.mark.gen_test(timeout=30)
+@pytest.mark.gen_test
 @pytest.mark.parametrize("has_pidfd", [True, False])
 async def test_what_a_program_leaves_behind_ends_with_it(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, has_pidfd: bool
@@ -191,7 +191,7 @@ def _runs(pid: int) -> bool:
         return False
 
 
-@pytest.mark.gen_test(timeout=30)
+@pytest.mark.gen_test
 async def test_a_program_that_does_not_mind_sigterm_is_killed(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("qgstream.sources.process.TERMINATE_SECONDS", 0.05)
     code = "import signal; signal.signal(15, signal.SIG_IGN)\nwhile True: print('x' * 60_000, flush=True)"
@@ -199,7 +199,7 @@ async def test_a_program_that_does_not_mind_sigterm_is_killed(monkeypatch: pytes
         await taken.until(1)
 
 
-@pytest.mark.gen_test(timeout=30)
+@pytest.mark.gen_test
 async def test_a_program_may_clean_up(tmp_path: Path) -> None:
     mark = tmp_path / "cleaned"
     code = (
@@ -212,7 +212,7 @@ async def test_a_program_may_clean_up(tmp_path: Path) -> None:
     assert mark.read_text() == "up"
 
 
-@pytest.mark.gen_test(timeout=30)
+@pytest.mark.gen_test
 async def test_a_program_waits_while_nothing_is_taken() -> None:
     code = "import itertools\nfor n in itertools.count(): print(n)"
     async with aclosing(process(command=python(code))) as events:
@@ -225,7 +225,7 @@ async def test_a_program_waits_while_nothing_is_taken() -> None:
 # Files.
 
 
-@pytest.mark.gen_test(timeout=30)
+@pytest.mark.gen_test
 async def test_a_file_is_followed_through_rotation_and_truncation(tmp_path: Path) -> None:
     path = tmp_path / "app.log"
     path.write_text("old\n")
@@ -273,7 +273,7 @@ async def _settled(taken: Taken) -> None:
         await asyncio.sleep(0.05)
 
 
-@pytest.mark.gen_test(timeout=30)
+@pytest.mark.gen_test
 async def test_a_file_from_its_beginning_and_one_that_is_not_there_yet(tmp_path: Path) -> None:
     path = tmp_path / "late.ndjson"
     async with taking(file(path=path, topic="f", parse="json", poll_seconds=0.01)) as taken:
@@ -289,7 +289,7 @@ async def test_a_file_from_its_beginning_and_one_that_is_not_there_yet(tmp_path:
         assert set(items[1:]) == {"y"}
 
 
-@pytest.mark.gen_test(timeout=30)
+@pytest.mark.gen_test
 async def test_a_file_that_cannot_be_read(tmp_path: Path) -> None:
     async with taking(file(path=tmp_path)) as taken:
         await taken.over()
@@ -349,7 +349,7 @@ def says(body: bytes, status: int = 200, **headers: str) -> Answer:
     return answer
 
 
-@pytest.mark.gen_test(timeout=30)
+@pytest.mark.gen_test
 async def test_only_changes_of_a_document_are_published() -> None:
     async with Web() as web:
         changed = "Wed, 21 Oct 2015 07:28:00 GMT"
@@ -367,7 +367,7 @@ async def test_only_changes_of_a_document_are_published() -> None:
     assert "If-None-Match" not in web.asked[4], "the second document had none"
 
 
-@pytest.mark.gen_test(timeout=30)
+@pytest.mark.gen_test
 async def test_a_document_that_cannot_be_had_is_asked_for_again() -> None:
     async with Web() as web:
 
@@ -389,7 +389,7 @@ async def test_a_document_that_cannot_be_had_is_asked_for_again() -> None:
         assert bytes(better) == b'{"n":  2}'
 
 
-@pytest.mark.gen_test(timeout=30)
+@pytest.mark.gen_test
 async def test_a_server_that_is_not_there() -> None:
     web = Web()
     async with web:
@@ -400,7 +400,7 @@ async def test_a_server_that_is_not_there() -> None:
     assert refused.reason.startswith("cannot be had: ")
 
 
-@pytest.mark.gen_test(timeout=30)
+@pytest.mark.gen_test
 async def test_a_document_over_tls_in_an_environment_that_says_whom_to_trust(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, expect_log: ExpectLog
 ) -> None:

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
 # How long a page may take for anything: long enough for a machine that does something else besides. Only a test that
 # fails waits for that long.
-PATIENCE_SECONDS = 30.0
+PATIENCE_SECONDS = 60.0
 
 
 class PageGone(Exception):

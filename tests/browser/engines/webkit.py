@@ -6,7 +6,6 @@ GTK 3 has no headless mode. The driver tells nothing of the console; said.js doe
 from __future__ import annotations
 
 import os
-import socket
 import subprocess
 from pathlib import Path
 from typing import Any
@@ -14,6 +13,7 @@ from typing import Any
 import httpx
 
 from tests.browser.engines.base import PATIENCE_SECONDS, SAID, Engine, PageGone, Tab
+from tests.deploy.programs import free_port
 from tests.serving import wait_until
 
 # The last argument of an asynchronous script is the function that takes its result.
@@ -92,8 +92,7 @@ class WebKit(Engine):
         assert display.stdout is not None
         number = display.stdout.readline().strip()
         assert number, "Xvfb did not start"
-        with socket.create_server(("127.0.0.1", 0)) as free:
-            port = free.getsockname()[1]
+        port = free_port()
         environment = {
             "DISPLAY": f":{number}", "GDK_BACKEND": "x11", "HOME": str(folder), "NO_AT_BRIDGE": "1",
             "WEBKIT_DISABLE_COMPOSITING_MODE": "1", "no_proxy": "*",
