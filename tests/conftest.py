@@ -29,6 +29,8 @@ os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
 # A shell starts background jobs with SIGINT ignored. Programs that the tests start would inherit that.
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
     signal.signal(signal.SIGINT, signal.default_int_handler)
+# `timeout`, and whoever cancels a run, send SIGTERM. As after Ctrl-C, fixtures end the programs that they have started.
+signal.signal(signal.SIGTERM, signal.default_int_handler)
 
 # Time on a shared machine says nothing about an example. In CI the examples are always the same: a run fails there for
 # a change.

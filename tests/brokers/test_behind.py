@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import sys
-from typing import Any
+from typing import Any, cast
 
 import pytest
 
+from qgstream.brokers.remote import Remote
 from qgstream.errors import Unavailable
 from qgstream.limits import LimitSettings
 from qgstream.publication import Publication
@@ -22,6 +23,8 @@ from tests.handlers.asking import until
 DATA_BYTES = 10_000
 # What a NATS server sends before it waits for an answer: 1.3 MB of these 50 were seen.
 AHEAD_BYTES = 10_000_000
+# An engine on a busy machine may need seconds for a thousand events.
+PATIENCE_SECONDS = 30.0
 
 
 def events(count: int) -> list[Publication]:
@@ -50,8 +53,9 @@ async def fill(tail: Tail, batches: int) -> int:
 async def test_a_tail_without_room_waits_and_then_delivers_everything(
     engine: Engine, tails: Tails, remote: Machine
 ) -> None:
-    other = await tails.open()
-    tail = Behind(engine.broker(timeout_seconds=1.0))
+    other = await tails.open(broker=engine.broker(timeout_seconds=PATIENCE_SECONDS))
+    broker = cast(Remote, engine.broker(timeout_seconds=PATIENCE_SECONDS))
+    tail = Behind(broker)
     tails._open.append(tail)
     tail.has_room = asyncio.Event()
     await tail.broker.open(tail, HistorySettings())
@@ -62,8 +66,10 @@ async def test_a_tail_without_room_waits_and_then_delivers_everything(
     for inbox in getattr(tail.broker, "_inboxes", ()):  # NATS sends on until it is asked to wait, and has its answer
         assert sum(len(message.data) for message in inbox._came) < AHEAD_BYTES
     # A publish of its own is not held for ever.
+    broker.timeout_seconds = 1.0
     with pytest.raises(Unavailable, match="has more than this server keeps up with"):
-        await tail.broker.append(events(1))
+        await broker.append(events(1))
+    broker.timeout_seconds = PATIENCE_SECONDS
     assert len(tail.delivered) == came
     assert tail.broker.is_up
     tail.has_room.set()
@@ -79,7 +85,9 @@ async def test_what_others_append_is_bounded_in_a_process_that_is_slow(
     engine: Engine, tails: Tails, remote: Machine
 ) -> None:
     limit = 1024 * 1024
-    async with Served(engine.broker(), limits=LimitSettings(max_total_backlog_bytes=limit)) as client:
+    async with Served(
+        engine.broker(timeout_seconds=PATIENCE_SECONDS), limits=LimitSettings(max_total_backlog_bytes=limit)
+    ) as client:
         hub = client.hub
         for number in range(500):  # each of them is asked about each event
             hub.router.feed(Subscription(patterns=frozenset({"a", f"t{number}"})))
@@ -90,7 +98,7 @@ async def test_what_others_append_is_bounded_in_a_process_that_is_slow(
             most = max(most, hub._dispatch.queued_bytes)
             return len(hub.window) == 3000 and hub._dispatch.is_idle
 
-        other = await tails.open()
+        other = await tails.open(broker=engine.broker(timeout_seconds=PATIENCE_SECONDS))
         writing = asyncio.ensure_future(fill(other, 3))
         await until(is_done)
         await writing
@@ -102,7 +110,7 @@ async def test_what_others_append_is_bounded_in_a_process_that_is_slow(
 async def test_a_long_batch_is_made_ready_in_parts(
     engine: Engine, tails: Tails, remote: Machine, made_by: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    tail = await tails.open()
+    tail = await tails.open(broker=engine.broker(timeout_seconds=PATIENCE_SECONDS))
     module = sys.modules[type(tail.broker).__module__]
     if not hasattr(module, made_by):
         return  # another engine's
