@@ -631,7 +631,11 @@ class Remote(Broker, ABC):
 
 
 async def _shielded(task: asyncio.Task[_T]) -> _T:
-    return await asyncio.shield(task)
+    """The result of a task that others wait for too. `ConnectionError` when the broker was closed meanwhile."""
+    await asyncio.wait((task,))
+    if task.cancelled():
+        raise ConnectionError("is not open")
+    return task.result()
 
 
 def longest_seconds(history: HistorySettings) -> float:

@@ -492,6 +492,21 @@ async def test_who_has_an_id_that_there_is_not_goes_on_behind_what_there_is(fake
     assert tail.offsets == [1, 2]
 
 
+@pytest.mark.gen_test
+async def test_a_question_under_way_is_refused_when_the_broker_is_closed(fakes: Fakes) -> None:
+    """A cancelled question is not a cancelled request: that would be logged as a fault of the handler."""
+    tail = await fakes.open(make=SlowToAnswer)
+    broker = tail.broker
+    assert isinstance(broker, SlowToAnswer)
+    broker.may_arrive = asyncio.Event()
+    waiting = [asyncio.create_task(broker.reach(99)) for _ in range(2)]
+    await until(lambda: fakes.log.calls.count("bounds") == 2)
+    await broker.close()
+    for task in waiting:
+        with pytest.raises(Unavailable, match="is not open"):
+            await task
+
+
 # Mistakes.
 
 
