@@ -32,7 +32,7 @@ def test_moving_between_servers_is_nothing_that_a_subscriber_can_see(
 
     settings = HARSH | {"broker__url": engine.url, "broker__timeout_seconds": 3}
     fleet = Fleet(tmp_path, settings, variants=VARIANTS, count=2, expect=("broker.down",))
-    plan = Plan(seconds=6, round_seconds=3, subscribers=80, rules=DURABLE)
+    plan = Plan(seconds=6, round_seconds=3, subscribers=80, rules=DURABLE, hardships=HARDSHIPS)
     verdict = asyncio.run(check(fleet, plan, (fleet.restart_after_kill, bounce)))
     print(verdict)
     assert verdict.violation is None, verdict

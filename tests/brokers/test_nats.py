@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import re
 import shutil
 import time
@@ -280,7 +281,8 @@ async def test_a_stream_that_is_full_takes_nothing_until_there_is_room(
             answer = await client.post({"topic": "orders", "data": "3"})
             assert (answer.code, error_of(answer)["code"]) == (503, "broker_down")
             assert "maximum messages exceeded" in error_of(answer)["message"]
-            assert (await client.ask("GET", "/ready")).code == 503
+            ready = json.loads((await client.ask("GET", "/ready")).body)
+            assert ready == {"status": "degraded", "reason": "broker_down"}
             broker: Any = client.hub.broker
             with pytest.raises(OSError, match="is full: max_msgs = 3"):
                 await broker.probe()

@@ -22,7 +22,7 @@ HARDSHIPS = (
 def test_a_restart_is_nothing_that_a_subscriber_can_see(tmp_path: Path, history_events: int) -> None:
     url = f"sqlite://{tmp_path}/events.db?max_events=1000000"
     fleet = Fleet(tmp_path, HARSH | {"broker__url": url, "history__max_events": history_events}, variants=VARIANTS)
-    plan = Plan(seconds=12, round_seconds=4, rules=DURABLE)
+    plan = Plan(seconds=12, round_seconds=4, rules=DURABLE, hardships=HARDSHIPS)
     verdict = asyncio.run(check(fleet, plan, (fleet.restart_after_kill, fleet.restart_after_drain)))
     print(verdict)
     assert verdict.violation is None, verdict

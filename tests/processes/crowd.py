@@ -26,7 +26,10 @@ RULES = Rules(short_lived=frozenset({"chatter"}))
 
 @dataclass(frozen=True)
 class Plan:
-    """How much of everything. `events_per_second` is a mean: publishers write bursts at full speed."""
+    """How much of everything. `events_per_second` is a mean: publishers write bursts at full speed.
+
+    A run goes on beyond `seconds` until it has met each of `hardships`: on a busy machine less happens in a second.
+    """
 
     seconds: float = 20.0
     round_seconds: float = 7.0
@@ -36,6 +39,7 @@ class Plan:
     seed: int = 1
     key: str = KEY
     rules: Rules = RULES
+    hardships: tuple[str, ...] = ()
 
 
 class World:

@@ -22,7 +22,8 @@ HARDSHIPS = (
 
 @pytest.mark.timeout(240)
 def test_every_event_arrives_exactly_once_in_order_or_is_told_as_missed(tmp_path: Path) -> None:
-    verdict = asyncio.run(check(Fleet(tmp_path, HARSH, variants=VARIANTS), Plan(seconds=18, round_seconds=6)))
+    plan = Plan(seconds=18, round_seconds=6, hardships=HARDSHIPS)
+    verdict = asyncio.run(check(Fleet(tmp_path, HARSH, variants=VARIANTS), plan))
     print(verdict)
     assert verdict.violation is None, verdict
     assert verdict.counts["restarts"] >= 2
