@@ -37,11 +37,14 @@ _Key = tuple[int, int]
 @dataclass(frozen=True, slots=True)
 class Filter:
     """Which streams. `topic` is a name or a pattern: those of which some topic could be both; with `exact` those that
-    asked for it in so many words (`*`: for everything)."""
+    asked for it in so many words (`*`: for everything). `key` is the name of a publish key and `sub` the subject of a
+    token, both as `describe` has them."""
 
     topic: str | None = None
     exact: bool = False
     network: Network | None = None
+    key: str | None = None
+    sub: str | None = None
     min_age_seconds: float = 0.0
     min_backlog_bytes: int = 0
 
@@ -57,6 +60,8 @@ class Filter:
             and (not self.min_backlog_bytes or connection.backlog_bytes >= self.min_backlog_bytes)
             and (self.topic is None or self._matches_topic(self.topic, connection))
             and (self.network is None or is_in(connection.ip, (self.network,)))
+            and (self.key is None or self.key == _key_name(connection))
+            and (self.sub is None or self.sub == _subject(connection))
         )
 
     def _matches_topic(self, topic: str, connection: Connection) -> bool:
@@ -161,8 +166,8 @@ def describe(hub: Hub, connection: Connection, now: float) -> dict[str, object]:
     return {
         "id": connection.id,
         "ip": connection.ip,
-        "key": connection.named if isinstance(connection.named, str) else None,
-        "sub": connection.named.name if isinstance(connection.named, Name) else None,
+        "key": _key_name(connection),
+        "sub": _subject(connection),
         "topics": sorted(subscription.patterns) or ["*"],
         "events_filter": sorted(subscription.events),
         "transport": connection.transport,
@@ -174,6 +179,14 @@ def describe(hub: Hub, connection: Connection, now: float) -> dict[str, object]:
         "position": position(hub, connection),
         "user_agent": connection.user_agent,
     }
+
+
+def _key_name(connection: Connection) -> str | None:
+    return connection.named if isinstance(connection.named, str) else None
+
+
+def _subject(connection: Connection) -> str | None:
+    return connection.named.name if isinstance(connection.named, Name) else None
 
 
 def state(connection: Connection) -> str:

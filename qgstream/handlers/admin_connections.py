@@ -10,12 +10,14 @@ from qgstream.census import SORTS, Filter
 from qgstream.connection import Connection
 from qgstream.errors import BadRequest, InvalidField, NotFound
 from qgstream.handlers.admin import AdminHandler
+from qgstream.logs import printable
+from qgstream.talkers import MAX_NAME_CHARACTERS
 from qgstream.topics import check_pattern
 
 DEFAULT_PAGE = 100
 MAX_PAGE = 1000
 _MAX_AGE_SECONDS = 1e9
-_FILTERS = ("topic", "exact", "ip", "min_age_seconds", "min_backlog_bytes")
+_FILTERS = ("topic", "exact", "ip", "key", "sub", "min_age_seconds", "min_backlog_bytes")
 
 
 class ConnectionsHandler(AdminHandler):
@@ -48,7 +50,8 @@ class ConnectionsHandler(AdminHandler):
         wanted = self._filter()
         if wanted.is_everything and not self.flag("all"):
             raise BadRequest(
-                "got no filter, expected topic, ip, min_age_seconds or min_backlog_bytes, or all=true for every stream",
+                "got no filter, expected topic, ip, key, sub, min_age_seconds or min_backlog_bytes, "
+                "or all=true for every stream",
                 code="filter_required",
             )
         kicked = await self.service.hub.slices.result(census.kick_all(self.service.hub, wanted))
@@ -61,9 +64,16 @@ class ConnectionsHandler(AdminHandler):
             topic=None if topic is None else check_pattern(topic),
             exact=self.flag("exact"),
             network=self._network(),
+            key=self._name("key"),
+            sub=self._name("sub"),
             min_age_seconds=self.number("min_age_seconds", 0.0, high=_MAX_AGE_SECONDS),
             min_backlog_bytes=self.whole("min_backlog_bytes", 0),
         )
+
+    def _name(self, name: str) -> str | None:
+        # As names are shown: what an operator copies from the list, from the log and from the token itself all match.
+        text = self.text(name)
+        return None if text is None else printable(text, MAX_NAME_CHARACTERS)
 
     def _network(self) -> Network | None:
         text = self.text("ip")

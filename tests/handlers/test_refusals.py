@@ -7,6 +7,7 @@ import json
 import logging
 from collections.abc import Callable
 from typing import Any
+from urllib.parse import urlencode
 
 import pytest
 from tornado.iostream import StreamClosedError
@@ -375,9 +376,21 @@ async def test_a_stream_has_the_subject_of_its_token(client: Client, caplog: pyt
     assert named == [("alice", None), (shown, None), (None, "tests"), (None, None)]
     connections = (await get(client, "connections"))["connections"]
     assert [(one["sub"], one["key"]) for one in connections] == named
+    for query, ids in [
+        ("sub=alice", [1]), ("sub=ali", []), (urlencode({"sub": shown}), [2]), (urlencode({"sub": hostile}), [2]),
+        ("key=tests", [3]), ("sub=tests", []), ("key=alice", []), ("sub=", []), ("key=tests&sub=alice", []),
+        ("sub=alice&ip=127.0.0.1", [1]), ("sub=alice&min_age_seconds=1e3", []),
+    ]:  # fmt: skip
+        assert [one["id"] for one in (await get(client, f"connections?{query}"))["connections"]] == ids, query
     assert (await talker(client, "user", shown))["streams"] == 1
     assert (await talker(client, "key", "tests"))["streams"] == 1
     assert (await talker(client, "address", "127.0.0.1"))["streams"] == 4
+    for query, number in (("sub=", None), ("sub=alice", 0), ("key=tests", 2)):
+        answer = await client.ask("DELETE", f"/admin/connections?{query}", headers=ADMIN)
+        assert document(answer) == {"kicked": int(number is not None)}
+        if number is not None:
+            assert json.loads(await streams[number].data())["reason"] == "kicked"
+    assert [one["id"] for one in (await get(client, "connections"))["connections"]] == [2, 4]
     for stream in streams:
         stream.close()
 
