@@ -1,7 +1,7 @@
 """Whether `serve` will find what it needs: each check is tried here, and says what was found and what to change.
 
-`fails` is what `serve` refuses to start with, and what leaves nobody to be served: an expired certificate, or a
-placeholder of a shipped file in the place of a value. A `warning` may be meant.
+`fails` is what `serve` refuses to start with, and what leaves nobody to be served: an expired certificate, a file by
+which no event can ever come, or a placeholder or mark of a shipped file. A `warning` may be meant.
 """
 
 from __future__ import annotations
@@ -41,6 +41,8 @@ _AHEAD_SECONDS = 300
 
 # RFC 2606, 3: nobody can have these names. Our files and pages use them where a name of the operator's belongs.
 _PLACEHOLDER = re.compile(r"\bexample\.(?:com|net|org)\b|\bCHANGE")
+# Brokers that nobody but this process writes to.
+_OWN_LOGS = ("memory", "sqlite")
 # Keys of the documentation, and of conf/dev.toml.
 _PUBLIC_KEYS = frozenset({
     "a-long-random-string", "the-new-one", "the-old-one", "at least 32 bytes, from a random source"
@@ -72,10 +74,10 @@ def configuration(loaded: Loaded, path: Path | None, now: float, *, lenient: boo
     certfile = config.server.certfile
     if certfile is not None and not any(finding.check.startswith("server.certfile") for finding in findings):
         findings.append(_certificate(certfile, now, lenient=lenient))
-    findings += _keys(config)
-    findings += [Finding(check, bad, found, change) for check, found, change in _placeholders(loaded)]
+    findings += _keys(config, "warning" if path is None else bad)
+    findings += [Finding(check, bad, found, change) for check, found, change in (*_placeholders(loaded), *_marks(path))]
     files = [file for file in (path, certfile, config.server.keyfile) if file is not None]
-    return [*findings, *_marks(path), *_clock(files, now)]
+    return [*findings, *_clock(files, now)]
 
 
 def network(config: Config, broken: Sequence[Finding] = ()) -> list[Finding]:
@@ -117,15 +119,17 @@ def _date(at: float) -> str:
     return time.strftime("%Y-%m-%d %H:%M UTC", time.gmtime(at))
 
 
-def _keys(config: Config) -> Iterator[Finding]:
+def _keys(config: Config, bad: Verdict) -> Iterator[Finding]:
     auth = config.auth
+    brings = config.sources or config.broker.url.partition(":")[0] not in _OWN_LOGS
     if auth.publish_keys or auth.jwt is not None:
         tokens = "no tokens" if auth.jwt is None else "tokens"
         yield Finding("auth.publish_keys", "ok", f"{len(auth.publish_keys)} names of keys, {tokens}")
     else:
         yield Finding(
-            "auth.publish_keys", "warning", "there is none, and no auth.jwt: nobody can publish over HTTP",
-            "set a key, unless all events come from sources or through the broker",
+            "auth.publish_keys", "warning" if brings else bad,
+            f"there is none, and no auth.jwt: {'nobody can publish over HTTP' if brings else 'no event can ever come'}",
+            "set a key" + (", unless all events come from sources or through the broker" if brings else ""),
         )  # fmt: skip
     if auth.admin_keys:
         yield Finding("auth.admin_keys", "ok", f"{len(auth.admin_keys)} names of keys")
@@ -149,7 +153,7 @@ def _placeholders(loaded: Loaded) -> Iterator[tuple[str, str, str]]:
                 yield where, "is a key that stands in the documentation", "make one: openssl rand -base64 32"
 
 
-def _marks(path: Path | None) -> Iterator[Finding]:
+def _marks(path: Path | None) -> Iterator[tuple[str, str, str]]:
     """The lines of the file that are still marked `# CHANGE`, as those of conf/production.toml."""
     lines: list[str] = []
     if path is not None:
@@ -166,7 +170,7 @@ def _marks(path: Path | None) -> Iterator[Finding]:
             if marked is not None and key:
                 name = f"{section}.{key}".lstrip(".")
                 said = f"line {marked} of {path} is still marked CHANGE"
-                yield Finding(name, "warning", said, "decide on the value, and delete the mark")
+                yield name, said, "decide on the value, and delete the mark"
             marked = None if key else marked
 
 

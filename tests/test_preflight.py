@@ -112,6 +112,23 @@ def test_keys_that_are_missing() -> None:
 
 
 @pytest.mark.parametrize(
+    ("sections", "verdict"),
+    [
+        ({}, "fails"),
+        ({"broker": {"url": "sqlite:////nowhere/log"}}, "fails"),
+        ({"broker": {"url": "redis://127.0.0.1:6379/0"}}, "warning"),
+        ({"sources": [{"use": "clock"}]}, "warning"),
+    ],
+)
+def test_a_file_by_which_no_event_can_come(tmp_path: Path, sections: dict[str, Any], verdict: str) -> None:
+    path = tmp_path / "qgstream.toml"
+    path.write_text("")
+    sections = sections | {"auth": {"admin_keys": KEYS["admin_keys"]}}
+    assert odd(of_files(path, **sections)) == {"auth.publish_keys": verdict}
+    assert odd(of_files(path, lenient=True, **sections)) == {"auth.publish_keys": "warning"}
+
+
+@pytest.mark.parametrize(
     ("sections", "check"),
     [
         ({"cors": {"allow_origins": ["https://www.example.com"]}}, "cors.allow_origins"),
@@ -138,12 +155,14 @@ def test_marks_of_the_shipped_file(tmp_path: Path) -> None:
     path = tmp_path / "qgstream.toml"
     path.write_text(shipped)
 
-    def marked() -> set[str]:
-        found = preflight.configuration(load(path), path, NOW, lenient=False)
-        return {finding.check for finding in found if "still marked CHANGE" in finding.found}
+    def marked(*, lenient: bool = False) -> set[str]:
+        found = preflight.configuration(load(path), path, NOW, lenient=lenient)
+        marks = [finding for finding in found if "still marked CHANGE" in finding.found]
+        assert {finding.verdict for finding in marks} == {"warning" if lenient else "fails"}
+        return {finding.check for finding in marks}
 
     expected = {"server.trusted_proxies", "cors.allow_origins", "admin.host", "log.env"}
-    assert marked() == expected, "each mark of the file stands above the key that it is about"
+    assert marked() == marked(lenient=True) == expected, "each mark of the file stands above the key that it is about"
     assert shipped.count("# CHANGE") == len(expected)
     path.write_text(shipped.replace("# CHANGE: the pages", "# The pages"))
     assert marked() == expected - {"cors.allow_origins"}

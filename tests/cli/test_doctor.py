@@ -253,7 +253,10 @@ def doctor(*flags: str, descriptors: int = 2048) -> subprocess.CompletedProcess[
 
 def test_says_that_all_is_well(tmp_path: Path) -> None:
     path = tmp_path / "c.toml"
-    path.write_text("[server]\nport = 0\n[limits]\nmax_connections = 1000\nmax_total_backlog_bytes = 16777216\n")
+    path.write_text(
+        "[server]\nport = 0\n[limits]\nmax_connections = 1000\nmax_total_backlog_bytes = 16777216\n"
+        "[auth]\npublish_keys = ['a-key-for-the-test']\n"
+    )
     done = doctor("--config", str(path))
     assert (done.returncode, done.stderr) == (0, "")
     assert "fails" not in done.stdout
