@@ -86,11 +86,12 @@ class BaseHandler(RequestHandler):
 
     @property
     def allowed_methods(self) -> str:
-        """For the Allow header: the methods that this class writes itself."""
-        return ", ".join(
+        """For the Allow header: the methods that this class writes itself. A HEAD that is a GET goes with the GET."""
+        written = [
             method for method in self.SUPPORTED_METHODS
             if getattr(type(self), method.lower()) is not getattr(RequestHandler, method.lower())
-        )  # fmt: skip
+        ]  # fmt: skip
+        return ", ".join(method for method in written if method != "HEAD" or "GET" in written)
 
     def check_xsrf_cookie(self) -> None:
         """Nothing, also in an application with `xsrf_cookies`: programs publish with a key and have no such cookie,

@@ -375,6 +375,21 @@ async def test_a_wrong_filter_is_named(client: Client, query: str, field: str) -
 
 
 @pytest.mark.gen_test
+async def test_a_method_is_allowed_where_it_is_answered(client: Client) -> None:
+    """Every admin handler has a HEAD, which is answered only where there is a GET. Each error has a code."""
+    paths = (
+        "bans", "bans/9", "bans/x", "connections", "connections/9", "maintenance", "shed", "evictions", "evictions/9",
+        "evictions/x", "talkers", "publishers", "limits", "config", "reload", "drain",
+    )  # fmt: skip
+    for path in paths:
+        wrong = await send(client, "PUT", path, body={})
+        assert (wrong.code, error_of(wrong)["code"]) in ((405, "method_not_allowed"), (404, "not_found"))
+        allowed = wrong.headers.get("Allow", "").split(", ")
+        for method in ("GET", "HEAD"):
+            assert ((await send(client, method, path)).code != 405) == (method in allowed or wrong.code == 404), path
+
+
+@pytest.mark.gen_test
 async def test_kicking_all_must_be_meant(client: Client, lines: Callable[..., Any]) -> None:
     streams = [await client.stream() for _ in range(5)]
     for query in ("", "?exact=true", "?all=false", "?min_backlog_bytes=0"):
