@@ -62,7 +62,7 @@ class StreamHandler(BaseHandler):
             self._rejected("auth_unavailable", error)
             return Rejection("auth_unavailable", str(error), False)
         except TooManyRequests as error:
-            self.service.rejected("auth_failure_rate_per_ip", self.remote_ip)
+            self._rejected("auth_failure_rate_per_ip", error)
             return Rejection("auth_failure_rate_per_ip", str(error), True, error.retry_after_seconds)
         ban = self.service.ban_of(self.remote_ip, principal)
         if ban is not None:
@@ -71,8 +71,9 @@ class StreamHandler(BaseHandler):
         return Wanted(principal, subscription, self._last_event_id(), self._wants_latest(), self._ignored())
 
     def _banned(self, ban: Ban) -> Rejection:
-        self.service.rejected("banned", self.remote_ip)
-        return ban.rejection(time.monotonic())
+        now = time.monotonic()
+        self._rejected("banned", ban.error(now))
+        return ban.rejection(now)
 
     def subscription(self, principal: Principal, framing: Framing) -> Subscription:
         """What the query asks for, if this principal may have it."""

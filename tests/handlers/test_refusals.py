@@ -27,6 +27,10 @@ NDJSON = "application/x-ndjson"
 ADMIN = {"Authorization": "Bearer admin-key"}
 JWT = {"jwt": {"algorithms": ["HS256"], "secret": SECRET}}
 WRONG = {"Authorization": "Bearer wrong"}
+UPGRADE = {
+    "Upgrade": "websocket", "Connection": "Upgrade", "Sec-WebSocket-Version": "13",
+    "Sec-WebSocket-Key": "AAAAAAAAAAAAAAAAAAAAAA==",
+}  # fmt: skip
 
 
 def results(client: Client) -> dict[str, int]:
@@ -281,10 +285,7 @@ async def test_a_refused_stream_leaves_a_trace(
     client: Client, caplog: pytest.LogCaptureFixture, target: str, headers: dict[str, str], reason: str, status: int
 ) -> None:
     if target.startswith("/ws") and status != 426:
-        headers = headers | {
-            "Upgrade": "websocket", "Connection": "Upgrade", "Sec-WebSocket-Version": "13",
-            "Sec-WebSocket-Key": "AAAAAAAAAAAAAAAAAAAAAA==",
-        }  # fmt: skip
+        headers = headers | UPGRADE
     for _ in range(3):
         assert (await client.ask("GET", target, headers=headers)).code == status
     (line,) = lines(caplog, "events.rejected")
@@ -312,6 +313,39 @@ async def test_one_too_many_is_counted_and_logged_once(
     assert client.hub.metrics.totals.rejected[reason] == 3
     assert [line["reason"] for line in lines(caplog, "events.rejected")] == [reason]
     assert (await talker(client, "address", "127.0.0.1"))["streams_refused"] == 3
+
+
+GUESSING = {"limits": {"auth_failure_rate_per_ip": 1e-9, "auth_failure_burst_per_ip": 1}}
+
+
+@pytest.mark.gen_test
+@pytest.mark.parametrize(
+    ("settings", "banned", "reason"),
+    [
+        ({}, {"address": "127.0.0.1"}, "banned"),
+        ({}, {"key": "tests"}, "banned"),
+        (GUESSING, {}, "auth_failure_rate_per_ip"),
+    ],
+)
+@pytest.mark.parametrize("accept", ["text/event-stream", "*/*", "websocket"])
+async def test_one_that_is_kept_away_is_counted_and_logged_once(
+    client: Client, caplog: pytest.LogCaptureFixture, banned: dict[str, str], reason: str, accept: str
+) -> None:
+    if banned:
+        headers = ADMIN | {"Content-Type": "application/json"}
+        assert (await client.ask("POST", "/admin/bans", headers=headers, body=json.dumps(banned).encode())).code == 201
+    else:
+        for _ in range(2):
+            await client.ask("HEAD", "/events", headers=WRONG)
+    caplog.clear()
+    target, extra = ("/ws", UPGRADE) if accept == "websocket" else ("/events", {"Accept": accept})
+    for _ in range(3):
+        await client.ask("GET", target, headers=BEARER | extra | {"User-Agent": "tests/2"})
+    assert client.hub.metrics.totals.rejected[reason] == 3
+    (line,) = lines(caplog, "events.rejected")
+    assert (line["reason"], line["user_agent"]) == (reason, "tests/2")
+    assert line.get("key") == ("tests" if "key" in banned else None)
+    assert (await talker(client, "agent", "tests/2"))["streams_refused"] == 3
 
 
 @pytest.mark.gen_test
