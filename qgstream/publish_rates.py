@@ -22,13 +22,14 @@ class PublishRates:
         """Take `events` from the rates of an address (`addresses.client_key`) and of a publisher; `key` is the name of
         its publish key, if it has one.
 
-        Raises `TooManyRequests` when one of them is used up. The address comes first: one address that publishes too
-        much takes nothing from other users of the same key.
+        Raises `TooManyRequests` when one of them is used up. Then nothing is taken from the other one: an address that
+        publishes too much does not use up the rate of a key that others have too, and a key that publishes too much
+        does not use up the rate of an address (of a proxy, for instance) from which others publish too.
         """
-        rate, burst = limits.publish_rate_per_ip, limits.publish_burst_per_ip
-        wait = self._of_addresses.take(client, events, rate=rate, burst=burst, now=now)
+        ip_rate, ip_burst = limits.publish_rate_per_ip, limits.publish_burst_per_ip
+        wait = self._of_addresses.wait(client, events, rate=ip_rate, burst=ip_burst, now=now)
         if wait:
-            message = _message("address", events, rate, burst)
+            message = _message("address", events, ip_rate, ip_burst)
             raise TooManyRequests(message, retry_after_seconds=wait, code="publish_rate_per_ip")
         rate, burst = limits.publish_rate_per_key, limits.publish_burst_per_key
         own = limits.per_key.get(key) if key is not None else None
@@ -41,6 +42,7 @@ class PublishRates:
         if wait:
             message = _message("key", events, rate, burst)
             raise TooManyRequests(message, retry_after_seconds=wait, code="publish_rate_per_key")
+        self._of_addresses.take(client, events, rate=ip_rate, burst=ip_burst, now=now)
 
     def _take_own(self, key: str, events: int, rate: float, burst: int, now: float) -> float:
         if rate <= 0:

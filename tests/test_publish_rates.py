@@ -40,6 +40,35 @@ def test_each_address_has_a_rate() -> None:
     assert error is None or error.code == "publish_rate_per_ip"
 
 
+@pytest.mark.parametrize("own", [{}, {"slow": {"publish_rate": 0.001, "publish_burst": 1}}])
+def test_a_key_that_is_too_fast_takes_nothing_from_its_address(own: dict[str, Any]) -> None:
+    settings = limits(
+        publish_rate_per_ip=0.001, publish_burst_per_ip=5, publish_rate_per_key=0.001, publish_burst_per_key=4,
+        per_key=own,
+    )  # fmt: skip
+    rates = PublishRates()
+    assert refusal(rates, settings, 1 if own else 4, key="slow") is None
+    for _ in range(10):
+        error = refusal(rates, settings, key="slow")
+        assert error is not None
+        assert error.code == "publish_rate_per_key"
+    assert refusal(rates, settings, 4 if own else 1, key="other") is None
+    error = refusal(rates, settings, key="other")
+    assert error is not None
+    assert error.code == "publish_rate_per_ip"
+
+
+def test_an_address_that_is_too_fast_takes_nothing_from_its_key() -> None:
+    settings = limits(
+        publish_rate_per_ip=0.001, publish_burst_per_ip=1, publish_rate_per_key=0.001, publish_burst_per_key=2
+    )
+    rates = PublishRates()
+    assert refusal(rates, settings, client="a") is None
+    for _ in range(10):
+        assert refusal(rates, settings, client="a") is not None
+    assert refusal(rates, settings, client="b") is None
+
+
 def test_keys_with_limits_of_their_own_have_these() -> None:
     own = {"slow": {"publish_rate": 1, "publish_burst": 2}, "fast": {"publish_rate": 5}, "free": {"publish_rate": 0}}
     rates, settings = PublishRates(), limits(publish_rate_per_key=3, publish_burst_per_key=4, per_key=own)
