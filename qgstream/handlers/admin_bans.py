@@ -34,8 +34,8 @@ class BansHandler(AdminHandler):
         body = self.json_object()
         self.check_fields(body, _FIELDS)
         kind, value = self._target(body)
-        reason = body.get("reason") or ""
-        if reason:
+        reason = "" if body.get("reason") is None else body["reason"]
+        if reason != "":
             check_text("reason", reason, max_characters=_MAX_REASON_CHARACTERS)
         ban, is_new = self.service.bans.add(
             kind, value, reason=reason, by=self.principal.name, seconds=self._seconds(body),

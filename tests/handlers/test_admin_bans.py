@@ -309,6 +309,8 @@ async def test_a_secret_is_in_no_answer_and_no_line(client: Client, lines: Calla
         ({"token": "x" * 20_000}, "token"),
         ({"user": "ann", "reason": "x" * 201}, "reason"),
         ({"user": "ann", "reason": 7}, "reason"),
+        ({"user": "ann", "reason": 0}, "reason"),
+        ({"user": "ann", "reason": []}, "reason"),
         ({"user": "ann", "reason": "a\nb"}, "reason"),
         ({"user": "ann", "expires_in_seconds": 0}, "expires_in_seconds"),
         ({"user": "ann", "expires_in_seconds": -1}, "expires_in_seconds"),
