@@ -23,6 +23,10 @@ from qgstream.errors import ConfigError
 
 M = TypeVar("M", bound=BaseModel)
 
+# The parameters of a URL, and the names that credentials have there: `access_token`, `password`, `api_key`, `sig`.
+_PARAMETER = re.compile(r"([?&][^=&#?\s]+=)([^&#\s]+)")
+_SECRET_NAME = re.compile(r"(?i)token|secret|passw|pwd|api[_-]?key|signature|credential|[?&](?:key|sig)=")
+
 
 @dataclass(frozen=True)
 class Key:
@@ -122,7 +126,10 @@ def _visible(value: object) -> object:
     if isinstance(value, Mapping):
         return {name: _visible(item) for name, item in value.items()}
     if isinstance(value, str | Path):
-        return re.sub(r"//[^/?#]*@", "//(not shown)@", str(value))
+        without_userinfo = re.sub(r"//[^/?#]*@", "//(not shown)@", str(value))
+        return _PARAMETER.sub(
+            lambda found: f"{found[1]}(not shown)" if _SECRET_NAME.search(found[1]) else found[0], without_userinfo
+        )
     return value
 
 

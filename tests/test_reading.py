@@ -312,6 +312,11 @@ def test_an_empty_table_and_a_key_of_it_from_elsewhere(tmp_path: Path) -> None:
         ("shop.name", "redis://:hush@host:1/0", "redis://(not shown)@host:1/0"),
         ("shop.name", "amqp://me:hu@sh@host", "amqp://(not shown)@host"),
         ("shop.name", "https://host/@me", "https://host/@me"),
+        ("shop.name", "redis://host/0?password=hush&stream=a", "redis://host/0?password=(not shown)&stream=a"),
+        ("shop.name", "https://host/a?x=1&access_token=hush#b", "https://host/a?x=1&access_token=(not shown)#b"),
+        ("shop.name", "https://host/?API-Key=hush", "https://host/?API-Key=(not shown)"),
+        ("shop.name", "https://host/?key=hush&sig=hush", "https://host/?key=(not shown)&sig=(not shown)"),
+        ("shop.name", "nats://host?keyfile=/k&certfile=/c", "nats://host?keyfile=/k&certfile=/c"),
         ("shop.colours", ("red", "//me:hush@host"), ["red", "//(not shown)@host"]),
         (
             "shop.shelves",
