@@ -7,10 +7,11 @@ import json
 import os
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Any
 
 from qgstream.cli import _settings
 from qgstream.errors import QgstreamError
+from qgstream.logs import printable
 
 if TYPE_CHECKING:
     from qgstream.config import Config, Loaded
@@ -20,6 +21,7 @@ KEY_VARIABLE = "QGSTREAM_ADMIN_KEY"
 RUNNING = ""
 _HIDDEN = "(not shown)"
 _TIMEOUT_SECONDS = 10.0
+_MAX_CHARACTERS = 10_000  # of what a server says
 
 
 @dataclass(frozen=True)
@@ -66,7 +68,7 @@ def _with_running(loaded: Loaded, url: str | None) -> Diff:
         },
         "not_compared": hidden,
     }
-    lines = [str(change) for change in changes]
+    lines = [printable(str(change), _MAX_CHARACTERS) for change in changes]  # a server said a part of it
     lines += [f"{key}: not compared, because a server shows no secret" for key in hidden]
     return Diff(lines, document)
 
@@ -97,25 +99,32 @@ def _key(config: Config) -> str:
 def _ask(url: str, key: str) -> dict[str, Any]:
     import httpx
 
-    from qgstream.answers import sentence
+    from qgstream.answers import bearer, sentence
     from qgstream.transport import client
 
-    target = f"{url.rstrip('/')}/admin/config"
+    target, headers = f"{url.rstrip('/')}/admin/config", {"Authorization": bearer(key)}
     try:
         with client(True, target) as asking:
-            answer = asking.get(target, headers={"Authorization": f"Bearer {key}"}, timeout=_TIMEOUT_SECONDS)
-            document = answer.json()
-        config = document.get("config") if isinstance(document, dict) else None
+            answer = asking.get(target, headers=headers, timeout=_TIMEOUT_SECONDS)
     except httpx.InvalidURL as error:
         raise QgstreamError(f"--url: got {url!r}, expected http://HOST:PORT: {error}") from error
     except httpx.HTTPError as error:
         raise QgstreamError(f"--diff: {target} cannot be asked: {sentence(error)}") from error
-    except ValueError:
-        document = config = None
+    try:
+        document = answer.json()
+    except (ValueError, RecursionError):
+        document = None
+    config = _at(document, "config")
     if answer.status_code != 200 or not isinstance(config, dict):
-        said = (
-            document["error"]["message"] if isinstance(document, dict) and "error" in document else "no configuration"
-        )
+        message = _at(document, "error", "message")
+        said = printable(message, _MAX_CHARACTERS) if isinstance(message, str) else "no configuration"
         hint = f"; the key comes from the environment: {KEY_VARIABLE}" if answer.status_code in (401, 403) else ""
         raise QgstreamError(f"--diff: {target} answered {answer.status_code}: {said}{hint}")
-    return {name: cast("dict[str, Any]", entry).get("value") for name, entry in config.items()}
+    return {printable(name, _MAX_CHARACTERS): _at(entry, "value") for name, entry in config.items()}
+
+
+def _at(document: object, *names: str) -> Any:
+    """What stands there in a document that anybody may have sent: None where there is nothing."""
+    for name in names:
+        document = document.get(name) if isinstance(document, dict) else None
+    return document

@@ -6,6 +6,8 @@ import signal
 import socket
 import subprocess
 import sys
+import threading
+from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
 from typing import Any
 
@@ -225,3 +227,62 @@ def test_a_server_that_does_not_answer(tmp_path: Path) -> None:
     with ServerProcess(tmp_path) as server:  # without an admin key
         done = check("--offline", "--diff", "--url", server.url, QGSTREAM_ADMIN_KEY="admin-hush")
         assert "answered 403" in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("status", "body", "said"),
+    [
+        (200, b'{"error": "no"}', "answered 200: no configuration"),
+        (403, b'{"error": {"code": "x"}}', "answered 403: no configuration; the key comes from"),
+        (403, b'{"error": {"message": "a\\u001b[2Jb\\u202e"}}', r"answered 403: a\x1b[2Jb\u202e; the key comes from"),
+        (403, b'{"error": {"message": 5}}', "answered 403: no configuration; the key comes from"),
+        (200, b"[" * 100_000, "answered 200: no configuration"),
+        (200, b"\xff", "answered 200: no configuration"),
+        (200, b'{"config": 5}', "answered 200: no configuration"),
+        (302, b"", "answered 302: no configuration"),
+        (200, b'{"config": {"limits.max_sockets": 5, "a\\u001b": {"value": "\\u009b\\u202e"}}}', ""),
+    ],
+)
+def test_an_answer_of_something_else_is_one_sentence(
+    status: int, body: bytes, said: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("QGSTREAM_ADMIN_KEY", "admin-hush")
+    asked: list[str] = []
+
+    class Other(BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            asked.append(self.path)
+            self.send_response(status)
+            self.send_header("Location", "/elsewhere")
+            self.send_header("Content-Length", str(len(body)))
+            self.end_headers()
+            self.wfile.write(body)
+
+        def log_message(self, *_: object) -> None:
+            pass
+
+    with HTTPServer(("127.0.0.1", 0), Other) as server:
+        thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01})
+        thread.start()
+        try:
+            done = main(["check-config", "--offline", "--diff", "--url", f"http://127.0.0.1:{server.server_port}"])
+        finally:
+            server.shutdown()
+            thread.join()
+    out, err = capsys.readouterr()
+    assert done == int(bool(said))
+    assert said in err
+    assert (out + err).replace("\n", "").isprintable()
+    assert "hush" not in out + err
+    assert asked == ["/admin/config"]  # a redirect is not followed: the key would go along
+
+
+@pytest.mark.parametrize("key", ["hush\n", "hush\u044e", "hush\x7f"])
+def test_an_admin_key_that_no_header_can_carry_is_not_repeated(
+    key: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("QGSTREAM_ADMIN_KEY", key)
+    assert main(["check-config", "--offline", "--diff", "--url", "http://127.0.0.1:1"]) == 1
+    out, err = capsys.readouterr()
+    assert "the key or token has a character that no HTTP header can carry" in err
+    assert "hush" not in out + err
