@@ -26,7 +26,7 @@ from qgstream.doctor import Finding, Verdict
 from qgstream.errors import ConfigError, Unavailable
 from qgstream.host import listener
 from qgstream.jwks import KeySet
-from qgstream.logs import log
+from qgstream.logs import log, printable
 from qgstream.secret import load_secret, read_file
 from qgstream.server import tls_context
 from qgstream.sources.base import open_sources
@@ -290,7 +290,7 @@ def _taken(check: str, place: str, port: int, error: OSError) -> Finding:
     if error.errno == errno.EADDRINUSE:
         holder = listener(port)
         pid, command = holder or (None, "")
-        who = f"the process {pid} ({command[:100]})" if pid else "a process of another user"
+        who = f"the process {pid} ({printable(command, 100)})" if pid else "a process of another user"
         return _in_use(check, f"{place} is in use by {who}", pid)
     change = ""
     if error.errno == errno.EACCES:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import socket
+import subprocess
 import sys
 import time
 from pathlib import Path
@@ -190,6 +191,23 @@ def test_a_port_that_is_taken_says_by_whom() -> None:
         assert holder[0] == os.getpid()
         assert Path(sys.executable).name.split(".")[0][:6] in holder[1]
     assert listener(port) is None
+
+
+def test_the_command_of_another_process_does_nothing_to_the_terminal() -> None:
+    listening = (
+        "import socket; s = socket.create_server(('127.0.0.1', 0)); print(s.getsockname()[1], flush=True); input()"
+    )
+    other = subprocess.Popen(
+        ["\x1b[2J\u202e", "-c", listening], executable=sys.executable, stdin=subprocess.PIPE, stdout=subprocess.PIPE,
+        text=True,
+    )  # fmt: skip
+    with other:
+        assert other.stdout is not None
+        port = int(other.stdout.readline())
+        finding = of_network(server={"port": port})["server.port"]
+        other.kill()
+    assert f"is in use by the process {other.pid} (" in finding.found
+    assert finding.found.isprintable()
 
 
 def test_one_port_for_two_listeners() -> None:
