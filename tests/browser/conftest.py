@@ -11,7 +11,7 @@ import urllib.request
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
-from urllib.parse import urlsplit
+from urllib.parse import quote, urlsplit
 
 import pytest
 from playwright.sync_api import expect
@@ -21,8 +21,9 @@ from tests.browser.engines.chromium import Chromium
 from tests.browser.engines.firefox import Firefox
 from tests.browser.engines.webkit import WebKit
 from tests.browser.relay import Relay
-from tests.serving import KEY, ServerProcess
-from tests.signing import sign
+from tests.browser.streams import BACKOFF_MS
+from tests.serving import KEY, ServerProcess, wait_until
+from tests.signing import SECRET, sign
 
 HERE = Path(__file__).parent
 CLIENT = HERE.parent.parent / "qgstream" / "web" / "client.js"
@@ -36,6 +37,10 @@ QUICK: dict[str, object] = {
     "limits__overload_retry_seconds": 0.2,
     "log__level": "debug",
 }
+
+OpenTab = Callable[..., Tab]
+StartServer = Callable[..., ServerProcess]
+StartRelay = Callable[[ServerProcess], Relay]
 
 ENGINES: dict[str, type[Engine]] = {engine.name: engine for engine in (Chromium, Firefox, WebKit)}
 
@@ -154,3 +159,50 @@ def page_port() -> Iterator[int]:
     """The port of a server for the files of this folder."""
     with serving_files(HERE) as port:
         yield port
+
+
+# What the tests of the JavaScript client need.
+
+
+def serving(folder: Path, **settings: object) -> Iterator[ServerProcess]:
+    with ServerProcess(folder, **(QUICK | settings)) as running:  # type: ignore[arg-type]  # `port` is not among them
+        yield running
+
+
+@pytest.fixture(scope="module")
+def common_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ServerProcess]:
+    yield from serving(tmp_path_factory.mktemp("server"))
+
+
+@pytest.fixture
+def server(common_server: ServerProcess) -> ServerProcess:
+    """One for all tests that leave it as it was, and nobody is connected to it."""
+    wait_until(lambda: connections(common_server) == 0, what="the end of the last test's connections")
+    return common_server
+
+
+@pytest.fixture(scope="module")
+def with_tokens(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ServerProcess]:
+    """A server whose topic `mine` needs a token."""
+    yield from serving(
+        tmp_path_factory.mktemp("tokens"), auth__jwt__secret=SECRET, auth__jwt__algorithms=["HS256"],
+        auth__jwt__leeway_seconds=0, auth__private_topics=["mine"],
+    )  # fmt: skip
+
+
+@pytest.fixture
+def frontend(open_tab: OpenTab, page_port: int) -> Callable[..., Tab]:
+    """Open the page with the client in a context of its own, or beside another tab, and start a stream."""
+
+    def open_it(
+        port: int, *, beside: Tab | None = None, query: str = "", expected: tuple[str, ...] = (), before: str = "",
+        then: str = "", **options: object,
+    ) -> Tab:  # fmt: skip
+        url = f"http://localhost:{page_port}/client.html?api=http://localhost:{port}{query}"
+        page = open_tab("about:blank", expected=expected) if beside is None else beside.beside()
+        page.goto(f"{url}#{quote(before)}")
+        page.wait_for("document.body.dataset.ready")
+        page.evaluate(f"(options) => {{ start(options); {then} }}", {"backoffMs": BACKOFF_MS} | options)
+        return page
+
+    return open_it

@@ -1,0 +1,124 @@
+"""The server refuses what one tab asks for, or what all ask for."""
+
+from __future__ import annotations
+
+import pytest
+
+from tests.browser.conftest import StartRelay, connections
+from tests.browser.relay import BAD_GATEWAY
+from tests.browser.streams import (
+    BACKOFF_MS,
+    GONE,
+    REFUSED,
+    UNREADABLE,
+    WAYS,
+    Frontend,
+    published,
+    wait_for,
+    wait_for_own,
+    wait_for_state,
+)
+from tests.publishing import publish, publish_all
+from tests.serving import ServerProcess, wait_until
+
+
+def test_a_tab_whose_topics_are_refused_does_not_disturb_the_others(
+    with_tokens: ServerProcess, frontend: Frontend
+) -> None:
+    server = with_tokens
+    good = frontend(server.port, topics=["orders"], expected=REFUSED)
+    wait_for_own(good, "connected")
+    refused = frontend(server.port, topics=["mine"], beside=good)
+    assert wait_for_state(refused, "waiting", why="refused", status=401)["waitMs"] >= BACKOFF_MS[1] / 2
+    assert not refused.evaluate("stream.isShared")
+    publish(server, "orders", 1)
+    wait_for(good, 1)
+    wait_until(lambda: connections(server) == 1, what="one connection")
+    assert good.evaluate("stream.isShared")
+    refused.evaluate("stream.setTopics(['orders'])")
+    wait_for_own(refused, "connected")
+
+
+REFUSE_B = """
+    const real = window.fetch;
+    window.refuses = true;
+    window.fetch = (url, ...more) => {
+        if (!window.refuses || !String(url).includes("topic=b")) return real(url, ...more);
+        const error = {error: {code: "forbidden", message: "not b"}};
+        return Promise.resolve(new Response(JSON.stringify(error), {status: 403}));
+    };
+"""
+
+
+def test_a_tab_that_was_refused_joins_again(server: ServerProcess, frontend: Frontend) -> None:
+    good = frontend(server.port, topics=["a"], before=REFUSE_B)
+    wait_for_own(good, "connected")
+    refused = frontend(server.port, topics=["b"], before=REFUSE_B, beside=good)
+    wait_for_state(refused, "waiting", why="refused", status=403, code="forbidden", message="not b")
+    wait_until(lambda: connections(server) == 1, what="one connection")
+    publish(server, "a", 1)
+    wait_for(good, 1)
+    for page in (good, refused):
+        page.evaluate("() => { refuses = false; }")
+    wait_for_own(refused, "connected")
+    for page in (good, refused):
+        page.wait_for("stream.isShared")
+    wait_until(lambda: connections(server) == 1, what="one connection")
+    publish_all(server, [{"topic": topic, "data": n} for n, topic in enumerate("abab")])
+    wait_for(good, 2)
+    wait_for(refused, 3)
+    assert (published(good), published(refused)) == ([1, 0, 2], [1, 3])
+
+
+def test_one_tab_that_is_refused_from_the_beginning_stops_no_other(server: ServerProcess, frontend: Frontend) -> None:
+    refused = frontend(server.port, topics=["b"], before=REFUSE_B)
+    wait_for_state(refused, "waiting", why="refused", status=403)
+    good = frontend(server.port, topics=["a"], before=REFUSE_B, beside=refused)
+    wait_for_own(good, "connected")
+    publish(server, "a", 1)
+    wait_for(good, 1)
+
+
+def test_when_all_are_refused_they_stay_together(with_tokens: ServerProcess, frontend: Frontend) -> None:
+    server, bad = with_tokens, [-60] * 4
+    # Both tabs may be asked, or only one.
+    options = {"topics": ["mine"], "share": "ann", "expected": REFUSED, "backoffMs": [100, 100]}
+    page = frontend(server.port, tokens=[3, *bad, 600], **options)
+    wait_for_own(page, "connected")
+    other = frontend(server.port, tokens=[3, *bad, 600], beside=page, **options)
+    wait_for_own(other, "connected")
+    for each in (page, other):
+        wait_for_state(each, "waiting", why="refused", status=401)
+        each.wait_for("stream.state === 'open'")
+        assert each.evaluate("stream.isShared")
+    publish(server, "mine", 1)
+    for each in (page, other):
+        wait_for(each, 1)
+    assert connections(server) == 1
+
+
+@pytest.mark.parametrize("share", WAYS)
+def test_the_page_says_what_is_fatal(
+    server: ServerProcess, start_relay: StartRelay, frontend: Frontend, share: bool
+) -> None:
+    relay = start_relay(server)
+    relay.cut(BAD_GATEWAY)
+    fatal = """
+        window.last = new stream.constructor(stream.url, {
+            share: options.share, backoffMs: options.backoffMs,
+            isFatal: ({failures, why}) => why === 'unreachable' && failures >= 3,
+        });
+        window.told = [];
+        const tell = (e) => told.push([e.type, e.state ?? null, e.why ?? null, last.readyState]);
+        for (const type of ['state', 'error']) last.addEventListener(type, tell);
+    """
+    page = frontend(relay.port, query="&own", share=share, then=fatal, expected=(*REFUSED, *UNREADABLE, *GONE))
+    page.wait_for("last.state === 'closed'")
+    told = page.evaluate("told.filter(([type, state]) => type === 'error' || state !== 'connecting')")
+    assert told[-2:] == [["state", "closed", "unreachable", 2], ["error", None, None, 2]]
+    # The two may have begun one after the other.
+    assert {each[1] for each in told[:-2] if each[0] == "state"} <= {"waiting"}
+    # The other stream of the page goes on.
+    relay.restore()
+    wait_for_own(page, "connected")
+    wait_until(lambda: connections(server) == 1, what="one connection")
