@@ -10,7 +10,7 @@ import pytest
 from tests.browser.engines.base import Engine, Tab
 from tests.browser.relay import Relay
 from tests.publishing import publish, publish_all
-from tests.serving import KEY, RawClient, ServerProcess
+from tests.serving import KEY, RawClient, ServerProcess, wait_until
 
 OpenTab = Callable[..., Tab]
 StartServer = Callable[..., ServerProcess]
@@ -88,15 +88,63 @@ def test_a_page_recovers_when_the_server_is_killed_and_started_again(
 
 
 @pytest.mark.engines("firefox")
+@pytest.mark.parametrize("way", ["refused", "closed"])
 def test_firefox_gives_up_a_server_of_another_origin_that_is_away(
-    start_server: StartServer, open_tab: OpenTab, page_port: int
+    start_server: StartServer, start_relay: StartRelay, open_tab: OpenTab, page_port: int, way: str
 ) -> None:
-    """A refused connection is a failure of CORS there, after which the standard has no way back."""
+    """A connection without an answer is a failure of CORS there, after which the standard has no way back."""
     server = start_server()
-    page = open_tab(frontend(page_port, server.port), expected=FIREFOX_GONE)
+    relay = start_relay(server)
+    page = open_tab(frontend(page_port, relay.port if way == "closed" else server.port), expected=FIREFOX_GONE)
     wait_for(page, "connected")
-    server.kill()
+    if way == "closed":
+        relay.cut()
+    else:
+        server.kill()
     page.wait_for_text("#state", "closed for good")
+
+
+# What the files in deploy/ say to an EventSource while no server answers.
+EMPTY = (
+    b"HTTP/1.1 200 OK\r\nContent-Type: text/event-stream\r\nAccess-Control-Allow-Origin: *\r\n"
+    b"Content-Length: 12\r\nConnection: close\r\n\r\nretry: 200\n\n"
+)
+
+
+def test_empty_answers_of_a_proxy_bring_a_page_back(
+    start_server: StartServer, start_relay: StartRelay, open_tab: OpenTab, page_port: int
+) -> None:
+    server = start_server()
+    relay = start_relay(server)
+    page = open_tab(frontend(page_port, relay.port), expected=("ERR_INCOMPLETE_CHUNKED_ENCODING", *FIREFOX_GONE))
+    wait_for(page, "connected")
+    relay.cut(EMPTY)
+    publish(server, "orders", {"value": "meanwhile"})
+    wait_until(lambda: len(relay.requests) >= 4, what="retries that got the empty answer")
+    relay.restore()
+    wait_for_published(page, "meanwhile")
+    page.wait_for_text("#state", "open")
+
+
+def test_a_page_of_the_same_origin_comes_back_without_an_answer(
+    start_server: StartServer, start_relay: StartRelay, open_tab: OpenTab
+) -> None:
+    server = start_server()
+    relay = start_relay(server)
+    cut = ("ERR_INCOMPLETE_CHUNKED_ENCODING", "ERR_EMPTY_RESPONSE", *FIREFOX_GONE)
+    page = open_tab(f"http://localhost:{relay.port}/client.js", expected=("favicon.ico", *cut))
+    page.evaluate("""() => {
+        window.seen = [];
+        window.eventSource = new EventSource("/events?topic=orders");
+        eventSource.onmessage = (event) => seen.push({type: "message", data: JSON.parse(event.data)});
+    }""")
+    wait_for(page, "connected")
+    before = len(relay.requests)
+    relay.cut()
+    publish(server, "orders", {"value": "meanwhile"})
+    wait_until(lambda: len(relay.requests) >= before + 2, what="retries that got no answer")
+    relay.restore()
+    wait_for_published(page, "meanwhile")
 
 
 def test_over_the_limit_a_page_comes_back_by_itself_when_a_slot_frees(
@@ -212,7 +260,7 @@ def test_a_reconnect_is_not_preflighted_and_gets_what_was_missed(
     wait_for(page, "connected")
     publish(server, "orders", {"value": 0})
     wait_for_published(page, 0)
-    relay.cut()
+    relay.cut(EMPTY)  # Firefox gives up when there is none
     page.wait_for_text("#state", "reconnecting")
     last_id = seen(page)[-1]["id"]
     publish_all(server, [{"topic": "orders", "data": {"value": n}} for n in range(1, 21)])
