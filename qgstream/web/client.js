@@ -5,6 +5,11 @@
 // is the pages that share a line: one of them leads and has the line, the others hear from it. A member is what one
 // stream gets from its group, or from a line of its own until it has what the group has. A Stream is what a page uses.
 // The first four are functions with variables, because minifying makes those short; nobody else sees them.
+//
+// There are three state machines: of a line (`phase`), of a page in its group (`line`, `channel`), and of a member
+// (`group`, `own`, `partedUntil`). Each is drawn where it is made. What they say goes up as objects of two kinds: a state
+// ({state, why, ...}, as a StateEvent has it), or a step in the log ({type, prev, id, ...}, from the position `prev` to
+// `id`). A step without a `type`, or with topics of others, only moves the position.
 
 // ---- Words and positions ----
 
@@ -20,6 +25,7 @@ const ANSWER_MS = 20_000;     // for the first message: a seventh HTTP/1.1 conne
 const LONGEST_MS = 300_000;   // for a wait that the server asks for
 const SILENT_MS = 2000;       // at least, however short the heartbeats
 const ASLEEP_MS = 120_000;    // between two ticks. A hidden tab has one a minute
+const APART_MS = 60_000;      // a stream that is refused a second time stays alone this long, then twice as long, ...
 const STEADY_MS = 10_000;     // a stream that lasts this long has forgotten the failures before it
 // In ticks, because a page that slept or was busy has to hear first what waits for it.
 const PING_TICKS = 5;         // without a word of the leading page: ask whether it lives
@@ -112,9 +118,18 @@ function makeParser(id, setRetry) {
 /**
  * One connection at a time, for as long as it takes, from a position in the log. `say` gets what happens, and
  * `askToken` gives a token. `say` may call anything of a line: what goes on after it looks whether its turn is over.
+ *
+ *     connecting --`connected`--> open
+ *     connecting, open --no answer, a refusal, the end, silence--> waiting      (`again`)
+ *     waiting --the time is over, `online`--> connecting                        (`open`)
+ *     any --`reconnect`, other topics, a token that expired--> connecting       (`open`)
+ *     any --`close`--> the end
+ *
+ * Each arrow goes through `begin`, which aborts what the phase before has left running; but not the first one: it stays on
+ * the same connection.
  */
 function makeLine({url, replay, withCredentials, backoffMs: [firstMs, maxMs], token: hasToken}, topics, position, say, askToken) {
-  let phase, told;            // connecting, open or waiting; which of them was said
+  let phase, told;            // connecting, open or waiting; which of them was said last
   let asked = null;           // the topics of the request, once it is sent
   let turn = new AbortController();  // what was begun in an earlier turn is aborted
   let token = null, isAsking;
@@ -230,8 +245,10 @@ function makeLine({url, replay, withCredentials, backoffMs: [firstMs, maxMs], to
 
   const refused = async (answer, signal) => {
     const {status, ok} = answer, isForToken = hasToken && (status === 401 || status === 403);
-    const {error: {code = null, message = null} = {}} = ok ? {} : parseJSON(await answer.text());
+    // Of this server, or of a proxy that has errors of another form, or breaks off in the middle of one.
+    const {error} = !ok && parseJSON(await answer.text().catch(String));
     signal.throwIfAborted();
+    const {code = null, message = null} = typeof error?.code === "string" && error;
     if (isForToken) {
       token = null;
       if (failures === 0) {  // the token was good until now
@@ -333,6 +350,12 @@ function findGroup(name, settings) {
  * The page that holds the lock leads: it has the line, and tells the others over a channel what comes. All pages know
  * each other's topics, so that each can follow. A page that does not answer loses the lock to one that asks. What each
  * stream has got is a position in the log, so it makes no difference from which page, or from how many, it hears.
+ *
+ *     follows (a channel, no line) --it gets the lock: the leader has gone, or was silent--> leads (a channel, a line)
+ *     leads --another page took the lock--> follows
+ *     any --its last member leaves--> the end
+ *
+ * Without locks, or without a name, it leads alone from the beginning (a line, no channel).
  */
 function makeGroup(name, settings) {
   const members = new Set(), leaving = new AbortController();
@@ -464,7 +487,7 @@ function makeGroup(name, settings) {
       good = what.asked;
       trial = 0;
       queueMicrotask(() => line?.setTopics(union(lists())));
-    } else if (/^40[013]$/.test(what.status) && part()) {
+    } else if (/^40[013]$/.test(what.status) && part(what.status)) {
       return;
     }
     take(what);
@@ -482,11 +505,12 @@ function makeGroup(name, settings) {
   };
 
   /** What one stream asks for may be refused: the others go on without it. Whether something else is tried now. */
-  const part = () => {
+  const part = (status) => {
     const all = lists(), isStrange = (topics) => !isWithin(topics, good);
     let next;
-    if (all.every(isStrange)) {
-      // Nothing of this was ever good: look for one that is. If there is none, all stay.
+    if (all.every(isStrange) || (status !== 401 && !all.some(isStrange))) {
+      // Nothing of this was ever good, or all of it was until now: look for one that is. If there is none, all stay.
+      // A 401 for what was good is about the credentials, which are those of all.
       const kinds = [...new Map(all.map((topics) => [`${topics}`, topics])).values()];
       next = kinds.length > 1 && kinds[trial++];
       if (!next) trial = 0;
@@ -584,11 +608,20 @@ function makeGroup(name, settings) {
 
 // ---- One stream ----
 
-/** What one stream gets. `say` gets what happens, once and in the log's order. `at` is a position: it has all before it. */
+/**
+ * What one stream gets. `say` gets what happens, once and in the log's order. `at` is a position: it has all before it.
+ *
+ *     stopped (no group) --`start`--> follows (a group, no line of its own)
+ *     follows --the group is ahead of it--> catches up (a group, and a line of its own)            (`goAlone`)
+ *     catches up --the group has nothing that this one has not got--> follows                      (`leaveOwn`)
+ *     follows, catches up --the server refuses its topics to the group--> parted (a line of its own)  (`part`)
+ *     parted --let in again, or other topics--> catches up, or follows             (`join`)
+ *     any --`stop`--> stopped
+ */
 function makeMember(name, settings, topics, at, say, token) {
   let group = null;
   let own = null;           // a line of its own
-  let isParted = false, partings = 0;  // the others go on without it; how often that was so
+  let partedUntil = 0, partings = 0;  // not 0: the others go on without it, at least until then; how often that was so
   let hasLived = false;
   let told = null;
 
@@ -601,13 +634,13 @@ function makeMember(name, settings, topics, at, say, token) {
   const takeOwn = (said) => {
     if (said.state) show(said);
     else pass(said);
-    // The second time it stays alone: it would disturb the others again and again.
-    if (said.state === "open" && isParted && partings === 1) join();
-    if (own && !isParted) meet();
+    // A stream that was parted waits longer each time: it would disturb the others again and again.
+    if (!partedUntil) meet();
+    else if (told === "open" && performance.now() >= partedUntil) join();
   };
 
   const join = (isBehind) => {
-    isParted = false;
+    partedUntil = 0;
     group = findGroup(name, settings);
     if (isBehind) goAlone();
     group.add(member);
@@ -696,7 +729,7 @@ function makeMember(name, settings, topics, at, say, token) {
       topics = others;
       if (!group) return;
       partings = 0;
-      if (isParted) {
+      if (partedUntil) {
         own.close();
         own = null;
         join();
@@ -709,8 +742,7 @@ function makeMember(name, settings, topics, at, say, token) {
     /** The others were refused with this one, and were not before. */
     part() {
       group.remove(member);
-      isParted = true;
-      partings += 1;
+      partedUntil = performance.now() + partings++ * APART_MS;
       if (!own) goAlone();
     },
   };
@@ -781,14 +813,15 @@ export class Stream extends EventTarget {
     const settings = {url: this.url, replay, withCredentials, backoffMs, token};
     this.#member = makeMember(name, settings, all, this.lastEventId, say, async () => token());
     for (const type of ["open", "message", "error"]) this.addEventListener(type, (event) => this[`on${type}`]?.(event));
+    const life = {signal: this.#life.signal};
+    signal?.addEventListener("abort", () => this.close(), life);
     if (signal?.aborted) this.close();
-    signal?.addEventListener("abort", () => this.close(), {signal: this.#life.signal});
     // On a server nothing starts. In a page not at once: the code that made the stream adds its listeners next, or
     // (React's StrictMode) closes it again.
     if (location) queueMicrotask(() => {
       if (this.#isClosed) return;
       // A page that the browser keeps for the way back, or freezes, holds no connection.
-      const {start, stop} = this.#member, life = {signal: this.#life.signal};
+      const {start, stop} = this.#member;
       for (const type of ["pagehide", "freeze"]) addEventListener(type, stop, life);
       for (const type of ["pageshow", "resume"]) addEventListener(type, start, life);
       start();

@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 
 from tests.browser.conftest import StartRelay, connections
+from tests.browser.engines.base import Tab
 from tests.browser.relay import BAD_GATEWAY
 from tests.browser.streams import (
     BACKOFF_MS,
@@ -14,6 +15,7 @@ from tests.browser.streams import (
     WAYS,
     Frontend,
     published,
+    seen,
     wait_for,
     wait_for_own,
     wait_for_state,
@@ -122,3 +124,47 @@ def test_the_page_says_what_is_fatal(
     relay.restore()
     wait_for_own(page, "connected")
     wait_until(lambda: connections(server) == 1, what="one connection")
+
+
+def refuse_b(pages: list[Tab], *, refuses: bool) -> None:
+    for page in pages:
+        page.evaluate("(value) => { refuses = value; }", refuses)
+
+
+@pytest.mark.parametrize("leading", ["a", "b"])
+def test_a_tab_that_was_let_in_and_is_refused_later_stops_no_other(
+    server: ServerProcess, frontend: Frontend, leading: str
+) -> None:
+    """As when a grant is taken back: everything that the connection asked for was good until then."""
+    before = REFUSE_B.replace("refuses = true", "refuses = false")
+    first = frontend(server.port, topics=[leading], before=before)
+    wait_for_own(first, "connected")
+    second = frontend(server.port, topics=["a" if leading == "b" else "b"], before=before, beside=first)
+    wait_for_own(second, "connected")
+    pages = [first, second]
+    good, refused = pages if leading == "a" else reversed(pages)
+    for turn in range(1, 4):
+        refuse_b(pages, refuses=True)
+        first.evaluate("stream.reconnect()")
+        refused.wait_for("(n) => states.filter((s) => s.status === 403).length >= n", turn)
+        publish(server, "a", turn)
+        wait_for(good, turn)
+        refuse_b(pages, refuses=False)
+        refused.wait_for("stream.state === 'open'")
+        if turn > 1:
+            # It would disturb the others again and again, so it stays alone for a while.
+            wait_for_own(refused, "heartbeat", count=len(seen(refused, "heartbeat")) + 3)
+            assert not refused.evaluate("stream.isShared")
+            refused.evaluate(
+                """(ms) => {
+                    const now = performance.now.bind(performance);
+                    performance.now = () => now() + ms;
+                }""",
+                61_000 * (turn - 1),
+            )
+        refused.wait_for("stream.isShared")
+        wait_until(lambda: connections(server) == 1, what="one connection")
+    publish_all(server, [{"topic": topic, "data": 10 + n} for n, topic in enumerate("abab")])
+    wait_for(good, 12)
+    wait_for(refused, 13)
+    assert (published(good), published(refused)) == ([1, 2, 3, 10, 12], [11, 13])

@@ -130,6 +130,46 @@ def test_how_long_it_waits_after_a_refusal(
     assert bounds[0] <= state["waitMs"] <= bounds[1]
 
 
+# What others say of an error, in place of `{"error": {"code": ..., "message": ...}}`.
+FOREIGN = {
+    "fields of its own": '{"error": {"state": "open", "why": "closing", "waitMs": 0, "failures": -1}}',
+    "numbers and objects": '{"error": {"code": 502, "message": {"state": "open"}}}',
+    "a text": '{"error": "Bad Gateway"}',
+    "null": '{"error": null}',
+    "nothing": "null",
+    "a list": "[1]",
+    "no JSON": "<h1>502 Bad Gateway</h1>",
+    "empty": "",
+    "broken off": None,
+}
+
+
+@pytest.mark.parametrize("body", FOREIGN.values(), ids=FOREIGN.keys())
+def test_an_error_that_is_not_the_servers_own_says_its_status_alone(client: Path, body: str | None) -> None:
+    breaks_off = 'new ReadableStream({pull(controller) { controller.error(new TypeError("lost")); }})'
+    script = f"""
+        globalThis.location = new URL("https://page.example/");
+        globalThis.addEventListener = globalThis.removeEventListener = () => {{}};
+        const body = {breaks_off if body is None else json.dumps(body)};
+        globalThis.fetch = async () => new Response(body, {{status: 502, headers: {{"Retry-After": "70"}}}});
+        const {{Stream}} = await import({json.dumps(str(client))});
+        const stream = new Stream("https://api.example/events", {{share: false}});
+        stream.addEventListener("state", (e) => {{
+            if (e.state === "connecting") return;
+            console.log(JSON.stringify(e));
+            stream.close();
+        }});
+    """
+    done = subprocess.run(
+        ["node", "--input-type=module", "-e", script], capture_output=True, text=True, timeout=50, check=False
+    )
+    assert (done.returncode, done.stderr) == (0, "")
+    assert json.loads(done.stdout.splitlines()[0]) | {"isTrusted": False} == {
+        "isTrusted": False, "state": "waiting", "why": "refused", "reason": None, "status": 502, "code": None,
+        "message": None, "waitMs": 70_000, "failures": 1,
+    }  # fmt: skip
+
+
 SERVERS = {
     "Node": "",
     "without MessageEvent": "delete globalThis.MessageEvent;",
