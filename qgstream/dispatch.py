@@ -20,6 +20,10 @@ from qgstream.subscriber import Subscriber
 VISITS_PER_LOOK = 64
 # A walk of fewer looks is made in the turn of the loop that began it. To wait for the next turn would cost more.
 LOOKS_AT_ONCE = 8
+# Looks of a walk in slices for which rounds wait, about a tenth of a second. If rounds began after each slice of the
+# walk, each stream would get each event of a batch with a send of its own: 300 events for 3 000 streams took 14.7 s of
+# CPU time instead of 2. The feeds hold at most so many chunks more meanwhile, about 70 bytes each.
+LOOKS_HELD = 1500
 
 
 class _Entry(NamedTuple):
@@ -92,6 +96,15 @@ class Dispatch:
             self._slices.begin(self._run(), LOOKS_AT_ONCE)
 
     def _run(self) -> Iterator[None]:
+        for looks, _ in enumerate(self._walk(), 1):
+            if not looks % LOOKS_HELD:
+                self._fanout.release()
+            if looks >= LOOKS_AT_ONCE:
+                self._fanout.hold()
+            yield
+        self._fanout.release()
+
+    def _walk(self) -> Iterator[None]:
         while self._queue:
             entry = self._queue[0]
             try:

@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterator
 import pytest
 
 import qgstream.dispatch
+import qgstream.fanout
 from qgstream.brokers.memory import MemoryBroker
 from qgstream.connection import Connection
 from qgstream.dispatch import LOOKS_AT_ONCE, VISITS_PER_LOOK
@@ -19,7 +20,7 @@ from qgstream.publication import Position, Publication
 from qgstream.router import Router
 from qgstream.subscription import Subscription
 from qgstream.topics import PrivateTopics
-from tests.fakes import FakeStream, ManualSlices, connect, turns
+from tests.fakes import FakeSocket, FakeStream, ManualSlices, connect, turns
 
 
 def raw(*topics: str) -> Subscription:
@@ -116,6 +117,72 @@ async def test_many_small_publishes_behind_a_long_one_yield_between_them(monkeyp
     while scene.slices:
         assert scene.visits_of_a_step() <= VISITS_PER_LOOK
     assert dispatch.is_idle
+
+
+def count_sends(monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """How often anything was sent to anybody, from now on."""
+    sends, take = [0], FakeSocket.take
+
+    def counted(self: FakeSocket, data: bytes | memoryview) -> int:
+        sends[0] += 1
+        return take(self, data)
+
+    monkeypatch.setattr(FakeSocket, "take", counted)
+    return sends
+
+
+@pytest.mark.gen_test
+@pytest.mark.parametrize("looks_held", [10**6, 25])
+async def test_a_stream_gets_many_events_of_a_batch_with_one_send(
+    monkeypatch: pytest.MonkeyPatch, looks_held: int
+) -> None:
+    """And does not wait for the end of a walk that is longer than that."""
+    monkeypatch.setattr(qgstream.dispatch, "LOOKS_HELD", looks_held)
+    scene = Scene(monkeypatch)
+    streams = await scene.open(320)
+    sends = count_sends(monkeypatch)
+    names = [str(number) for number in range(30)]
+    dispatch = scene.hub._dispatch
+    dispatch.deliver(events(*names), "log")
+    heard_before_the_end = 0
+    while scene.slices:
+        scene.slices.step()
+        if not dispatch.is_idle:
+            heard_before_the_end = len(data_of(streams[-1][1]))
+    assert [data_of(stream) for _, stream in streams] == [names] * 320
+    # Five looks are an event. The first send is in the turn of the loop that published.
+    assert sends[0] <= 320 * (2 + 5 * 30 / looks_held)
+    assert (heard_before_the_end > 1) == (looks_held < 150)
+    assert scene.hub._fanout._due == 0
+
+
+@pytest.mark.gen_test
+async def test_rounds_do_not_wait_while_small_publishes_go_on_for_ever(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(qgstream.dispatch, "LOOKS_HELD", 10)
+    scene = Scene(monkeypatch)
+    [(_, stream)] = await scene.open(1)
+    dispatch = scene.hub._dispatch
+    dispatch.deliver(events(*map(str, range(1000)), topic="nobody"), "log")
+    for number in range(100):
+        dispatch.deliver(events(str(number)), "log")
+    while not data_of(stream):
+        assert not dispatch.is_idle
+        scene.slices.step()
+
+
+@pytest.mark.gen_test
+@pytest.mark.usefixtures("queues")
+async def test_no_more_rounds_are_put_off_than_may_begin_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(qgstream.fanout, "MAX_HELD", 2)
+    scene = Scene(monkeypatch)
+    streams = await scene.open(5)
+    scene.hub._dispatch.deliver(events(*"abc"), "log")
+    while not any(data_of(stream) for _, stream in streams):
+        assert len(scene.hub._fanout._held or ()) <= 2
+        scene.slices.step()
+    assert not scene.hub._dispatch.is_idle
+    scene.slices.run()
+    assert [data_of(stream) for _, stream in streams] == [["a", "b", "c"]] * 5
 
 
 @pytest.mark.gen_test
