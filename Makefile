@@ -51,7 +51,7 @@ mutants: $(VENV)/.mutants ## break the code in small ways, and say which of them
 	$(BIN)/python tests/mutants.py
 
 clean: ## remove all that these commands made
-	rm -rf $(VENV) build dist *.egg-info .coverage .coverage.* htmlcov .mypy_cache .pytest_cache .ruff_cache
+	rm -rf $(VENV) .venv-* build dist *.egg-info .coverage .coverage.* htmlcov .mypy_cache .pytest_cache .ruff_cache
 	find . -name __pycache__ -type d -not -path './$(VENV)/*' -prune -exec rm -rf {} +
 
 $(VENV)/.created:
