@@ -11,7 +11,7 @@ import sys
 import time
 from pathlib import Path
 from types import TracebackType
-from typing import Any, ClassVar, Self
+from typing import Any, BinaryIO, ClassVar, Self
 
 KEY = "test-key"
 # How long a failure takes, on a machine that does something else besides.
@@ -32,7 +32,7 @@ class ServerProcess:
     def __init__(self, tmp_path: Path, *, port: int = 0, scheme: str = "http", **settings: object) -> None:
         self.scheme = scheme
         self.log_path = tmp_path / f"server-{time.monotonic_ns()}.log"
-        self._log = self.log_path.open("wb")
+        self._log = self.open_log()
         self.environment = {key: value for key, value in os.environ.items() if not key.startswith("QGSTREAM_")} | {
             "QGSTREAM_AUTH__PUBLISH_KEYS": json.dumps([KEY]),
             "QGSTREAM_CORS__ALLOW_ORIGINS": '["*"]',
@@ -44,7 +44,7 @@ class ServerProcess:
             text = value if isinstance(value, str) else json.dumps(value)
             self.environment[f"QGSTREAM_{key.upper()}"] = text
         self.process = subprocess.Popen(
-            [sys.executable, *self.program, "serve", "--port", str(port)],
+            [*self.command(), "serve", "--port", str(port)],
             stdout=subprocess.DEVNULL, stderr=self._log, env=self.environment,
         )  # fmt: skip
         try:
@@ -54,6 +54,14 @@ class ServerProcess:
             raise
         self.port: int = started["port"]
         self.admin_port: int | None = started["admin_port"]
+
+    def command(self) -> list[str]:
+        """What `serve` and its flags are appended to."""
+        return [sys.executable, *self.program]
+
+    def open_log(self) -> BinaryIO:
+        """What the server writes its log to."""
+        return self.log_path.open("wb")
 
     @property
     def url(self) -> str:
