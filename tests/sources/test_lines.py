@@ -100,7 +100,7 @@ def test_the_type_is_that_of_the_options_unless_the_line_says_another() -> None:
         (b'"\xff"', "json", "got a line that is not JSON: 'utf-8' codec"),
         (b'{"n": "\xff"}', "json", "got a line that is not JSON: 'utf-8' codec"),
         (b'{"data": {"n": "\xff"}}', "event", "got a line that is not a JSON object: 'utf-8' codec"),
-        (b"[" * 5000 + b"]" * 5000, "json", "got a line that is not JSON: "),
+        (b"[" * 100_000 + b"]" * 100_000, "json", "got a line that is not JSON: "),
         (b"5", "event", "got a line that is not a JSON object: "),
         (b'{"data": }', "event", "got a line that is not a JSON object: "),
     ],
