@@ -388,17 +388,17 @@ class SqliteBroker(Broker):
         # opens it under another name does not find its WAL, and writes over what that holds.
         if self._displaced is None:
             self._displaced = error.what
-            log.error("broker.down", extra={"broker": "sqlite", "reason": str(error)})
+            log.error("broker.down", extra={"broker": "sqlite", "place": str(self.path), "reason": str(error)})
 
     def _went_down(self, error: Exception) -> None:
         if not self._failed:
             self._failed = True
-            log.error("broker.down", extra={"broker": "sqlite", "reason": str(error)})
+            log.error("broker.down", extra={"broker": "sqlite", "place": str(self.path), "reason": str(error)})
 
     def _came_up(self) -> None:
         if self._failed:
             self._failed = False
-            log.info("broker.up", extra={"broker": "sqlite"})
+            log.info("broker.up", extra={"broker": "sqlite", "place": str(self.path)})
 
     def _call(self, callback: object, *args: object) -> None:
         try:
