@@ -1,4 +1,5 @@
-"""Gauges beside the counters of streams: limits in effect, dates of certificates, the issuer's keys, lost log lines.
+"""Gauges beside the counters of streams: limits in effect, dates of certificates, the issuer's keys, lost log lines,
+the clock.
 
 All of them are read at the scrape. A certificate and a key set that do not exist have no series: there is no date that
 would be true of them.
@@ -6,6 +7,7 @@ would be true of them.
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Literal, get_args
@@ -71,8 +73,13 @@ class Gauges(Collector):
                 expiry.add_metric((certificate,), date)
         yield expiry
         yield from self._keys()
-        lost = "Lines of the log that could not be written."
-        yield CounterMetricFamily("qgstream_log_lines_lost", lost, value=float(logs.lost_lines()))
+        text = "Lines of the log that could not be written, by reason."
+        lost = CounterMetricFamily("qgstream_log_lines_lost", text, labels=("reason",))
+        for reason, count in logs.lost_lines().items():
+            lost.add_metric((reason,), float(count))
+        yield lost
+        # As `node_time_seconds` of the node exporter, and compared in the same way: with `timestamp()` of the sample.
+        yield GaugeMetricFamily("qgstream_time_seconds", "The clock of this process.", value=time.time())
 
     def _keys(self) -> Iterator[Metric]:
         state = self._key_set()

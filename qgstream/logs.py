@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import errno
 import logging
 import os
 import re
 import select
 import sys
 import time
-from collections.abc import Iterable
+from collections import Counter
+from collections.abc import Iterable, Mapping
 from datetime import UTC, datetime
-from typing import Any, ClassVar, Literal, TextIO
+from typing import Any, ClassVar, Literal, TextIO, get_args
 
 from pydantic import Field
 from pythonjsonlogger.core import RESERVED_ATTRS as _RESERVED_ATTRS
@@ -111,6 +113,16 @@ class Formatter(MsgspecFormatter):
         return self.jsonify_log_record(line)
 
 
+# Why a line could not be written. `failed` is any other error, and a line that cannot be made.
+LostReason = Literal["disk_full", "reader_gone", "reader_slow", "failed"]
+LOST_REASONS: tuple[LostReason, ...] = get_args(LostReason)
+# EFBIG: the file is as large as the process may make it (RLIMIT_FSIZE), or as its file system takes.
+_LOST_BY: Mapping[int, LostReason] = {
+    errno.ENOSPC: "disk_full", errno.EDQUOT: "disk_full", errno.EFBIG: "disk_full", errno.EPIPE: "reader_gone",
+    errno.EAGAIN: "reader_slow",
+}  # fmt: skip
+
+
 class Lines(logging.Handler):
     """Writes lines to a descriptor whose reader may be gone, or may have stopped reading.
 
@@ -129,7 +141,7 @@ class Lines(logging.Handler):
     # What comes back into the budget each second: a slow reader takes 2 % of the time of the loop.
     PATIENCE_MS_PER_SECOND = 20.0
     # Lost by all handlers of this process: a reload makes another one.
-    lost_total: ClassVar[int] = 0
+    lost_totals: ClassVar[Counter[LostReason]] = Counter()
 
     def __init__(self, descriptor: int) -> None:
         super().__init__()
@@ -141,39 +153,46 @@ class Lines(logging.Handler):
         self._is_stuck = False
         self._is_cut = False  # in the middle of a line
         self._lost = 0
+        self._lost_by: LostReason = "failed"  # the last one
 
     def emit(self, record: logging.LogRecord) -> None:
         """Write the record's line, or count it as lost."""
         if self._lost and self._poll.poll(0):
             lost, self._lost = self._lost, 0
-            log.warning("log.lines_lost", extra={"lines": lost})  # is written by a call of this method within this one
+            # Is written by a call of this method within this one.
+            log.warning("log.lines_lost", extra={"lines": lost, "reason": self._lost_by})
             if self._lost:  # the line that says it was lost in its turn, and counts for nothing
                 self._lost = lost
-                Lines.lost_total -= 1
+                Lines.lost_totals[self._lost_by] -= 1
         try:
             text = self.format(record) + "\n"
         except Exception:  # noqa: BLE001  # as every handler does: a line that cannot be made stops nobody
-            Lines.lost_total += 1
+            Lines.lost_totals["failed"] += 1
             self.handleError(record)
             return
-        if not self._write(("\n" + text if self._is_cut else text).encode("utf-8", "backslashreplace")):
+        reason = self._write(("\n" + text if self._is_cut else text).encode("utf-8", "backslashreplace"))
+        if reason is not None:
             self._lost += 1
-            Lines.lost_total += 1
+            self._lost_by = reason
+            Lines.lost_totals[reason] += 1
 
-    def _write(self, data: bytes) -> bool:
+    def _write(self, data: bytes) -> LostReason | None:
+        """Write a line; why not all of it is written, or None."""
+        reason: LostReason | None = None
         rest = memoryview(data)
         while rest:
             if not self._poll.poll(0) and not self._wait():
-                self._is_stuck = True
+                self._is_stuck, reason = True, "reader_slow"
                 break
             try:
                 rest = rest[os.write(self._descriptor, rest[: self._PIECE_BYTES]) :]
-            except OSError:  # the reader has gone, or the disk is full
+            except OSError as error:
+                reason = _LOST_BY.get(error.errno or 0, "failed")
                 break
             self._is_stuck = False
         if len(rest) < len(data):
             self._is_cut = bool(rest)
-        return not rest
+        return reason
 
     def _wait(self) -> bool:
         """Wait for room as long as the budget allows. Whether there is some now."""
@@ -188,9 +207,9 @@ class Lines(logging.Handler):
         return has_room
 
 
-def lost_lines() -> int:
-    """How many lines could not be written since the start of this process."""
-    return Lines.lost_total
+def lost_lines() -> Mapping[LostReason, int]:
+    """How many lines could not be written since the start of this process, by reason."""
+    return {reason: Lines.lost_totals[reason] for reason in LOST_REASONS}
 
 
 _CLIENTS_FAULTS = ("SSL Error on", "error on read", "Write error on")

@@ -224,8 +224,10 @@ async def test_keys_that_never_came(expect_log: ExpectLog) -> None:
 def test_lost_lines_are_counted(tmp_path: Path) -> None:
     """The disk of the log is full: the metric is where that can be seen."""
     with ServerProcess(tmp_path) as server:
-        assert scraped(server.port)["qgstream_log_lines_lost_total", ""] == 0
-    wanted = "qgstream_log_lines_lost_total 7.0"
+        samples = scraped(server.port)
+        for reason in ("disk_full", "reader_gone", "reader_slow", "failed"):
+            assert samples["qgstream_log_lines_lost_total", reason] == 0
+    wanted = 'qgstream_log_lines_lost_total{reason="disk_full"} 7.0'
     script = (
         "import os, sys\n"
         "from prometheus_client import generate_latest\n"

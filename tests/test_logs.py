@@ -6,6 +6,7 @@ import io
 import json
 import logging
 import os
+from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -192,10 +193,10 @@ def test_a_reader_that_is_late_now_and_then_misses_nothing(pipe: Pipe) -> None:
 def test_the_budget_comes_back(pipe: Pipe, expect_log: Any) -> None:
     expect_log("log.lines_lost")
     pipe.late_ms = 60
-    before = logs.lost_lines()
+    before = sum(logs.lost_lines().values())
     assert pipe.say()
     assert not pipe.say()
-    assert logs.lost_lines() == before + 1
+    assert sum(logs.lost_lines().values()) == before + 1
     assert 100 <= pipe.waited_ms <= 102
     pipe.late_ms = 0
     assert pipe.say()  # pytest has the line that says how many are missing
@@ -208,18 +209,44 @@ def test_the_budget_comes_back(pipe: Pipe, expect_log: Any) -> None:
 def test_every_line_that_is_not_written_is_counted_once(lines: Any, expect_log: Any) -> None:
     """The disk is full. What the handler itself would say about it is lost as well, and is no line of anybody."""
     expect_log("log.lines_lost")
-    before = logs.lost_lines()
+    before = sum(logs.lost_lines().values())
     with Path("/dev/full").open("w") as full:
         handler = logs.Lines(full.fileno())
         logging.getLogger().addHandler(handler)
         for _ in range(5):
             logs.log.info("a line")
         logging.getLogger().removeHandler(handler)
-    assert logs.lost_lines() == before + 5
+    assert sum(logs.lost_lines().values()) == before + 5
+
+
+def test_the_reason_of_a_loss_is_told(pipe: Pipe, lines: Any, expect_log: Any, tmp_path: Path) -> None:
+    """What to do differs: make room on a disk, or see to the program that reads."""
+    expect_log("log.lines_lost")
+    before = Counter(logs.lost_lines())
+
+    def lose(descriptor: int) -> None:
+        handler = logs.Lines(descriptor)
+        handler.emit(logging.LogRecord("qgstream", logging.INFO, "", 0, "a line", None, None))
+
+    with Path("/dev/full").open("w") as full:
+        lose(full.fileno())
+    reader, writer = os.pipe()
+    os.close(reader)
+    lose(writer)
+    os.close(writer)
+    lose(writer)  # closed
+    pipe.late_ms = 10**6
+    assert not pipe.say()
+    assert Counter(logs.lost_lines()) - before == Counter(disk_full=1, reader_gone=1, failed=1, reader_slow=1)
+    pipe.late_ms = 0
+    assert pipe.say()
+    assert [(line["lines"], line["reason"]) for line in lines() if line["event"] == "log.lines_lost"] == [
+        (1, "reader_slow")
+    ]
 
 
 def test_a_line_that_cannot_be_made_is_lost(pipe: Pipe, capsys: pytest.CaptureFixture[str]) -> None:
-    before = logs.lost_lines()
+    before = sum(logs.lost_lines().values())
     pipe.handler.emit(logging.LogRecord("qgstream", logging.INFO, "", 0, "%d", ("no number",), None))
-    assert logs.lost_lines() == before + 1
+    assert sum(logs.lost_lines().values()) == before + 1
     assert "Logging error" in capsys.readouterr().err

@@ -24,6 +24,7 @@ from typing import Any
 import pytest
 import yaml
 
+from qgstream.logs import LOST_REASONS
 from qgstream.metrics import Metrics
 from qgstream.reasons import CLOSE_REASONS, PUBLISH_RESULTS, REJECT_REASONS, REPLAY_RESULTS
 from tests.deploy.programs import DEPLOY, Program, free_port, rewritten
@@ -48,7 +49,7 @@ RUNBOOKS = "https://docs.example.com/qgstream/"
 
 
 LABELS: dict[str, set[str]] = {
-    "reason": {*CLOSE_REASONS, *REJECT_REASONS},
+    "reason": {*CLOSE_REASONS, *REJECT_REASONS, *LOST_REASONS},
     "result": {*REPLAY_RESULTS, *PUBLISH_RESULTS},
 }
 
