@@ -49,7 +49,10 @@ async def test_an_id_that_another_process_gave_a_moment_ago_is_resumed(engine: E
     async with delayed(remote.port, DELAY_SECONDS) as port:
         far_url = engine.url.replace(f":{remote.port}", f":{port}")
         # RabbitMQ takes eight questions to say where its stream ends, so a busy machine may need its time for that.
-        async with Served(engine.broker()) as near, Served(open_broker(far_url, timeout_seconds=30)) as far:
+        async with (
+            Served(engine.broker(timeout_seconds=30)) as near,
+            Served(open_broker(far_url, timeout_seconds=30)) as far,
+        ):
             publishers = [asyncio.create_task(publish(near, name)) for name in "abcd"]
             await asyncio.gather(*(move(number, near, far) for number in range(CLIENTS)))
             is_over = True
