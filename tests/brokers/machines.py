@@ -51,10 +51,14 @@ class Machine:
                 env={**os.environ, **self._environment}, start_new_session=True,
             )  # fmt: skip
         deadline = time.monotonic() + self._seconds
-        while not self.serves():
-            assert self._process.poll() is None, f"{self._command} has ended:\n{self.log[-4000:]}"
-            assert time.monotonic() < deadline, f"{self._command} does not serve:\n{self.log[-4000:]}"
-            time.sleep(0.02)
+        try:
+            while not self.serves():
+                assert self._process.poll() is None, f"{self._command} has ended:\n{self.log[-4000:]}"
+                assert time.monotonic() < deadline, f"{self._command} does not serve:\n{self.log[-4000:]}"
+                time.sleep(0.02)
+        except BaseException:
+            self.kill()
+            raise
 
     def serves(self) -> bool:
         """Whether it takes requests."""

@@ -215,11 +215,13 @@ def own(request: pytest.FixtureRequest, tmp_path: Path, require_program: Callabl
     else:
         machine = RabbitmqServer(require_program("rabbitmq-server"), folder)
         made = Own(machine, f"amqp://127.0.0.1:{machine.port}", folder / "data")
-    made.machine.start()
-    yield made
-    if isinstance(made.machine, RabbitmqServer):
-        made.machine.end()
-    made.machine.kill()
+    try:
+        made.machine.start()
+        yield made
+    finally:
+        if isinstance(made.machine, RabbitmqServer):
+            made.machine.end()
+        made.machine.kill()
 
 
 async def publish(client: Client, first: int, last: int) -> list[str]:

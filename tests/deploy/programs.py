@@ -66,16 +66,25 @@ class Program:
         return self.log_path.read_text(errors="replace")
 
     def wait_for_port(self, port: int, *, seconds: float = SECONDS) -> None:
+        """Return when somebody listens there. Otherwise the program is ended, as no block has begun that would."""
         deadline = time.monotonic() + seconds
-        while True:
-            assert self.process.poll() is None, f"{self.process.args!r} has ended:\n{self.log[-4000:]}"
-            try:
-                socket.create_connection(("127.0.0.1", port), timeout=1).close()
-            except OSError:
+        try:
+            while not self._listens(port):
+                assert self.process.poll() is None, f"{self.process.args!r} has ended:\n{self.log[-4000:]}"
                 assert time.monotonic() < deadline, f"{self.process.args!r} does not listen:\n{self.log[-4000:]}"
                 time.sleep(0.02)
-            else:
-                return
+        except BaseException:
+            self.process.kill()
+            self.process.wait()
+            raise
+
+    @staticmethod
+    def _listens(port: int) -> bool:
+        try:
+            socket.create_connection(("127.0.0.1", port), timeout=1).close()
+        except OSError:
+            return False
+        return True
 
     def __enter__(self) -> Self:
         return self
