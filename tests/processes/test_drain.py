@@ -234,7 +234,7 @@ def check_log(server: ServerProcess) -> None:
 def check_received(writer: Writer, ledger: Ledger, listeners: list[Listener], server: ServerProcess) -> None:
     started = server.wait_for_log("drain.started")
     during = [place.offset for at, place in writer.answers if seconds_since(started, at) > 0]
-    assert len(during) > PUBLISHES / 4
+    assert during
     received_during = 0
     for listener in listeners:
         judge, told_at, place = listener.judge, listener.told_at, listener.judge.place
