@@ -260,10 +260,14 @@ class RabbitmqBroker(Remote):
         self._scout = await self._opened(self._scout)
         async with self._scout.reading(self.stream, "last", ahead=TAIL_AHEAD) as reader:
             # "last" is the last chunk, and the newest message is its last one. A channel answers in order: when it
-            # answers a question, it has sent all that the stream held then, or as much as is sent ahead.
-            while not newest or reader.has_more:
-                newest = self._parse(await reader.some(TAIL_AHEAD))[-1].position
-                await answered(reader.channel.queue_declare(self.stream, passive=True))
+            # answers a question, it has sent all that the stream held then, or as much as is sent ahead. What is
+            # published later is not waited for: with publishers that never pause there would be no end.
+            came = TAIL_AHEAD
+            while not newest or (reader.has_more and came == TAIL_AHEAD):
+                found = await reader.some(TAIL_AHEAD)
+                came, newest = (len(found) if newest else TAIL_AHEAD), self._parse(found)[-1].position
+                if came == TAIL_AHEAD:
+                    await answered(reader.channel.queue_declare(self.stream, passive=True))
         return newest
 
     async def _newest_mark(self, forgotten: int, newest: int) -> tuple[Slip | None, int | None]:
