@@ -149,10 +149,11 @@ class Edge(Program):
 def _lines(path: Path, pattern: str, ports: Iterable[tuple[int, int]]) -> dict[str, str]:
     """A change of the file: its lines for servers become one for each port and admin port, all as the first is."""
     first, *others = re.findall(pattern, path.read_text(encoding="utf-8"), re.MULTILINE)
-    lines = [
-        first.replace("8001", str(port)).replace("9001", str(admin)).replace("server one", f"server s{port}")
-        for port, admin in ports
-    ]
+    lines = []
+    for port, admin in ports:
+        changes = {"8001": str(port), "9001": str(admin), "server one": f"server s{port}"}
+        # In one pass: a port such as 39001 has another one in it.
+        lines.append(re.sub(r"8001|9001|server one", lambda found: changes[found[0]], first))  # noqa: B023
     return {"".join([first, *others]): "".join(lines)}
 
 
