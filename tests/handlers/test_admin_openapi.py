@@ -56,7 +56,7 @@ def run(document: Path, url: str, key: str, *operations: str) -> None:
         [sys.executable, "-m", "schemathesis.cli", "--config-file", config, "run", document, "--url", url,
          "--header", f"Authorization: Bearer {key}", "--checks", "all", "--phases", "coverage,fuzzing",
          "--max-examples", EXAMPLES, "--generation-deterministic", "--no-color", *named],
-        capture_output=True, text=True, timeout=55, check=False, cwd=document.parent,
+        capture_output=True, text=True, timeout=170, check=False, cwd=document.parent,
     )  # fmt: skip
     assert done.returncode == 0, done.stdout + done.stderr
     assert f"Operations:       {len(operations)} selected" in done.stdout, done.stdout
