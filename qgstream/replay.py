@@ -95,6 +95,8 @@ class Replay:
         A replay may look through a long log for a long time and find nothing for its client, or wait for the broker:
         the client would take the silence for the end.
         """
+        if self.subscriber not in self.subscriber.feed.replaying:
+            return  # it has left: its goodbye is out, and the connection closes in the next turn of the loop
         if self.waits_for == "log":
             self._offer(heartbeat(self._id))
         elif not self.waits_for:  # its turn comes soon

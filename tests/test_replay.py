@@ -122,6 +122,29 @@ async def test_it_is_part_of_no_count_of_events() -> None:
 
 
 @pytest.mark.gen_test
+async def test_nothing_comes_behind_the_goodbye_of_a_replay_that_waits() -> None:
+    """The goodbye is out, and the connection closes in the next turn of the loop: a heartbeat is due between the two."""
+    engine = Engine()
+    scene = await Scene.begin(engine)
+    subscription = Subscription(frozenset(["mine"]), framing=Framing.RAW)
+    opening = scene.hub.open(subscription, "log-0", older=Position("log", 0))
+    scene.connection = scene.hub.adopt(
+        cast(IOStream, scene.stream), subscription, opening, ip="192.0.2.1", client_key="192.0.2.1", user_agent="fake"
+    )
+    scene.finish()
+    await turns()
+    assert scene.connection.replay is not None
+    assert scene.connection.replay.waits_for == "log"
+    scene.said()
+    scene.hub.end(scene.connection, "kicked")
+    scene.beat()
+    assert scene.connection.is_open
+    assert [line for line in scene.said().splitlines() if "heartbeat" in line] == []
+    engine.answers.set()
+    await turns()
+
+
+@pytest.mark.gen_test
 @pytest.mark.parametrize("first", ["the broker answers", "the socket has room"])
 async def test_a_replay_that_waits_for_the_broker_says_that_it_lives(first: str) -> None:
     engine = Engine()
