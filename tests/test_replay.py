@@ -123,7 +123,7 @@ async def test_it_is_part_of_no_count_of_events() -> None:
 
 @pytest.mark.gen_test
 async def test_nothing_comes_behind_the_goodbye_of_a_replay_that_waits() -> None:
-    """The goodbye is out, and the connection closes in the next turn of the loop: a heartbeat is due between the two."""
+    """The goodbye is out, the connection closes in the next turn of the loop, and a heartbeat is due in between."""
     engine = Engine()
     scene = await Scene.begin(engine)
     subscription = Subscription(frozenset(["mine"]), framing=Framing.RAW)

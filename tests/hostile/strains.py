@@ -283,7 +283,7 @@ def rabbitmq(folder: Path) -> Iterator[str]:
     try:
         yield f"amqp://127.0.0.1:{machine.port}"
     finally:
-        machine.kill()
+        machine.end()
 
 
 @strain("refusals", has_stream=False, limits__max_connections=0, history__max_events=100, engine=redis)
