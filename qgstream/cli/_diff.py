@@ -11,7 +11,6 @@ from typing import TYPE_CHECKING, Any
 
 from qgstream.cli import _settings
 from qgstream.errors import QgstreamError
-from qgstream.logs import printable
 
 if TYPE_CHECKING:
     from qgstream.config import Config, Loaded
@@ -50,6 +49,7 @@ def _with_file(args: argparse.Namespace, loaded: Loaded, path: Path) -> Diff:
 
 def _with_running(loaded: Loaded, url: str | None) -> Diff:
     from qgstream.changes import Change
+    from qgstream.logs import printable
 
     running = _ask(url or _url_of(loaded.config), _key(loaded.config))
     # As JSON, so that both sides are compared as they are shown.
@@ -100,6 +100,7 @@ def _ask(url: str, key: str) -> dict[str, Any]:
     import httpx
 
     from qgstream.answers import bearer, sentence
+    from qgstream.logs import printable
     from qgstream.transport import client
 
     target, headers = f"{url.rstrip('/')}/admin/config", {"Authorization": bearer(key)}
