@@ -18,9 +18,11 @@ help: ## show this list
 run: $(VENV)/.installed ## serve on 127.0.0.1:8000 with conf/dev.toml
 	exec $(BIN)/qgstream serve --config conf/dev.toml
 
-# Two tests at a time at least: most of them wait for a server, and not for a core.
+# One test more at a time than there are cores: most of them wait for a server. At most four: each of those that run the
+# tests may have a Redis, a RabbitMQ and browsers.
+AT_A_TIME = $(shell $(PYTHON) -c 'import os; print(min(4, 1 + (os.cpu_count() or 1)))')
 test: $(VENV)/.test ## run every test
-	$(BIN)/python -m pytest --numprocesses=auto --maxprocesses=4 --dist=worksteal
+	$(BIN)/python -m pytest --numprocesses=$(AT_A_TIME) --dist=worksteal
 
 test-fast: $(VENV)/.test ## run the tests that start no other program
 	$(BIN)/python -m pytest --numprocesses=auto --maxprocesses=4 --dist=worksteal -m "not programs"
