@@ -31,9 +31,10 @@ test-fast: $(VENV)/.test ## run the tests that start no other program
 coverage: $(VENV)/.test ## the same, and fail below 95 % of lines and branches
 	$(BIN)/python -m pytest --cov --cov-report=term
 
-lint: $(VENV)/.lint ## check style
+lint: $(VENV)/.lint ## check style, and which room imports which
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
+	$(BIN)/lint-imports --no-cache --no-logo
 
 types: $(VENV)/.lint $(VENV)/.test ## check types
 	$(BIN)/mypy

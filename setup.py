@@ -25,6 +25,7 @@ BROKERS = {
     "nats": ["nats-py>=2.15,<3"],  # before, it did not say when its connection had ended
 }
 LINT = [
+    "import-linter>=2.17,<3",  # before, it did not know circles
     "mypy>=1.11,<3",
     "ruff>=0.8,<1",
     "sortedcontainers-stubs>=2.4,<3",

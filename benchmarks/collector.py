@@ -1,4 +1,4 @@
-"""What the cyclic collector takes from a handshake, and what its settings in qgstream/server.py leave of that.
+"""What the cyclic collector takes from a handshake, and what its settings in qgstream/process/server.py leave of that.
 
 `python benchmarks/collector.py`. A handshake that leaves no cycle leaves nothing to collect, but what lives is walked
 all the same. The first rows keep a cycle, as Tornado's `detach` does unless it is broken (see handlers/events.py).
@@ -12,7 +12,7 @@ from collections.abc import Callable
 from experiment import Experiment, tuned
 
 from qgstream.bench.session import Figures, Session
-from qgstream.server import _GC_THRESHOLDS
+from qgstream.process.server import _GC_THRESHOLDS
 
 COLUMNS = {
     "cpu_us_per_handshake": "CPU us/handshake",
@@ -20,7 +20,7 @@ COLUMNS = {
     "handshake_p99_ms": "p99 ms",
     "kib_per_stream": "KiB/stream",
 }
-THRESHOLDS = "qgstream.server:_GC_THRESHOLDS"
+THRESHOLDS = "qgstream.process.server:_GC_THRESHOLDS"
 PYTHON = (700, 10, 10)
 
 

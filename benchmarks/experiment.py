@@ -70,7 +70,7 @@ class Experiment:
 
 
 def tuned(cores: Cores, changes: Mapping[str, object], *, streams: int, **settings: object) -> Subject:
-    """A server of ours in which constants are changed: `{"qgstream.slices:SLICE_SECONDS": 0.001}`."""
+    """A server of ours in which constants are changed: `{"qgstream.delivery.slices:SLICE_SECONDS": 0.001}`."""
     command = [str(HERE / "tuned.py"), json.dumps(dict(changes))]
     return start_qgstream(cores, streams=streams, settings=settings, command=command)
 

@@ -10,11 +10,11 @@ from collections.abc import Callable
 
 from experiment import Experiment, tuned
 
-from qgstream import sse
 from qgstream.bench.crew import Crew
 from qgstream.bench.session import Figures, Session
-from qgstream.publication import Publication
-from qgstream.subscription import Subscription
+from qgstream.events.publication import Publication
+from qgstream.events.subscription import Subscription
+from qgstream.wire import sse
 
 ENCODING = {"us_per_event": "us/event"}
 FRAMING = {"cpu_us_per_delivery": "CPU us/delivery", "bytes_per_delivery": "bytes/delivery", "lost": "lost"}

@@ -1,4 +1,4 @@
-"""How large the pages of a replay are, and whether they are shared: many clients come back at once (qgstream/pages.py).
+"""How large the pages of a replay are, and whether they are shared (qgstream/replay/pages.py): many clients come back.
 
 `python benchmarks/replay_pages.py`. All clients ask for the whole history of small events, as after an outage. The last
 column is what a client costs that asks for it and never reads.
@@ -17,7 +17,7 @@ from qgstream.bench.errors import BenchError
 from qgstream.bench.session import HEALTH_PROBES_PER_SECOND, Figures
 from qgstream.bench.stamps import stamped
 from qgstream.bench.subjects import Subject
-from qgstream.pages import CACHED_PAGES, PAGE_BYTES, PAGE_PUBLICATIONS
+from qgstream.replay.pages import CACHED_PAGES, PAGE_BYTES, PAGE_PUBLICATIONS
 
 COLUMNS = {
     "deliveries_per_second": "deliveries/s",
@@ -93,7 +93,7 @@ def main() -> None:
     experiment = Experiment(__doc__ or "", streams=300, seconds=0)
 
     def measure(**changes: int) -> Callable[[], Figures]:
-        constants: dict[str, object] = {f"qgstream.pages:{name}": value for name, value in changes.items()}
+        constants: dict[str, object] = {f"qgstream.replay.pages:{name}": value for name, value in changes.items()}
 
         def run() -> Figures:
             streams = max(experiment.streams, STALLED)

@@ -32,7 +32,7 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
 
-from qgstream.sse import Parser
+from qgstream.wire.sse import Parser
 
 ROOT = Path(__file__).resolve().parent.parent
 SETTLE_SECONDS = 90.0  # after the last restart; what has not come back by then counts as away

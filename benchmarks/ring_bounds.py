@@ -1,7 +1,7 @@
 """Slow readers: what the bound on a backlog costs and buys, and how much is offered to a socket in one send.
 
 `python benchmarks/ring_bounds.py`. First `limits.max_backlog_bytes`: among readers, some that never read. Then
-`MAX_JOIN_BYTES` of qgstream/feed.py: readers that stopped for a while, and now read again.
+`MAX_JOIN_BYTES` of qgstream/delivery/feed.py: readers that stopped for a while, and now read again.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from qgstream.bench.errors import BenchError
 from qgstream.bench.session import Figures, Session
 from qgstream.bench.stamps import MARK, stamped
 from qgstream.bench.subjects import Subject
-from qgstream.feed import MAX_JOIN_BYTES
+from qgstream.delivery.feed import MAX_JOIN_BYTES
 from qgstream.hub import LINGER_SECONDS
 from qgstream.limits import LimitSettings
 
@@ -54,7 +54,7 @@ def stalled(experiment: Experiment, bound: int) -> Figures:
 def catch_up(experiment: Experiment, join_bytes: int) -> Figures:
     """Readers fall behind by some megabytes, and then read."""
     settings = {"limits.max_backlog_bytes": 64 * 1024 * 1024, "limits.tcp_user_timeout_seconds": 0}
-    changes: dict[str, object] = {"qgstream.feed:MAX_JOIN_BYTES": join_bytes}
+    changes: dict[str, object] = {"qgstream.delivery.feed:MAX_JOIN_BYTES": join_bytes}
     with tuned(experiment.cores, changes, streams=SLEEPERS, **settings) as subject:
         sleepers = [_sleeper(subject) for _ in range(SLEEPERS)]
         batch = [stamped(SLEEP_PAYLOAD_BYTES, 0)] * 500

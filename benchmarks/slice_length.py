@@ -1,4 +1,4 @@
-"""How long a slice of a fan-out may be (qgstream/slices.py): throughput against how long everything else waits.
+"""How long a slice of a fan-out may be (qgstream/delivery/slices.py): throughput against the wait of everything else.
 
 `python benchmarks/slice_length.py`. One constant at a time is changed. "quiet" is 4 events a second to all streams,
 where only /health interrupts; "flat out" is 200 a second, where publishes interrupt all the time.
@@ -11,7 +11,7 @@ from collections.abc import Callable
 from experiment import Experiment, tuned
 
 from qgstream.bench.session import Figures, Session
-from qgstream.slices import BUSY_SLICE_SECONDS, SLICE_SECONDS, TURNS_BETWEEN
+from qgstream.delivery.slices import BUSY_SLICE_SECONDS, SLICE_SECONDS, TURNS_BETWEEN
 
 COLUMNS = {
     "health_p50_ms": "quiet: /health p50 ms",
@@ -46,7 +46,8 @@ def main() -> None:
     def variants(name: str, chosen: float, *values: float) -> dict[str, Callable[[], Figures]]:
         marks = {value: " (chosen)" if value == chosen else "" for value in values}
         return {
-            f"{name} = {value:g}{mark}": measure({f"qgstream.slices:{name}": value}) for value, mark in marks.items()
+            f"{name} = {value:g}{mark}": measure({f"qgstream.delivery.slices:{name}": value})
+            for value, mark in marks.items()
         }
 
     slices = variants("SLICE_SECONDS", SLICE_SECONDS, 0.001, 0.002, 0.005, 0.02, 0.1)

@@ -1,4 +1,6 @@
-"""qgstream with other constants: `python benchmarks/tuned.py '{"qgstream.slices:SLICE_SECONDS": 0.001}' serve`.
+"""qgstream with other constants.
+
+    python benchmarks/tuned.py '{"qgstream.delivery.slices:SLICE_SECONDS": 0.001}' serve
 
 Some names are no constants but switches of an experiment: see `SWITCHES`.
 """

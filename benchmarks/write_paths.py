@@ -17,10 +17,10 @@ from tornado.iostream import IOStream
 from tornado.netutil import bind_sockets
 from tornado.web import Application, RequestHandler
 
-from qgstream import sse
 from qgstream.bench.processes import Program
 from qgstream.bench.session import Figures, Session
 from qgstream.bench.subjects import FLOOR, PLAIN, Subject, start_module
+from qgstream.wire import sse
 
 COLUMNS = {
     "cpu_us_per_delivery": "CPU us/delivery",

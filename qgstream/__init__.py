@@ -22,70 +22,70 @@ from typing import TYPE_CHECKING
 from qgstream.version import __version__ as __version__
 
 if TYPE_CHECKING:
-    from qgstream.answers import ClientError as ClientError
-    from qgstream.answers import CredentialsRefused as CredentialsRefused
-    from qgstream.answers import Refused as Refused
-    from qgstream.answers import RequestRefused as RequestRefused
-    from qgstream.answers import TryLater as TryLater
-    from qgstream.answers import Unreachable as Unreachable
-    from qgstream.app import operator_routes as operator_routes
-    from qgstream.app import routes as routes
-    from qgstream.auth import AuthSettings as AuthSettings
+    from qgstream.auth.authenticator import AuthSettings as AuthSettings
+    from qgstream.auth.jwt_settings import JwtSettings as JwtSettings
     from qgstream.brokers.base import Broker as Broker
     from qgstream.brokers.base import open_broker as open_broker
-    from qgstream.client import EventsMissed as EventsMissed
-    from qgstream.client import Reset as Reset
-    from qgstream.client import State as State
-    from qgstream.client import Stream as Stream
-    from qgstream.client import connect as connect
-    from qgstream.cors import CorsSettings as CorsSettings
-    from qgstream.envelope import ReceivedEvent as ReceivedEvent
+    from qgstream.client.envelope import ReceivedEvent as ReceivedEvent
+    from qgstream.client.publisher import AsyncPublisher as AsyncPublisher
+    from qgstream.client.publisher import Published as Published
+    from qgstream.client.publisher import PublishedAll as PublishedAll
+    from qgstream.client.publisher import Publisher as Publisher
+    from qgstream.client.responses import ClientError as ClientError
+    from qgstream.client.responses import CredentialsRefused as CredentialsRefused
+    from qgstream.client.responses import Refused as Refused
+    from qgstream.client.responses import RequestRefused as RequestRefused
+    from qgstream.client.responses import TryLater as TryLater
+    from qgstream.client.responses import Unreachable as Unreachable
+    from qgstream.client.stream import EventsMissed as EventsMissed
+    from qgstream.client.stream import Reset as Reset
+    from qgstream.client.stream import State as State
+    from qgstream.client.stream import Stream as Stream
+    from qgstream.client.stream import connect as connect
     from qgstream.errors import ConfigError as ConfigError
     from qgstream.errors import InvalidField as InvalidField
     from qgstream.errors import QgstreamError as QgstreamError
     from qgstream.errors import TooLarge as TooLarge
     from qgstream.errors import Unavailable as Unavailable
-    from qgstream.heartbeat import HeartbeatSettings as HeartbeatSettings
+    from qgstream.events.history import HistorySettings as HistorySettings
+    from qgstream.events.publication import Publication as Publication
+    from qgstream.http.app import operator_routes as operator_routes
+    from qgstream.http.app import routes as routes
     from qgstream.hub import Hub as Hub
     from qgstream.hub import Receipt as Receipt
-    from qgstream.intake import run_source as run_source
-    from qgstream.jwt_settings import JwtSettings as JwtSettings
     from qgstream.limits import LimitSettings as LimitSettings
     from qgstream.metrics import Metrics as Metrics
-    from qgstream.publication import Publication as Publication
-    from qgstream.publisher import AsyncPublisher as AsyncPublisher
-    from qgstream.publisher import Published as Published
-    from qgstream.publisher import PublishedAll as PublishedAll
-    from qgstream.publisher import Publisher as Publisher
-    from qgstream.service import Service as Service
-    from qgstream.sockets import StreamServer as StreamServer
-    from qgstream.sockets import raise_descriptor_limit as raise_descriptor_limit
+    from qgstream.net.cors import CorsSettings as CorsSettings
+    from qgstream.net.sockets import StreamServer as StreamServer
+    from qgstream.net.sockets import raise_descriptor_limit as raise_descriptor_limit
+    from qgstream.service.heartbeat import HeartbeatSettings as HeartbeatSettings
+    from qgstream.service.service import Service as Service
     from qgstream.sources.base import Draft as Draft
     from qgstream.sources.base import SourceFailed as SourceFailed
-    from qgstream.window import HistorySettings as HistorySettings
+    from qgstream.sources.runner import run_source as run_source
 
 # Where each name lives.
 _MODULES = {
-    "answers": ("ClientError", "CredentialsRefused", "Refused", "RequestRefused", "TryLater", "Unreachable"),
-    "app": ("operator_routes", "routes"),
-    "auth": ("AuthSettings",),
+    "client.responses": ("ClientError", "CredentialsRefused", "Refused", "RequestRefused", "TryLater", "Unreachable"),
+    "http.app": ("operator_routes", "routes"),
+    "auth.authenticator": ("AuthSettings",),
     "brokers.base": ("Broker", "open_broker"),
-    "client": ("EventsMissed", "Reset", "State", "Stream", "connect"),
-    "cors": ("CorsSettings",),
-    "envelope": ("ReceivedEvent",),
+    "client.stream": ("EventsMissed", "Reset", "State", "Stream", "connect"),
+    "net.cors": ("CorsSettings",),
+    "client.envelope": ("ReceivedEvent",),
     "errors": ("ConfigError", "InvalidField", "QgstreamError", "TooLarge", "Unavailable"),
-    "heartbeat": ("HeartbeatSettings",),
+    "service.heartbeat": ("HeartbeatSettings",),
     "hub": ("Hub", "Receipt"),
-    "intake": ("run_source",),
+    "sources.runner": ("run_source",),
     "limits": ("LimitSettings",),
     "metrics": ("Metrics",),
-    "publication": ("Publication",),
-    "publisher": ("AsyncPublisher", "Published", "PublishedAll", "Publisher"),
-    "service": ("Service",),
-    "sockets": ("StreamServer", "raise_descriptor_limit"),
+    "events.publication": ("Publication",),
+    "client.publisher": ("AsyncPublisher", "Published", "PublishedAll", "Publisher"),
+    "service.service": ("Service",),
+    "net.sockets": ("StreamServer", "raise_descriptor_limit"),
     "sources.base": ("Draft", "SourceFailed"),
-    "tokens": ("JwtSettings",),
-    "window": ("HistorySettings",),
+    "auth.tokens": ("JwtSettings",),
+    "events.history": ("HistorySettings",),
 }
 _HOMES = {name: module for module, names in _MODULES.items() for name in names}
 

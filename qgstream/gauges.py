@@ -16,10 +16,10 @@ from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metri
 from prometheus_client.registry import Collector
 
 from qgstream import logs
+from qgstream.events.history import HistorySettings
 from qgstream.limits import LimitSettings
+from qgstream.net.sockets import max_sockets
 from qgstream.settings import Section
-from qgstream.sockets import max_sockets
-from qgstream.window import HistorySettings
 
 # What this process shows a certificate to: clients, as a server, and the engine of the broker, as its client.
 Certificate = Literal["server", "broker"]

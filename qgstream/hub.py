@@ -11,32 +11,32 @@ from typing import cast
 
 from tornado.iostream import IOStream
 
-from qgstream import messages
-from qgstream.arrivals import Arrivals
-from qgstream.bodies import Bodies
 from qgstream.brokers.base import Broker, Sink
 from qgstream.brokers.memory import MemoryBroker
-from qgstream.connection import Connection, Host, tune_socket
-from qgstream.dispatch import LOOKS_AT_ONCE, Dispatch
-from qgstream.draft import draft
-from qgstream.fanout import Fanout
-from qgstream.framing import Framing
+from qgstream.delivery.connection import Connection, Host, tune_socket
+from qgstream.delivery.dispatch import LOOKS_AT_ONCE, Dispatch
+from qgstream.delivery.fanout import Fanout
+from qgstream.delivery.ingest import Arrivals
+from qgstream.delivery.registry import Registry
+from qgstream.delivery.router import Router
+from qgstream.delivery.slices import Slices
+from qgstream.delivery.subscriber import Subscriber
+from qgstream.delivery.websocket import WebSocketConnection
+from qgstream.events.draft import draft
+from qgstream.events.history import HistorySettings, Window
+from qgstream.events.publication import Position, Publication
+from qgstream.events.subscription import Subscription
+from qgstream.events.topic_rates import NOW_STEP_SECONDS, TopicRates
 from qgstream.limits import RETRY_JITTER, LimitSettings, jittered
 from qgstream.logs import Seldom, excerpt, log
 from qgstream.metrics import Live, Metrics
-from qgstream.opening import Opening, opening
-from qgstream.publication import Position, Publication
-from qgstream.rates import NOW_STEP_SECONDS, TopicRates
-from qgstream.reasons import CloseReason
-from qgstream.registry import Registry
-from qgstream.replays import Replays
-from qgstream.router import Router
-from qgstream.slices import Slices
-from qgstream.subscriber import Subscriber
-from qgstream.subscription import Subscription
+from qgstream.net.body_budget import Bodies
+from qgstream.reasons import CloseReason, ResetReason
+from qgstream.replay.resume import Opening, opening
+from qgstream.replay.runner import Replays
 from qgstream.talkers import Asker, Talkers, data_bytes
-from qgstream.websocket import WebSocketConnection
-from qgstream.window import HistorySettings, ResetReason, Window
+from qgstream.wire import messages
+from qgstream.wire.framing import Framing
 
 # A goodbye that is not taken within this is not waited for.
 LINGER_SECONDS = 5.0

@@ -20,9 +20,9 @@ from pythonjsonlogger.msgspec import MsgspecFormatter
 
 from qgstream.settings import Section
 
-# Loggers by reader: operators follow `qgstream`, `qgstream.access` is one line for each plain HTTP request.
+# Loggers by reader: operators follow `qgstream`, `qgstream.service.access` is one line for each plain HTTP request.
 log = logging.getLogger("qgstream")
-access_log = logging.getLogger("qgstream.access")
+access_log = logging.getLogger("qgstream.service.access")
 
 RESERVED_ATTRS = frozenset(_RESERVED_ATTRS)
 

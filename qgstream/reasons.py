@@ -41,6 +41,8 @@ PublishResult = Literal[
 ]
 PUBLISH_RESULTS: Final[tuple[PublishResult, ...]] = get_args(PublishResult)
 
+# Why a stream cannot resume from the id that its client has.
+ResetReason = Literal["too_old", "unknown_id", "epoch_changed"]
 ReplayResult = Literal["none", "complete", "too_old", "unknown_id", "epoch_changed"]
 REPLAY_RESULTS: Final[tuple[ReplayResult, ...]] = get_args(ReplayResult)
 

@@ -11,9 +11,9 @@ from functools import lru_cache
 from heapq import nlargest
 from typing import Final, Generic, Literal, NamedTuple, TypeVar, get_args
 
-from qgstream.addresses import client_key
-from qgstream.auth import Principal
+from qgstream.auth.authenticator import Principal
 from qgstream.logs import printable
+from qgstream.net.addresses import client_key
 
 # Rows that a table keeps for sure; it has twice as many at most. A row is about 0.5 KiB, so a table is 0.5 MiB and with
 # names of full length 1 MiB.

@@ -40,7 +40,7 @@ hypothesis.settings.load_profile("qgstream")
 
 # `make test-fast`.
 
-_WITH_PROGRAMS = ("brokers", "browser", "cli", "deploy", "hostile", "interop", "processes")
+_WITH_PROGRAMS = ("brokers", "browser", "cli", "deploy", "hostile", "interop", "fleet")
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

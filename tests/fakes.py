@@ -10,11 +10,11 @@ from typing import Any, cast
 
 from tornado.iostream import IOStream, StreamClosedError
 
-from qgstream.connection import Connection
-from qgstream.framing import Framing
+from qgstream.delivery.connection import Connection
+from qgstream.delivery.slices import Slices
+from qgstream.events.subscription import Subscription
 from qgstream.hub import Hub
-from qgstream.slices import Slices
-from qgstream.subscription import Subscription
+from qgstream.wire.framing import Framing
 
 ENDLESS = 1 << 60
 

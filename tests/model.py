@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import dataclass
 
-from qgstream.window import HistorySettings, TopicHistory
+from qgstream.events.history import HistorySettings, TopicHistory
 
 
 def covers(pattern: str, topic: str) -> bool:

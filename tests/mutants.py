@@ -1,8 +1,8 @@
 """Breaks the code in every small way that mutmut knows, and says which of them no test sees.
 
     make mutants                                   # every module of TESTS
-    python tests/mutants.py feed limits            # these
-    python tests/mutants.py --keep /tmp/m feed     # the copy stays: there `mutmut show NAME` and `mutmut browse` work
+    python tests/mutants.py delivery.feed limits   # these
+    python tests/mutants.py --keep /tmp/m limits   # the copy stays: there `mutmut show NAME` and `mutmut browse` work
 
 It works on a copy of the project, with the fast tests that belong to a module and nothing else: what only the tests
 of whole processes see is found too late. The exit status is 0 if nothing survived but what makes no difference (EQUAL).
@@ -28,27 +28,27 @@ COPIED = ("qgstream", "tests", "conf", "docs", "deploy", "pyproject.toml", "setu
 
 # For each module the tests that are to see what is wrong with it.
 TESTS: dict[str, tuple[str, ...]] = {
-    "feed": ("test_feed.py", "test_fanout.py", "test_router.py"),
-    "subscriber": ("test_feed.py", "test_fanout.py"),
+    "delivery.feed": ("delivery/test_feed.py", "delivery/test_fanout.py", "delivery/test_router.py"),
+    "delivery.subscriber": ("delivery/test_feed.py", "delivery/test_fanout.py"),
     "limits": ("test_limits.py",),
-    "window": ("test_window.py",),
-    "fanout": ("test_fanout.py",),
+    "events.history": ("events/test_history.py",),
+    "delivery.fanout": ("delivery/test_fanout.py",),
     "hub": ("test_hub.py",),
 }
 MEMORY_BYTES = 4 << 30  # a mutant that never stops appending ends here and not with the machine
 
 # Mutants that nobody could see: for each module why, and the lines that mutmut wrote.
 EQUAL: dict[str, dict[str, tuple[str, ...]]] = {
-    "feed": {
+    "delivery.feed": {
         "a slice of the whole list is as good as the list: it is there to save a copy": (
             'return b"".join(self._chunks[index:] if (index) or True else self._chunks), self.end',
         ),
     },
-    "subscriber": {
+    "delivery.subscriber": {
         "read only while parked, and whoever parks writes it": ("self.parked_at = None", "self.parked_at = 1"),
         "a dict for its order: the values are nothing": ('feed.subscribers[self] = ""',),
     },
-    "window": {
+    "events.history": {
         "whoever keeps shelves asks only whether it has changed": ("self.generation = 1", "self.generation += 2"),
         "the next line but one builds them": ("self._shelves: list[Shelf] = None",),
         "a short cut: the shelves of an event's only topic, or in a window with one shelf, are that shelf": (
@@ -60,7 +60,7 @@ EQUAL: dict[str, dict[str, tuple[str, ...]]] = {
         "the list may be rewritten one event sooner": ("if self._gone >= len(self):",),
         "behind the end there is nothing, and that is a page without events": ("while index <= len(self._log):",),
     },
-    "fanout": {
+    "delivery.fanout": {
         "the instant itself, of a clock that does not stop at it": (
             "if self._due == 1 or now - self._told_at >= TELL_SECONDS:",
         ),
@@ -113,7 +113,7 @@ def undecorated(source: str) -> str:
 SETTINGS = """
 [tool.mutmut]
 source_paths = ["qgstream"]
-only_mutate = ["qgstream/{module}.py"]
+only_mutate = ["{path}"]
 pytest_add_cli_args = ["-o", "timeout=0", "-p", "no:cacheprovider", "--hypothesis-profile=mutants"]
 pytest_add_cli_args_test_selection = [{tests}]
 also_copy = ["conf", "docs", "deploy", "setup.py", "README.md"]
@@ -129,6 +129,11 @@ hypothesis.settings.register_profile(
 """
 
 
+def path_of(module: str) -> Path:
+    """The file of `delivery.feed`, below the project."""
+    return Path("qgstream", *module.split(".")).with_suffix(".py")
+
+
 def prepare(folder: Path, module: str) -> None:
     """Copy the project, with the settings for one module."""
     for name in COPIED:
@@ -139,10 +144,10 @@ def prepare(folder: Path, module: str) -> None:
             shutil.copy(source, target)
     tests = ", ".join(f'"tests/{name}"' for name in TESTS[module])
     with (folder / "pyproject.toml").open("a") as file:
-        file.write(SETTINGS.format(module=module, tests=tests))
+        file.write(SETTINGS.format(path=path_of(module), tests=tests))
     with (folder / "tests" / "conftest.py").open("a") as file:
         file.write(PROFILE)
-    path = folder / "qgstream" / f"{module}.py"
+    path = folder / path_of(module)
     path.write_text(undecorated(path.read_text()))
 
 

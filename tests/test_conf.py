@@ -8,12 +8,12 @@ from pathlib import Path
 
 import pytest
 
-from qgstream.auth import Authenticator, Credentials
+from qgstream.auth.authenticator import Authenticator, Credentials
 from qgstream.cli.default_config import default_config
-from qgstream.config import Config, load
-from qgstream.reading import Catalogue, field_names
+from qgstream.events.history import TopicHistory
+from qgstream.process.config import Config, load
+from qgstream.process.config_loading import Catalogue, field_names
 from qgstream.sources.base import SourceSettings
-from qgstream.window import TopicHistory
 
 CONF = Path(__file__).parent.parent / "conf"
 

@@ -18,16 +18,16 @@ import pytest
 
 import qgstream.cli
 from qgstream import errors
-from qgstream.app import admin_app, public_app
 from qgstream.brokers.base import _ENGINES
-from qgstream.changes import FIXED
-from qgstream.config import Config, load
-from qgstream.draft import Body
+from qgstream.events.draft import Body
+from qgstream.http.app import admin_app, public_app
 from qgstream.hub import Hub
 from qgstream.metrics import Metrics
-from qgstream.reading import Catalogue, field_names
+from qgstream.process.config import Config, load
+from qgstream.process.config_diff import FIXED
+from qgstream.process.config_loading import Catalogue, field_names
 from qgstream.reasons import CLOSE_REASONS, PUBLISH_RESULTS, REJECT_REASONS, REPLAY_RESULTS
-from qgstream.service import Service
+from qgstream.service.service import Service
 from tests.console import Console
 from tests.deploy.programs import free_port
 from tests.documents import (

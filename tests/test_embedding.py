@@ -32,7 +32,7 @@ from qgstream import (
 )
 from tests.conftest import ExpectLog
 from tests.deploy.programs import free_port
-from tests.handlers.asking import BEARER, KEY, Client, error_of
+from tests.http.asking import BEARER, KEY, Client, error_of
 from tests.serving import RawClient, wait_until
 
 EXAMPLE = Path(__file__).parent.parent / "docs" / "examples" / "embedding.py"

@@ -16,21 +16,21 @@ from cryptography import x509
 from prometheus_client import CollectorRegistry
 from prometheus_client.parser import text_string_to_metric_families
 
-from qgstream.auth import AuthSettings
+from qgstream.auth.authenticator import AuthSettings
 from qgstream.brokers.base import Broker, open_broker
-from qgstream.certificates import expires_at
+from qgstream.events.history import HistorySettings
 from qgstream.hub import Hub
 from qgstream.limits import LimitSettings
-from qgstream.service import Service
+from qgstream.net.certificates import expires_at
+from qgstream.net.sockets import max_sockets
+from qgstream.service.service import Service
 from qgstream.settings import Section
-from qgstream.sockets import max_sockets
-from qgstream.window import HistorySettings
+from tests.auth.test_jwks import Issuer, _quick, auth, key_set  # noqa: F401  # the fixture holds here, too
 from tests.conftest import ExpectLog
-from tests.handlers.asking import until
 from tests.hostile.certificates import make_certificate
+from tests.http.asking import until
+from tests.process.test_server import Reloadable
 from tests.serving import ServerProcess
-from tests.test_jwks import Issuer, _quick, auth, key_set  # noqa: F401  # the fixture holds here, too
-from tests.test_server import Reloadable
 
 EXPIRY = "qgstream_certificate_expiry_timestamp_seconds"
 

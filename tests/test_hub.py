@@ -14,26 +14,26 @@ import pytest
 from tornado.iostream import IOStream
 
 import qgstream.brokers.memory
-import qgstream.fanout
+import qgstream.delivery.fanout
 import qgstream.hub
-from qgstream.arrivals import LOOKS_AT_ONCE, TOPICS_PER_LOOK
 from qgstream.brokers.base import Forgotten, Opened, Sink
 from qgstream.brokers.memory import MemoryBroker
-from qgstream.connection import Connection
-from qgstream.draft import draft
+from qgstream.delivery.connection import Connection
+from qgstream.delivery.ingest import LOOKS_AT_ONCE, TOPICS_PER_LOOK
+from qgstream.delivery.slices import Slices
 from qgstream.errors import TooLarge
-from qgstream.framing import Framing
+from qgstream.events.draft import draft
+from qgstream.events.history import HistorySettings, TopicHistory
+from qgstream.events.namespaces import APPLICATION, scoped
+from qgstream.events.publication import Position, Publication
+from qgstream.events.subscription import Subscription
 from qgstream.hub import LINGER_SECONDS, Hub
 from qgstream.limits import LimitSettings
 from qgstream.logs import Formatter
 from qgstream.metrics import Live, Metrics
-from qgstream.namespaces import APPLICATION, scoped
-from qgstream.opening import Opening
-from qgstream.publication import Position, Publication
 from qgstream.reasons import CloseReason
-from qgstream.slices import Slices
-from qgstream.subscription import Subscription
-from qgstream.window import HistorySettings, TopicHistory
+from qgstream.replay.resume import Opening
+from qgstream.wire.framing import Framing
 from tests.conftest import ExpectLog
 from tests.fakes import Clock, FakeStream, ManualSlices, connect, counter, turns
 
@@ -90,7 +90,7 @@ def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
     clock = Clock()
     for module in (qgstream.hub, qgstream.brokers.memory):
         monkeypatch.setattr(module, "time", clock)
-    monkeypatch.setattr(qgstream.fanout, "perf_counter", clock.monotonic)
+    monkeypatch.setattr(qgstream.delivery.fanout, "perf_counter", clock.monotonic)
     return clock
 
 

@@ -20,22 +20,22 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
 import qgstream.brokers.memory
-import qgstream.dispatch
-import qgstream.fanout
-import qgstream.heartbeat
+import qgstream.delivery.dispatch
+import qgstream.delivery.fanout
 import qgstream.hub
-import qgstream.pages
-from qgstream.connection import Connection
-from qgstream.feed import Feed
-from qgstream.framing import Framing
-from qgstream.heartbeat import HeartbeatSettings, Wheel
+import qgstream.replay.pages
+import qgstream.service.heartbeat
+from qgstream.delivery.connection import Connection
+from qgstream.delivery.feed import Feed
+from qgstream.delivery.subscriber import Subscriber
+from qgstream.events.history import HistorySettings, TopicHistory
+from qgstream.events.publication import Publication
+from qgstream.events.subscription import Subscription
 from qgstream.hub import Hub
 from qgstream.limits import LimitSettings
 from qgstream.logs import log
-from qgstream.publication import Publication
-from qgstream.subscriber import Subscriber
-from qgstream.subscription import Subscription
-from qgstream.window import HistorySettings, TopicHistory
+from qgstream.service.heartbeat import HeartbeatSettings, Wheel
+from qgstream.wire.framing import Framing
 from tests.fakes import ENDLESS, Clock, FakeStream, ManualSlices, connect, turns
 from tests.model import Ask, Bounds, Fact, covers
 
@@ -223,17 +223,17 @@ class Machine(RuleBasedStateMachine):
         self.loop = asyncio.new_event_loop()
         self.clock = Clock()
         self.patch = pytest.MonkeyPatch()
-        for module in (qgstream.hub, qgstream.brokers.memory, qgstream.heartbeat):
+        for module in (qgstream.hub, qgstream.brokers.memory, qgstream.service.heartbeat):
             self.patch.setattr(module, "time", self.clock)
-        self.patch.setattr(qgstream.fanout, "perf_counter", self.clock.monotonic)
+        self.patch.setattr(qgstream.delivery.fanout, "perf_counter", self.clock.monotonic)
         self.patch.setattr(log, "exception", self.on_fault)
         # Small, so that a few subscribers and events meet every seam.
-        self.patch.setattr(qgstream.fanout, "SENDS_PER_LOOK", 1)
-        self.patch.setattr(qgstream.heartbeat, "SENDS_PER_LOOK", 1)
+        self.patch.setattr(qgstream.delivery.fanout, "SENDS_PER_LOOK", 1)
+        self.patch.setattr(qgstream.service.heartbeat, "SENDS_PER_LOOK", 1)
         self.patch.setattr(Feed.join, "__defaults__", (16 * KIB,))
-        self.patch.setattr(qgstream.pages, "PAGE_PUBLICATIONS", 4)
-        self.patch.setattr(qgstream.pages, "CACHED_PAGES", 3)
-        self.patch.setattr(qgstream.pages, "PAGE_BYTES", 8 * KIB)
+        self.patch.setattr(qgstream.replay.pages, "PAGE_PUBLICATIONS", 4)
+        self.patch.setattr(qgstream.replay.pages, "CACHED_PAGES", 3)
+        self.patch.setattr(qgstream.replay.pages, "PAGE_BYTES", 8 * KIB)
         self.facts: list[Fact] = []
         self.clients: list[Client] = []
         self.last_ids: list[int] = []
@@ -249,8 +249,8 @@ class Machine(RuleBasedStateMachine):
         queues: bool,
     ) -> None:  # fmt: skip
         if queues:  # nothing is dispatched in the turn that appends it
-            self.patch.setattr(qgstream.dispatch, "LOOKS_AT_ONCE", 0)
-            self.patch.setattr(qgstream.dispatch, "VISITS_PER_LOOK", 1)
+            self.patch.setattr(qgstream.delivery.dispatch, "LOOKS_AT_ONCE", 0)
+            self.patch.setattr(qgstream.delivery.dispatch, "VISITS_PER_LOOK", 1)
         self.bounds = Bounds(history)
         self.hub = WatchedHub(limits=limits, history=history, slices=self.slices)
         self.hub.watch_joins()

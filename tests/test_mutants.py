@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from tests.mutants import EQUAL, ROOT, TESTS, undecorated, written
+from tests.mutants import EQUAL, ROOT, TESTS, path_of, undecorated, written
 
 PROPERTIES = """
 class Box:
@@ -32,7 +32,7 @@ DIFF = """
 
 
 def test_it_hunts_in_modules_that_are_there_with_tests_that_are_there() -> None:
-    assert [name for name in TESTS if not (ROOT / "qgstream" / f"{name}.py").exists()] == []
+    assert [name for name in TESTS if not (ROOT / path_of(name)).exists()] == []
     assert [test for tests in TESTS.values() for test in tests if not (ROOT / "tests" / test).exists()] == []
     assert set(EQUAL) <= set(TESTS)
 

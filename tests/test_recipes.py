@@ -20,14 +20,14 @@ import jwt
 import pytest
 
 import qgstream
-from qgstream.config import load
-from qgstream.sse import Event, Parser
+from qgstream.process.config import load
+from qgstream.wire.sse import Event, Parser
 from tests.deploy.programs import free_port
 from tests.documents import ROOT, blocks_of
 from tests.hostile.observing import body_of
+from tests.process.test_server import FromFile
 from tests.serving import KEY, RawClient, ServerProcess, wait_until
 from tests.test_docs import is_open
-from tests.test_server import FromFile
 
 PAGE = ROOT / "docs" / "recipes.md"
 RECIPES = ROOT / "docs" / "examples" / "recipes"

@@ -9,12 +9,12 @@ from types import ModuleType
 
 import pytest
 
-from qgstream.archive import CACHED_BYTES
-from qgstream.drain import DrainSettings
+from qgstream.events.publication import Publication
 from qgstream.limits import LimitSettings
-from qgstream.publication import Publication
-from qgstream.replays import MAX_HELD_BYTES
-from qgstream.sockets import RESERVED_DESCRIPTORS, max_sockets
+from qgstream.net.sockets import RESERVED_DESCRIPTORS, max_sockets
+from qgstream.replay.log_reader import CACHED_BYTES
+from qgstream.replay.runner import MAX_HELD_BYTES
+from qgstream.service.drain import DrainSettings
 from tests.documents import ROOT
 
 PAGE = (ROOT / "docs" / "scale.md").read_text(encoding="utf-8")

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from qgstream.config import Config
+from qgstream.process.config import Config
 from qgstream.settings import Section
 
 TESTS = Path(__file__).parent

@@ -7,7 +7,7 @@ from collections.abc import Sized
 
 import pytest
 
-from qgstream.auth import ANONYMOUS, Principal
+from qgstream.auth.authenticator import ANONYMOUS, Principal
 from qgstream.talkers import MAX_NAME_CHARACTERS, MAX_ROWS, Asker, Name, Recent, Talkers, Tally
 
 MANY = 100_000

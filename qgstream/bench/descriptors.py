@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from qgstream.bench.errors import BenchError
 from qgstream.bench.load import STREAMS_PER_SOURCE
 from qgstream.bench.subjects import OTHER_SOCKETS
-from qgstream.sockets import RESERVED_DESCRIPTORS
+from qgstream.net.sockets import RESERVED_DESCRIPTORS
 
 
 @dataclass(frozen=True, slots=True)

@@ -16,9 +16,9 @@ from types import TracebackType
 from typing import Any, Self
 from urllib.parse import urlsplit
 
-from qgstream.addresses import is_loopback
 from qgstream.bench.errors import BenchError
 from qgstream.bench.processes import Cores, Program, Usage, usage
+from qgstream.net.addresses import is_loopback
 
 START_SECONDS = 20.0
 # Sockets of a server that are not streams: publishers, probes, and what lingers.

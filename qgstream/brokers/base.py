@@ -8,8 +8,9 @@ from importlib import import_module
 from typing import Protocol, cast
 
 from qgstream.errors import ConfigError
-from qgstream.publication import Position, Publication
-from qgstream.window import HistorySettings, ResetReason
+from qgstream.events.history import HistorySettings
+from qgstream.events.publication import Position, Publication
+from qgstream.reasons import ResetReason
 
 # How long an idempotency key is remembered.
 IDEMPOTENCY_SECONDS = 300.0
@@ -140,15 +141,15 @@ class Broker(Protocol):
 # package that brings what it needs.
 _ENGINES: dict[str, tuple[str, str, str | None]] = {
     "memory": ("memory", "MemoryBroker", None),
-    "sqlite": ("sqlite", "SqliteBroker", None),
-    "nats": ("nats", "NatsBroker", "nats"),
-    "nats+tls": ("nats", "NatsBroker", "nats"),
-    "tls": ("nats", "NatsBroker", "nats"),
-    "redis": ("redis", "RedisBroker", "redis"),
-    "rediss": ("redis", "RedisBroker", "redis"),
-    "redis+sentinel": ("redis", "RedisBroker", "redis"),
-    "amqp": ("rabbitmq", "RabbitmqBroker", "rabbitmq"),
-    "amqps": ("rabbitmq", "RabbitmqBroker", "rabbitmq"),
+    "sqlite": ("sqlite.broker", "SqliteBroker", None),
+    "nats": ("nats.broker", "NatsBroker", "nats"),
+    "nats+tls": ("nats.broker", "NatsBroker", "nats"),
+    "tls": ("nats.broker", "NatsBroker", "nats"),
+    "redis": ("redis.broker", "RedisBroker", "redis"),
+    "rediss": ("redis.broker", "RedisBroker", "redis"),
+    "redis+sentinel": ("redis.broker", "RedisBroker", "redis"),
+    "amqp": ("rabbitmq.broker", "RabbitmqBroker", "rabbitmq"),
+    "amqps": ("rabbitmq.broker", "RabbitmqBroker", "rabbitmq"),
 }
 
 

@@ -11,8 +11,8 @@ from typing import Self
 from qgstream.brokers.base import Broker, Forgotten, Opened, Sink
 from qgstream.brokers.idempotency import Keys
 from qgstream.errors import Unavailable
-from qgstream.publication import Position, Publication
-from qgstream.window import HistorySettings
+from qgstream.events.history import HistorySettings
+from qgstream.events.publication import Position, Publication
 
 # Events of a batch that are appended in one turn of the loop. Each may have a key: 4 us.
 APPENDED_AT_ONCE = 256

@@ -35,15 +35,16 @@ from heapq import heappop, heappush
 from itertools import count
 from typing import Any, ClassVar, NamedTuple, TypeVar
 
-from qgstream.brokers.backoff import Backoff
+from qgstream.backoff import Backoff
 from qgstream.brokers.base import DEFAULT_TIMEOUT_SECONDS, Broker, Forgotten, Opened, Sink
 from qgstream.brokers.skips import Skips
 from qgstream.brokers.vouching import Standing, settle
-from qgstream.draft import MAX_EVENTS_PER_BATCH, MAX_TOPICS_PER_EVENT
 from qgstream.errors import BadRequest, Unavailable
+from qgstream.events.draft import MAX_EVENTS_PER_BATCH, MAX_TOPICS_PER_EVENT
+from qgstream.events.history import HistorySettings
+from qgstream.events.publication import Position, Publication
 from qgstream.logs import Seldom, log, scrub
-from qgstream.publication import Position, Publication
-from qgstream.window import HistorySettings, ResetReason
+from qgstream.reasons import ResetReason
 
 # What `before` reads at once, and what an engine's `follow` may best give at once: a few milliseconds of the loop.
 PAGE_EVENTS = 256

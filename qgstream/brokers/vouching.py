@@ -21,7 +21,7 @@ import time
 from collections.abc import Coroutine, Mapping
 from typing import Any, NamedTuple, Protocol, TypeVar
 
-from qgstream.brokers.backoff import LIMIT_SECONDS
+from qgstream.backoff import LIMIT_SECONDS
 
 # A log without evidence may be followed by processes that have not come back to their engine yet, and they know more.
 # They try again every `LIMIT_SECONDS` at least.

@@ -13,7 +13,7 @@ from qgstream.cli import _settings
 from qgstream.errors import QgstreamError
 
 if TYPE_CHECKING:
-    from qgstream.config import Config, Loaded
+    from qgstream.process.config import Config, Loaded
 
 KEY_VARIABLE = "QGSTREAM_ADMIN_KEY"
 # What --diff stands for without a file.
@@ -37,8 +37,8 @@ def compare(args: argparse.Namespace, loaded: Loaded, old: str) -> Diff:
 
 
 def _with_file(args: argparse.Namespace, loaded: Loaded, path: Path) -> Diff:
-    from qgstream.auth import Authenticator
-    from qgstream.changes import Side, between
+    from qgstream.auth.authenticator import Authenticator
+    from qgstream.process.config_diff import Side, between
 
     # The environment and the flags are the same for both.
     before = _settings.load(argparse.Namespace(**vars(args) | {"config": path})).config
@@ -48,8 +48,8 @@ def _with_file(args: argparse.Namespace, loaded: Loaded, path: Path) -> Diff:
 
 
 def _with_running(loaded: Loaded, url: str | None) -> Diff:
-    from qgstream.changes import Change
     from qgstream.logs import printable
+    from qgstream.process.config_diff import Change
 
     running = _ask(url or _url_of(loaded.config), _key(loaded.config))
     # As JSON, so that both sides are compared as they are shown.
@@ -84,8 +84,8 @@ def _url_of(config: Config) -> str:
 
 
 def _key(config: Config) -> str:
-    from qgstream.auth import secrets_of
-    from qgstream.secret import load_secret, read_file
+    from qgstream.auth.authenticator import secrets_of
+    from qgstream.auth.secrets import load_secret, read_file
 
     given = os.environ.get(KEY_VARIABLE)
     if given:
@@ -99,9 +99,9 @@ def _key(config: Config) -> str:
 def _ask(url: str, key: str) -> dict[str, Any]:
     import httpx
 
-    from qgstream.answers import bearer, sentence
+    from qgstream.client.responses import bearer, sentence
+    from qgstream.client.transport import client
     from qgstream.logs import printable
-    from qgstream.transport import client
 
     target, headers = f"{url.rstrip('/')}/admin/config", {"Authorization": bearer(key)}
     try:

@@ -31,7 +31,7 @@ class Parser(argparse.ArgumentParser):
         if not flags:
             return f"unexpected argument {extras[0]!r}"
         if any(re.match(r"--?auth\b", flag) for flag in flags):
-            from qgstream.config import NO_SECRETS
+            from qgstream.process.config import NO_SECRETS
 
             return NO_SECRETS
         return "; ".join(self._about(flag) for flag in flags)

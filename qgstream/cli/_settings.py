@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from qgstream.config import Loaded
+    from qgstream.process.config import Loaded
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -35,7 +35,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def load(args: argparse.Namespace) -> Loaded:
     """The configuration of this command line and environment, or `ConfigError`."""
-    from qgstream import config
+    from qgstream.process import config
 
     flags: dict[str, object] = dict(args.settings)
     flags |= {
@@ -46,7 +46,7 @@ def load(args: argparse.Namespace) -> Loaded:
 
 def path(args: argparse.Namespace) -> Path | None:
     """The configuration file of this command line and environment; None without one."""
-    from qgstream.config import ENVIRONMENT_FILE
+    from qgstream.process.config import ENVIRONMENT_FILE
 
     named = os.environ.get(ENVIRONMENT_FILE)
     given: Path | None = args.config

@@ -10,8 +10,8 @@ import sys
 from datetime import datetime
 
 from qgstream.cli import _streams
-from qgstream.client import Reset, State, Stream
-from qgstream.envelope import ReceivedEvent
+from qgstream.client.envelope import ReceivedEvent
+from qgstream.client.stream import Reset, State, Stream
 
 
 class ForPrograms:

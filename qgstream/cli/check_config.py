@@ -14,8 +14,8 @@ from qgstream.cli import _diff, _settings, _streams
 if TYPE_CHECKING:
     from argparse import _SubParsersAction
 
-    from qgstream.config import Loaded
-    from qgstream.doctor import Finding
+    from qgstream.process.capacity import Finding
+    from qgstream.process.config import Loaded
 
 
 def add_parser(subparsers: _SubParsersAction[argparse.ArgumentParser]) -> None:
@@ -127,14 +127,14 @@ def _print_json(checked: Checked, diff: _diff.Diff | None, *, show: bool) -> Non
 
 
 def _findings(args: argparse.Namespace, loaded: Loaded) -> list[Finding]:
-    from qgstream import doctor, preflight
-    from qgstream.host import read_host
+    from qgstream.process import capacity, preflight
+    from qgstream.process.machine import read_host
 
     path: Path | None = _settings.path(args)
     findings = preflight.configuration(loaded, path, time.time(), lenient=args.offline)
     if not args.offline:
         findings += preflight.network(loaded.config, findings)
-        findings.append(doctor.descriptors(loaded.config, read_host()))
+        findings.append(capacity.descriptors(loaded.config, read_host()))
     return findings
 
 

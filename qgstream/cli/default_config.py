@@ -50,7 +50,7 @@ def run(_args: argparse.Namespace) -> int:
 
 def default_config() -> str:
     """The text of conf/qgstream.toml."""
-    from qgstream.config import Config
+    from qgstream.process.config import Config
 
     lines = [f"# {line}".rstrip() for line in HEADER.splitlines()]
     lines += _table("", Config)
@@ -58,7 +58,7 @@ def default_config() -> str:
 
 
 def _table(name: str, model: type[BaseModel], header: str = "") -> Iterator[str]:
-    from qgstream.reading import item_model, table_model
+    from qgstream.process.config_loading import item_model, table_model
 
     if name:
         yield ""

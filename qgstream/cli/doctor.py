@@ -36,9 +36,9 @@ def add_parser(subparsers: _SubParsersAction[argparse.ArgumentParser]) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Look, measure and say."""
-    from qgstream import doctor, preflight
-    from qgstream.host import hold, raise_soft_descriptors, read_host
-    from qgstream.sockets import RESERVED_DESCRIPTORS
+    from qgstream.net.sockets import RESERVED_DESCRIPTORS
+    from qgstream.process import capacity, preflight
+    from qgstream.process.machine import hold, raise_soft_descriptors, read_host
 
     loaded = _settings.load(args)
     config = loaded.config
@@ -49,8 +49,8 @@ def run(args: argparse.Namespace) -> int:
     raise_soft_descriptors()
     room = max(1, (host.hard_descriptors - RESERVED_DESCRIPTORS) // 2)
     held = hold(min(config.limits.max_connections, room, _MOST_HELD))
-    findings = [*needs, *doctor.examine(config, host, held, time.time())]
-    least = doctor.capacity(findings)
+    findings = [*needs, *capacity.examine(config, host, held, time.time())]
+    least = capacity.capacity(findings)
     fails = any(finding.verdict == "fails" for finding in findings)
     wanted = config.limits.max_connections
     if args.json:

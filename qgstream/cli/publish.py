@@ -15,7 +15,7 @@ from qgstream.errors import QgstreamError
 if TYPE_CHECKING:
     from argparse import _SubParsersAction
 
-    from qgstream.publisher import Publisher
+    from qgstream.client.publisher import Publisher
 
 URL = "http://127.0.0.1:8000"
 KEY_VARIABLE = "QGSTREAM_PUBLISH_KEY"
@@ -56,7 +56,7 @@ def add_parser(subparsers: _SubParsersAction[argparse.ArgumentParser]) -> None:
 def run(args: argparse.Namespace) -> int:
     """Publish, and say what came of it."""
     _check(args)
-    from qgstream.publisher import Publisher
+    from qgstream.client.publisher import Publisher
 
     try:
         publisher = Publisher(args.url, key=os.environ.get(KEY_VARIABLE), deadline_seconds=args.deadline)
@@ -154,7 +154,7 @@ def _is_json(text: str) -> bool:
 def _whole_event(text: str) -> dict[str, Any]:
     import msgspec
 
-    from qgstream.draft import BYTE_ORDER_MARK, Body, parse_json
+    from qgstream.events.draft import BYTE_ORDER_MARK, Body, parse_json
 
     raw = text.encode().removeprefix(BYTE_ORDER_MARK)
     parse_json(raw, max_event_bytes=_lines.MAX_LINE_BYTES, namespace=b"")  # says what is wrong in the server's words
@@ -166,7 +166,7 @@ def _whole_event(text: str) -> dict[str, Any]:
 
 
 def _explain(error: QgstreamError, *, where: str | None = None) -> NoReturn:
-    from qgstream.answers import CredentialsRefused, UnusableToken
+    from qgstream.client.responses import CredentialsRefused, UnusableToken
 
     said = str(error) if where is None else f"{where}: {error}"
     if isinstance(error, CredentialsRefused | UnusableToken):

@@ -20,10 +20,10 @@ def add_parser(subparsers: _SubParsersAction[argparse.ArgumentParser]) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Load the configuration and serve; SIGHUP loads it again."""
-    from qgstream.signals import Signals
+    from qgstream.process.signals import Signals
 
     signals = Signals()
     signals.hold()  # before what takes long to import
-    from qgstream import server
+    from qgstream.process import server
 
     return server.run(_settings.load(args), lambda: _settings.load(args), signals)

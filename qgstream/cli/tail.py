@@ -41,9 +41,9 @@ def run(args: argparse.Namespace) -> int:
     """Show events until there were enough, or nobody looks any more."""
     import asyncio
 
-    from qgstream.answers import CredentialsRefused, UnusableToken
     from qgstream.cli import _tail
-    from qgstream.client import connect
+    from qgstream.client.responses import CredentialsRefused, UnusableToken
+    from qgstream.client.stream import connect
     from qgstream.errors import QgstreamError
 
     show = _tail.ForPrograms() if args.json or not sys.stdout.isatty() else _tail.ForPeople()

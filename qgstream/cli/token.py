@@ -13,7 +13,7 @@ from qgstream.errors import ConfigError, QgstreamError
 if TYPE_CHECKING:
     from argparse import _SubParsersAction
 
-    from qgstream.config import Config
+    from qgstream.process.config import Config
 
 _TTL_SECONDS = 3600.0
 # Standard input may be a wrong and endless file. A token of more characters is refused unread.
@@ -60,7 +60,7 @@ def run(args: argparse.Namespace) -> int:
 
 
 def _mint(config: Config, args: argparse.Namespace) -> int:
-    from qgstream.tokens import mint
+    from qgstream.auth.tokens import mint
 
     if config.auth.jwt is None:
         raise ConfigError(["auth.jwt: not set, expected algorithms and a secret to mint a token"])
@@ -70,7 +70,7 @@ def _mint(config: Config, args: argparse.Namespace) -> int:
 
 
 def _explain(config: Config, given: str) -> int:
-    from qgstream.auth import Authenticator
+    from qgstream.auth.authenticator import Authenticator
 
     authenticator = Authenticator(config.auth)
     if given == "-":

@@ -23,9 +23,9 @@ from typing import Annotated, Any, ClassVar, Literal, Self
 
 from pydantic import Field, StringConstraints, model_validator
 
-from qgstream.draft import draft
 from qgstream.errors import BadRequest, ConfigError, InvalidField
-from qgstream.publication import Publication
+from qgstream.events.draft import draft
+from qgstream.events.publication import Publication
 from qgstream.settings import Section
 from qgstream.sources.options import check_options, did_you_mean
 

@@ -10,7 +10,7 @@ from pydantic import AnyHttpUrl
 from tornado.httpclient import HTTPRequest, HTTPResponse
 from tornado.simple_httpclient import SimpleAsyncHTTPClient
 
-from qgstream.environment import explained, system_tls
+from qgstream.net.environment import explained, system_tls
 from qgstream.sources.base import Events, Refused
 from qgstream.sources.lines import Parse, Seconds, event_of
 

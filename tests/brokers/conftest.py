@@ -10,8 +10,9 @@ import pytest
 from tornado.ioloop import IOLoop
 
 from qgstream.brokers.base import Broker, Opened, Sink
-from qgstream.publication import Position, Publication
-from qgstream.window import HistorySettings, ResetReason
+from qgstream.events.history import HistorySettings
+from qgstream.events.publication import Position, Publication
+from qgstream.reasons import ResetReason
 from tests.brokers.engines import ENGINES, Engine
 from tests.brokers.machines import NATS, REDIS, REDIS_HELLO, Machine
 from tests.brokers.rabbitmq_server import RabbitmqServer

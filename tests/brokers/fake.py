@@ -10,7 +10,7 @@ from typing import ClassVar
 from qgstream.brokers.base import Forgotten
 from qgstream.brokers.remote import Bounds, Page, Placed, Remote, Replaced
 from qgstream.brokers.vouching import Standing, earlier_of
-from qgstream.publication import Publication
+from qgstream.events.publication import Publication
 
 PAGE = 10
 

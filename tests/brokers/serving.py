@@ -8,16 +8,16 @@ from typing import Any
 from tornado.httpclient import AsyncHTTPClient
 from tornado.testing import bind_unused_port
 
-from qgstream.app import public_app
-from qgstream.auth import AuthSettings
+from qgstream.auth.authenticator import AuthSettings
 from qgstream.brokers.base import Broker
+from qgstream.events.history import HistorySettings
+from qgstream.http.app import public_app
 from qgstream.hub import Hub
 from qgstream.limits import LimitSettings
-from qgstream.service import Service
-from qgstream.sockets import StreamServer
-from qgstream.sse import Event
-from qgstream.window import HistorySettings
-from tests.handlers.asking import KEY, Client, Stream
+from qgstream.net.sockets import StreamServer
+from qgstream.service.service import Service
+from qgstream.wire.sse import Event
+from tests.http.asking import KEY, Client, Stream
 
 
 class Served:

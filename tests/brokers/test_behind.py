@@ -12,15 +12,15 @@ import pytest
 
 from qgstream.brokers.remote import Remote
 from qgstream.errors import Unavailable
+from qgstream.events.history import HistorySettings
+from qgstream.events.publication import Publication
+from qgstream.events.subscription import Subscription
 from qgstream.limits import LimitSettings
-from qgstream.publication import Publication
-from qgstream.subscription import Subscription
-from qgstream.window import HistorySettings
 from tests.brokers.conftest import Tail, Tails
 from tests.brokers.engines import Engine
 from tests.brokers.machines import Machine
 from tests.brokers.serving import Served
-from tests.handlers.asking import until
+from tests.http.asking import until
 
 DATA_BYTES = 10_000
 # What a NATS server sends before it waits for an answer: 1.3 MB of these 50 were seen.

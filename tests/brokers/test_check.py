@@ -7,10 +7,10 @@ from pathlib import Path
 
 import pytest
 
-from qgstream.brokers.sqlite_file import InUse
-from qgstream.config import Config
+from qgstream.brokers.sqlite.file import InUse
 from qgstream.errors import Unavailable
-from qgstream.preflight import network
+from qgstream.process.config import Config
+from qgstream.process.preflight import network
 from tests.brokers.conftest import Tails
 from tests.brokers.engines import Engine
 from tests.brokers.machines import REDIS, REDIS_HELLO, Machine

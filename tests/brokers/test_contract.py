@@ -11,11 +11,11 @@ from itertools import pairwise
 import pytest
 
 from qgstream.brokers.base import MAX_READ_BYTES, Broker, Forgotten, open_broker
-from qgstream.draft import parse_json
 from qgstream.errors import Unavailable
-from qgstream.namespaces import namespace
-from qgstream.publication import Publication
-from qgstream.window import HistorySettings
+from qgstream.events.draft import parse_json
+from qgstream.events.history import HistorySettings
+from qgstream.events.namespaces import namespace
+from qgstream.events.publication import Publication
 from tests.brokers.conftest import Tails
 from tests.brokers.engines import Engine
 

@@ -7,16 +7,16 @@ import json
 
 import pytest
 
-from qgstream.brokers.backoff import Backoff
+from qgstream.backoff import Backoff
 from qgstream.brokers.base import Broker
 from qgstream.brokers.remote import Remote
-from qgstream.heartbeat import HeartbeatSettings
-from qgstream.sse import Event
+from qgstream.service.heartbeat import HeartbeatSettings
+from qgstream.wire.sse import Event
 from tests.brokers.engines import Engine
 from tests.brokers.machines import Machine
 from tests.brokers.serving import Served, open_stream, take
 from tests.conftest import ExpectLog
-from tests.handlers.asking import Client, Stream, error_of
+from tests.http.asking import Client, Stream, error_of
 
 PATIENCE_SECONDS = 2.0
 

@@ -10,9 +10,9 @@ import pytest
 
 from tests.brokers.engines import Engine
 from tests.brokers.machines import Machine
-from tests.processes.checker import DURABLE, HARSH, VARIANTS, check
-from tests.processes.crowd import Plan
-from tests.processes.fleet import Fleet
+from tests.fleet.checker import DURABLE, HARSH, VARIANTS, check
+from tests.fleet.crowd import Plan
+from tests.fleet.fleet import Fleet
 
 HARDSHIPS = (
     "complete", "reset for a false id", "earliest", "cuts", "stalls", "batches", "heartbeats",

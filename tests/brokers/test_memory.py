@@ -8,9 +8,9 @@ import pytest
 
 from qgstream.brokers.memory import APPENDED_AT_ONCE, MemoryBroker
 from qgstream.errors import Unavailable
+from qgstream.events.history import HistorySettings, TopicHistory
+from qgstream.events.publication import Publication
 from qgstream.limits import LimitSettings
-from qgstream.publication import Publication
-from qgstream.window import HistorySettings, TopicHistory
 from tests.brokers.conftest import Tail
 from tests.brokers.serving import Served, open_stream
 

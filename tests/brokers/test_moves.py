@@ -13,7 +13,7 @@ from tests.brokers.delays import delayed
 from tests.brokers.engines import Engine
 from tests.brokers.machines import Machine
 from tests.brokers.serving import Served, open_stream, take
-from tests.handlers.asking import Client
+from tests.http.asking import Client
 
 CLIENTS = 40
 MOVES = 10

@@ -20,18 +20,18 @@ from nats.aio.client import Client as Nats
 from tornado.ioloop import IOLoop
 
 from qgstream.brokers.base import Forgotten, open_broker
-from qgstream.brokers.nats_inbox import Place
+from qgstream.brokers.nats.inbox import Place
 from qgstream.errors import ConfigError, TooLarge, Unavailable
-from qgstream.namespaces import namespace, scoped
-from qgstream.publication import Publication
-from qgstream.window import HistorySettings
+from qgstream.events.history import HistorySettings
+from qgstream.events.namespaces import namespace, scoped
+from qgstream.events.publication import Publication
 from tests.brokers.conftest import Tail, Tails
 from tests.brokers.engines import Engine
 from tests.brokers.machines import NATS, Machine
 from tests.brokers.serving import Served, open_stream, take
 from tests.conftest import ExpectLog
-from tests.handlers.asking import error_of, until
 from tests.hostile.certificates import make_certificate
+from tests.http.asking import error_of, until
 
 
 @pytest.fixture

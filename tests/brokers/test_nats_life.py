@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from qgstream.brokers.nats_life import Life, bounds, epoch
+from qgstream.brokers.nats.life import Life, bounds, epoch
 from qgstream.brokers.vouching import MAX_EARLIER
 
 

@@ -8,10 +8,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from qgstream.brokers.nats_messages import size_bytes, to_headers, to_publication, to_subject, to_topic
+from qgstream.brokers.nats.messages import size_bytes, to_headers, to_publication, to_subject, to_topic
 from qgstream.errors import InvalidField
-from qgstream.publication import Publication
-from qgstream.topics import MAX_TOPIC_CHARACTERS, check_name
+from qgstream.events.publication import Publication
+from qgstream.events.topics import MAX_TOPIC_CHARACTERS, check_name
 
 NAMES = st.text(
     st.one_of(st.sampled_from(". %>/aÄ"), st.characters(exclude_categories=("Cs", "Cc"), exclude_characters="*")),

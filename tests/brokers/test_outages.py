@@ -11,14 +11,15 @@ import pytest
 
 from qgstream.brokers.base import Broker, Forgotten, Opened, Sink
 from qgstream.errors import Unavailable
-from qgstream.heartbeat import HeartbeatSettings
+from qgstream.events.history import HistorySettings, TopicHistory
+from qgstream.events.publication import Position, Publication
 from qgstream.limits import LimitSettings
-from qgstream.publication import Position, Publication
-from qgstream.sse import Event
-from qgstream.window import HistorySettings, ResetReason, TopicHistory
+from qgstream.reasons import ResetReason
+from qgstream.service.heartbeat import HeartbeatSettings
+from qgstream.wire.sse import Event
 from tests.brokers.serving import Served, open_stream, take
 from tests.conftest import ExpectLog
-from tests.handlers.asking import Stream, error_of
+from tests.http.asking import Stream, error_of
 
 
 class Fickle(Broker):

@@ -17,17 +17,18 @@ from hypothesis import strategies as st
 from nats.aio.msg import Msg
 from pamqp.commands import Basic
 
-from qgstream.brokers import redis, sqlite_log
-from qgstream.brokers.nats_client import Client
-from qgstream.brokers.nats_messages import to_publication
-from qgstream.brokers.rabbitmq_messages import parse
+from qgstream.brokers.nats.client import Client
+from qgstream.brokers.nats.messages import to_publication
+from qgstream.brokers.rabbitmq.messages import parse
+from qgstream.brokers.redis import broker as redis
+from qgstream.brokers.sqlite import log as sqlite_log
 from qgstream.errors import InvalidField
-from qgstream.framing import Framing
-from qgstream.namespaces import APPLICATION
-from qgstream.publication import Publication
+from qgstream.events.namespaces import APPLICATION
+from qgstream.events.publication import Publication
+from qgstream.events.subscription import Subscription
 from qgstream.sources.base import Refused, as_draft
 from qgstream.sources.lines import Parse, event_of
-from qgstream.subscription import Subscription
+from qgstream.wire.framing import Framing
 from tests.brokers.test_rabbitmq_messages import delivered
 
 NOW = 2e9

@@ -18,13 +18,13 @@ import pytest
 from prometheus_client import generate_latest
 from redis.asyncio import Redis
 
-from qgstream.window import HistorySettings
+from qgstream.events.history import HistorySettings
 from tests.brokers import raw_amqp
 from tests.brokers.engines import Engine
 from tests.brokers.raw_amqp import RawPublisher
 from tests.brokers.serving import Served, open_stream, take
 from tests.conftest import ExpectLog
-from tests.handlers.asking import Client
+from tests.http.asking import Client
 
 # Puts each poison into the log of an engine.
 Put = Callable[[Engine], Awaitable[int]]

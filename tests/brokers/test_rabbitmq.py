@@ -27,22 +27,23 @@ from aiormq.exceptions import (
 )
 from tornado.ioloop import IOLoop
 
-from qgstream.brokers import rabbitmq, rabbitmq_outbox
 from qgstream.brokers.base import open_broker
-from qgstream.brokers.rabbitmq import RabbitmqBroker
-from qgstream.brokers.rabbitmq_marks import Slip
-from qgstream.draft import parse_json
+from qgstream.brokers.rabbitmq import broker as rabbitmq
+from qgstream.brokers.rabbitmq import outbox as rabbitmq_outbox
+from qgstream.brokers.rabbitmq.broker import RabbitmqBroker
+from qgstream.brokers.rabbitmq.marks import Slip
 from qgstream.errors import ConfigError, Unavailable
-from qgstream.namespaces import namespace
-from qgstream.publication import Publication
-from qgstream.window import HistorySettings
+from qgstream.events.draft import parse_json
+from qgstream.events.history import HistorySettings
+from qgstream.events.namespaces import namespace
+from qgstream.events.publication import Publication
 from tests.brokers import engines, raw_amqp
 from tests.brokers.conftest import Tail, Tails
 from tests.brokers.engines import Engine
 from tests.brokers.rabbitmq_server import RabbitmqServer
 from tests.brokers.raw_amqp import RawPublisher
 from tests.conftest import ExpectLog
-from tests.handlers.asking import until
+from tests.http.asking import until
 from tests.serving import RawClient, ServerProcess
 
 

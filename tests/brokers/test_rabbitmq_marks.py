@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from qgstream.brokers.rabbitmq_marks import Slip, mark_of, says_epoch
+from qgstream.brokers.rabbitmq.marks import Slip, mark_of, says_epoch
 
 
 @pytest.mark.parametrize(

@@ -11,10 +11,10 @@ from pamqp.commands import Basic
 from pamqp.header import ContentHeader
 
 from qgstream.brokers.options import Address
-from qgstream.brokers.rabbitmq_marks import Slip
-from qgstream.brokers.rabbitmq_messages import Entry, NoStream, marked, parse, published
-from qgstream.brokers.rabbitmq_options import urls
-from qgstream.publication import Publication
+from qgstream.brokers.rabbitmq.marks import Slip
+from qgstream.brokers.rabbitmq.messages import Entry, NoStream, marked, parse, published
+from qgstream.brokers.rabbitmq.options import urls
+from qgstream.events.publication import Publication
 
 NOW = 2_000_000_000.0
 

@@ -5,11 +5,11 @@ from __future__ import annotations
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from qgstream.brokers import rabbitmq_repeats
-from qgstream.brokers.rabbitmq_marks import Slip
-from qgstream.brokers.rabbitmq_messages import Entry
-from qgstream.brokers.rabbitmq_repeats import REACH, Repeats, first_needed
-from qgstream.publication import Publication
+from qgstream.brokers.rabbitmq import repeats as rabbitmq_repeats
+from qgstream.brokers.rabbitmq.marks import Slip
+from qgstream.brokers.rabbitmq.messages import Entry
+from qgstream.brokers.rabbitmq.repeats import REACH, Repeats, first_needed
+from qgstream.events.publication import Publication
 
 
 def entry(position: int, key: str | None, *, seen: int | None = None, at: float | None = None) -> Entry:

@@ -11,12 +11,12 @@ import aio_pika
 import pytest
 
 from qgstream.hub import Hub
-from qgstream.intake import Intakes
-from qgstream.service import Service
+from qgstream.service.service import Service
 from qgstream.sources.base import SourceSettings, open_sources
+from qgstream.sources.runner import Intakes
 from tests.brokers.rabbitmq_server import RabbitmqServer
 from tests.conftest import ExpectLog
-from tests.handlers.asking import until
+from tests.http.asking import until
 
 EXAMPLES = Path(__file__).parents[2] / "docs" / "examples"
 

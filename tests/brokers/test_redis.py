@@ -17,20 +17,20 @@ from redis.asyncio import Redis
 from redis.exceptions import NoPermissionError
 from tornado.ioloop import IOLoop
 
-from qgstream.brokers import redis as redis_module
-from qgstream.brokers.backoff import Backoff
+from qgstream.backoff import Backoff
 from qgstream.brokers.base import Forgotten, open_broker
-from qgstream.brokers.redis import PER_MILLISECOND, RedisBroker
-from qgstream.brokers.redis_scripts import STATE
+from qgstream.brokers.redis import broker as redis_module
+from qgstream.brokers.redis.broker import PER_MILLISECOND, RedisBroker
+from qgstream.brokers.redis.scripts import STATE
 from qgstream.errors import ConfigError, Unavailable
-from qgstream.publication import Publication
-from qgstream.window import HistorySettings, TopicHistory
+from qgstream.events.history import HistorySettings, TopicHistory
+from qgstream.events.publication import Publication
 from tests.brokers.conftest import Tail
 from tests.brokers.machines import REDIS, Machine
 from tests.brokers.serving import Served, open_stream, take
 from tests.conftest import ExpectLog
-from tests.handlers.asking import until
 from tests.hostile.certificates import make_certificate
+from tests.http.asking import until
 
 
 class Stream:

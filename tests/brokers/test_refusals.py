@@ -14,20 +14,20 @@ import pytest
 from redis.asyncio import Redis
 from tornado.httpclient import HTTPResponse
 
-from qgstream.brokers import nats as nats_module
-from qgstream.brokers import rabbitmq_outbox
 from qgstream.brokers.base import open_broker
+from qgstream.brokers.nats import broker as nats_module
+from qgstream.brokers.rabbitmq import outbox as rabbitmq_outbox
 from qgstream.brokers.remote import Remote
 from qgstream.errors import BadRequest, TooLarge
+from qgstream.events.publication import Publication
+from qgstream.events.topics import MAX_TOPIC_CHARACTERS
 from qgstream.limits import MIB, LimitSettings
-from qgstream.publication import Publication
-from qgstream.topics import MAX_TOPIC_CHARACTERS
 from tests.brokers import engines
 from tests.brokers.engines import Engine
 from tests.brokers.machines import Machine
 from tests.brokers.rabbitmq_server import RabbitmqServer
 from tests.brokers.serving import Served
-from tests.handlers.asking import Client, document, error_of
+from tests.http.asking import Client, document, error_of
 
 LARGE = LimitSettings(max_event_bytes=64 * MIB, max_body_bytes=128 * MIB)
 

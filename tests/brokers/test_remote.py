@@ -9,16 +9,16 @@ from typing import Any
 import pytest
 from tornado.ioloop import IOLoop
 
-from qgstream.brokers.backoff import Backoff
+from qgstream.backoff import Backoff
 from qgstream.brokers.base import Forgotten
 from qgstream.brokers.remote import Bounds, Page, Placed, Remote
 from qgstream.errors import Unavailable
-from qgstream.publication import Position, Publication
-from qgstream.window import HistorySettings, TopicHistory
+from qgstream.events.history import HistorySettings, TopicHistory
+from qgstream.events.publication import Position, Publication
 from tests.brokers.conftest import Tail
 from tests.brokers.fake import FakeLog, FakeRemote, Full
 from tests.conftest import ExpectLog
-from tests.handlers.asking import until
+from tests.http.asking import until
 
 
 class Fakes:

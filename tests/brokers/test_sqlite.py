@@ -16,13 +16,15 @@ from typing import Any, cast
 import pytest
 from tornado.ioloop import IOLoop
 
-from qgstream.brokers import sqlite, sqlite_file, sqlite_log
 from qgstream.brokers.base import Forgotten, open_broker
-from qgstream.brokers.sqlite import SqliteBroker
-from qgstream.brokers.sqlite_file import APPLICATION_ID
+from qgstream.brokers.sqlite import broker as sqlite
+from qgstream.brokers.sqlite import file as sqlite_file
+from qgstream.brokers.sqlite import log as sqlite_log
+from qgstream.brokers.sqlite.broker import SqliteBroker
+from qgstream.brokers.sqlite.file import APPLICATION_ID
 from qgstream.errors import ConfigError, NotStorable, Unavailable
-from qgstream.publication import Publication
-from qgstream.window import HistorySettings, TopicHistory
+from qgstream.events.history import HistorySettings, TopicHistory
+from qgstream.events.publication import Publication
 from tests.brokers.conftest import Tail
 from tests.brokers.serving import Served, open_stream, take
 from tests.conftest import ExpectLog

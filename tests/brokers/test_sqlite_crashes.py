@@ -18,9 +18,9 @@ from random import Random
 
 import pytest
 
-from qgstream.brokers.sqlite import SqliteBroker
-from qgstream.publication import Publication
-from qgstream.window import HistorySettings
+from qgstream.brokers.sqlite.broker import SqliteBroker
+from qgstream.events.history import HistorySettings
+from qgstream.events.publication import Publication
 from tests.brokers.conftest import Tail
 from tests.publishing import publish
 from tests.serving import KEY, RawClient, ServerProcess, wait_until

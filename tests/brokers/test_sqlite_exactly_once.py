@@ -7,9 +7,9 @@ from pathlib import Path
 
 import pytest
 
-from tests.processes.checker import DURABLE, HARSH, VARIANTS, check
-from tests.processes.crowd import Plan
-from tests.processes.fleet import Fleet
+from tests.fleet.checker import DURABLE, HARSH, VARIANTS, check
+from tests.fleet.crowd import Plan
+from tests.fleet.fleet import Fleet
 
 HARDSHIPS = (
     "complete", "reset for a false id", "earliest", "closing:drain", "closing:slow_consumer", "cuts", "stalls",

@@ -12,11 +12,11 @@ from random import Random
 
 import pytest
 
-from qgstream.brokers import sqlite_log
 from qgstream.brokers.base import Forgotten
-from qgstream.brokers.sqlite_log import TRIM_EVENTS, Log, Reader
-from qgstream.publication import Publication
-from qgstream.window import HistorySettings, TopicHistory
+from qgstream.brokers.sqlite import log as sqlite_log
+from qgstream.brokers.sqlite.log import TRIM_EVENTS, Log, Reader
+from qgstream.events.history import HistorySettings, TopicHistory
+from qgstream.events.publication import Publication
 
 TOPICS = ("a", "b", "c")
 SETTINGS = [

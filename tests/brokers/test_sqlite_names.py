@@ -17,10 +17,12 @@ from typing import Self
 import pytest
 from tornado.ioloop import IOLoop
 
-from qgstream.brokers import sqlite, sqlite_file, sqlite_log
-from qgstream.brokers.sqlite_names import Names
+from qgstream.brokers.sqlite import broker as sqlite
+from qgstream.brokers.sqlite import file as sqlite_file
+from qgstream.brokers.sqlite import log as sqlite_log
+from qgstream.brokers.sqlite.names import Names
 from qgstream.errors import Unavailable
-from qgstream.window import HistorySettings, TopicHistory
+from qgstream.events.history import HistorySettings, TopicHistory
 from tests.brokers.conftest import Tail
 from tests.brokers.test_sqlite import Disk, event, is_up
 from tests.brokers.test_sqlite_crashes import whole_log
@@ -307,9 +309,9 @@ async def test_what_was_removed_can_be_saved_while_the_server_runs(disk: Disk, e
 HOLDER = """
 import asyncio, sys
 from pathlib import Path
-from qgstream.brokers.sqlite import SqliteBroker
-from qgstream.publication import Publication
-from qgstream.window import HistorySettings, TopicHistory
+from qgstream.brokers.sqlite.broker import SqliteBroker
+from qgstream.events.publication import Publication
+from qgstream.events.history import HistorySettings, TopicHistory
 
 class Sink:
     def deliver(self, publications): pass

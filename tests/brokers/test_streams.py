@@ -8,10 +8,10 @@ import json
 import pytest
 
 from qgstream.brokers.base import open_broker
-from qgstream.window import HistorySettings, TopicHistory
+from qgstream.events.history import HistorySettings, TopicHistory
 from tests.brokers.engines import Engine
 from tests.brokers.serving import Served, open_stream, take
-from tests.handlers.asking import Client, until
+from tests.http.asking import Client, until
 
 # Some of the log fits into it; the rest is the broker's.
 SMALL = HistorySettings(max_events=100)

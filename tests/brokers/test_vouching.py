@@ -13,11 +13,11 @@ from tornado.ioloop import IOLoop
 
 from qgstream.brokers import vouching
 from qgstream.brokers.base import Broker, open_broker
-from qgstream.brokers.rabbitmq import RabbitmqBroker
+from qgstream.brokers.rabbitmq.broker import RabbitmqBroker
 from qgstream.brokers.remote import Remote
 from qgstream.brokers.vouching import MAX_EARLIER, earlier_of
-from qgstream.publication import Position
-from qgstream.window import HistorySettings
+from qgstream.events.history import HistorySettings
+from qgstream.events.publication import Position
 from tests.brokers.conftest import Tails
 from tests.brokers.engines import Engine
 from tests.brokers.fake import FakeLog, FakeRemote
@@ -25,7 +25,7 @@ from tests.brokers.machines import NATS, REDIS, REDIS_HELLO, Machine
 from tests.brokers.rabbitmq_server import RabbitmqServer
 from tests.brokers.serving import Served, open_stream, take
 from tests.conftest import ExpectLog
-from tests.handlers.asking import Client, until
+from tests.http.asking import Client, until
 
 
 @pytest.fixture

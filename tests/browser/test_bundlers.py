@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from qgstream.handlers.client import minified_version
+from qgstream.http.client import minified_version
 from tests.browser.conftest import connections, serving_files
 from tests.browser.engines.base import Tab
 from tests.documents import ROOT

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 from playwright.sync_api import Locator, Page, expect
 
-from qgstream.sse import Parser
+from qgstream.wire.sse import Parser
 from tests.browser.engines.base import Tab
 from tests.browser.relay import BAD_GATEWAY, Relay
 from tests.deploy.programs import free_port

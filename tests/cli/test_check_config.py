@@ -16,8 +16,8 @@ import pytest
 from qgstream.cli import main
 from tests.deploy.programs import free_port
 from tests.hostile.certificates import make_certificate
+from tests.process.test_server import Reloadable
 from tests.serving import ServerProcess
-from tests.test_server import Reloadable
 
 KEYS = '[auth]\npublish_keys = { ci = "publish-hush" }\nadmin_keys = { ops = "admin-hush" }\n'
 

@@ -15,11 +15,11 @@ from typing import Any
 
 import pytest
 
-from qgstream.config import Config
-from qgstream.doctor import MIB, Finding, capacity, examine
 from qgstream.errors import ConfigError
-from qgstream.host import Held, Host, hold, read_host
-from qgstream.sockets import raise_descriptor_limit
+from qgstream.net.sockets import raise_descriptor_limit
+from qgstream.process.capacity import MIB, Finding, capacity, examine
+from qgstream.process.config import Config
+from qgstream.process.machine import Held, Host, hold, read_host
 
 NOW = 1_800_000_000.0
 HELD = Held(100, 100, 0.01, 0.01)

@@ -14,7 +14,7 @@ import pytest
 
 from qgstream.cli import _lines, main
 from qgstream.cli import publish as command
-from qgstream.sse import Event, Parser
+from qgstream.wire.sse import Event, Parser
 from tests.serving import KEY, RawClient, ServerProcess
 
 PUBLISH = [sys.executable, "-m", "qgstream", "publish"]

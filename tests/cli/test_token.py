@@ -9,9 +9,9 @@ from typing import cast
 
 import pytest
 
-from qgstream.auth import Authenticator, Credentials
+from qgstream.auth.authenticator import Authenticator, Credentials
 from qgstream.cli import main
-from qgstream.config import load
+from qgstream.process.config import load
 from tests.signing import SECRET, payload, public_pem, sign
 
 

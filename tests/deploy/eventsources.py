@@ -9,8 +9,8 @@ from collections.abc import Callable, Sequence
 from contextlib import suppress
 from pathlib import Path
 
-from qgstream.sse import Event, Parser
-from tests.processes.clients import Body
+from qgstream.wire.sse import Event, Parser
+from tests.fleet.clients import Body
 
 SECONDS = 60.0  # how long a failure takes
 AWAY_MS = 5000  # what the files in deploy/ say at least when no server has answered; no server here says so much

@@ -15,8 +15,8 @@ import kubernetes_validate  # type: ignore[import-untyped]
 import pytest
 import yaml
 
-from qgstream.config import load
 from qgstream.metrics import Metrics
+from qgstream.process.config import load
 from tests.deploy.programs import DEPLOY, Program, free_port
 from tests.deploy.test_docker import image_environment, last
 

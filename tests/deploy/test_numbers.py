@@ -7,11 +7,11 @@ from pathlib import Path
 
 import pytest
 
-from qgstream.config import Config, load
-from qgstream.doctor import resident_bytes
-from qgstream.drain import DrainSettings
 from qgstream.limits import LimitSettings
-from qgstream.server import STOP_SECONDS
+from qgstream.process.capacity import resident_bytes
+from qgstream.process.config import Config, load
+from qgstream.process.server import STOP_SECONDS
+from qgstream.service.drain import DrainSettings
 from tests.deploy.programs import DEPLOY
 from tests.deploy.test_kubernetes import CONTAINER, POD
 from tests.deploy.units import SYSTEMD, read

@@ -18,7 +18,7 @@ import pytest
 from websockets.sync.client import connect
 from websockets.typing import Origin
 
-from qgstream.handlers.client import minified_version
+from qgstream.http.client import minified_version
 from tests.deploy.edges import IDLE_SECONDS, Edge, MakeEdge
 from tests.deploy.programs import free_port
 from tests.hostile.certificates import make_certificate

@@ -17,9 +17,9 @@ from pathlib import Path
 import pytest
 
 from qgstream.brokers.base import _ENGINES
-from qgstream.config import Config, load
-from qgstream.doctor import descriptors
-from qgstream.host import Host
+from qgstream.process.capacity import descriptors
+from qgstream.process.config import Config, load
+from qgstream.process.machine import Host
 from tests.deploy.programs import DEPLOY, free_port
 from tests.deploy.units import INSTALLED, SYSTEMD, command, read
 from tests.serving import wait_until

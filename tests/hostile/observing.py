@@ -7,7 +7,7 @@ import ssl
 from pathlib import Path
 from typing import Any
 
-from qgstream.sse import Parser
+from qgstream.wire.sse import Parser
 from tests.serving import RawClient, ServerProcess, wait_until
 
 

@@ -2,7 +2,7 @@
 
     python tests/hostile/soak.py --minutes 30 --out soak.json --plot soak.svg
 
-The checker of tests/processes publishes and judges; its subscribers come and go, stall, cut and resume; between its
+The checker of tests/fleet publishes and judges; its subscribers come and go, stall, cut and resume; between its
 rounds the configuration is reloaded, now and then with a file that is broken. Meanwhile the process is looked at. The
 exit status is 0 if no event was lost, the gauges were exact and memory was flat.
 """
@@ -26,10 +26,10 @@ from typing import Any
 if __name__ == "__main__":
     sys.path.insert(0, str(Path(__file__).parents[2]))
 
+from tests.fleet.checker import HARSH, Checker, Verdict
+from tests.fleet.crowd import RULES, Plan
+from tests.fleet.judge import Rules
 from tests.hostile.observing import cpu_seconds, descriptors, metrics, resident_bytes
-from tests.processes.checker import HARSH, Checker, Verdict
-from tests.processes.crowd import RULES, Plan
-from tests.processes.judge import Rules
 from tests.serving import ServerProcess
 
 # Of a run: until then buffers, the history and the allocator's arenas fill.

@@ -7,13 +7,13 @@ import time
 
 import pytest
 
-from qgstream.fanout import Fanout
-from qgstream.feed import Feed
+from qgstream.delivery.fanout import Fanout
+from qgstream.delivery.feed import Feed
+from qgstream.delivery.slices import Slices
+from qgstream.delivery.subscriber import Subscriber
+from qgstream.events.subscription import Subscription
 from qgstream.limits import LimitSettings
 from qgstream.metrics import Metrics
-from qgstream.slices import Slices
-from qgstream.subscriber import Subscriber
-from qgstream.subscription import Subscription
 
 
 class Reader(Subscriber):

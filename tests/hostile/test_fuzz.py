@@ -16,7 +16,7 @@ from pathlib import Path
 
 import pytest
 
-from qgstream.sse import Event, Parser
+from qgstream.wire.sse import Event, Parser
 from tests.hostile.grammar import ADMIN_KEY, Talk, talk
 from tests.hostile.observing import ask, body_of, descriptors, metrics, resident_bytes
 from tests.serving import KEY, RawClient, ServerProcess, wait_until

@@ -19,7 +19,7 @@ from random import Random
 
 import pytest
 
-from qgstream.sse import Parser
+from qgstream.wire.sse import Parser
 from tests.deploy.programs import free_port
 from tests.hostile.observing import Watch, ask, data_of, metrics, resident_bytes
 from tests.publishing import publish, publish_all

@@ -12,8 +12,8 @@ from typing import Any
 
 import pytest
 
-from qgstream.config import Config
-from qgstream.doctor import resident_bytes
+from qgstream.process.capacity import resident_bytes
+from qgstream.process.config import Config
 from tests.serving import KEY, RawClient, ServerProcess
 
 MIB = 1024 * 1024

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from tests.deploy.programs import free_port
-from tests.handlers.test_websocket import HANDSHAKE
+from tests.http.test_websocket import HANDSHAKE
 from tests.serving import RawClient, ServerProcess
 
 SHAKES_HANDS = [f"{name}: {value}" for name, value in HANDSHAKE.items()]

@@ -10,7 +10,7 @@ from collections.abc import Iterator
 import pytest
 from coverage import Coverage
 
-from qgstream.sockets import HEADER_SECONDS, MAX_HEADER_BYTES
+from qgstream.net.sockets import HEADER_SECONDS, MAX_HEADER_BYTES
 from tests.hostile.observing import Watch, ask, cpu_seconds, metrics, resident_bytes
 from tests.serving import KEY, RawClient, ServerProcess, wait_until
 

@@ -11,7 +11,7 @@ from pathlib import Path
 from tests.hostile.observing import Watch, metrics, resident_bytes
 from tests.publishing import publish
 from tests.serving import RawClient, ServerProcess, wait_until
-from tests.test_ws import said
+from tests.wire.test_websocket_frames import said
 
 CLIENTS = 500
 AT_ONCE = 16

@@ -11,7 +11,7 @@ from pathlib import Path
 import httpx
 import httpx_sse
 
-from qgstream.sse import Event, Parser
+from qgstream.wire.sse import Event, Parser
 
 HERE = Path(__file__).parent
 Reader = Callable[[str], AbstractContextManager[Iterator[Event]]]

@@ -15,7 +15,7 @@ from types import TracebackType
 from typing import Any, Self
 from urllib.parse import parse_qs, quote, urlsplit
 
-from qgstream.sse import Parser
+from qgstream.wire.sse import Parser
 from tests.browser.engines.base import Engine, PageGone, Tab
 from tests.browser.engines.chromium import Chromium
 from tests.browser.engines.firefox import Firefox

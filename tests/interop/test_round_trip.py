@@ -10,7 +10,7 @@ from functools import partial
 import pytest
 
 from qgstream.limits import LimitSettings
-from qgstream.sse import Event
+from qgstream.wire.sse import Event
 from tests.interop.clients import Reader, with_curl, with_httpx, with_npm
 from tests.publishing import post
 from tests.serving import ServerProcess

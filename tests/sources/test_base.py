@@ -11,8 +11,8 @@ from typing import Any
 
 import pytest
 
-from qgstream.config import load
 from qgstream.errors import ConfigError
+from qgstream.process.config import load
 from qgstream.sources import base
 from qgstream.sources.base import READY, Draft, SourceSettings, open_sources
 

@@ -14,12 +14,12 @@ from typing import get_args
 import pytest
 
 from qgstream import Hub, Service
-from qgstream.config import load
-from qgstream.intake import Intakes
+from qgstream.process.config import load
 from qgstream.sources.base import READY, Draft, open_sources
 from qgstream.sources.lines import Parse
+from qgstream.sources.runner import Intakes
 from tests.documents import ROOT, Block, blocks_of, prose, rows, words
-from tests.handlers.asking import until
+from tests.http.asking import until
 
 PAGE, EXTENDING = ROOT / "docs" / "sources.md", ROOT / "docs" / "extending.md"
 CONFIGURED = [

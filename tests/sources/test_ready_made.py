@@ -25,8 +25,8 @@ from qgstream.sources.lines import MAX_LINE_BYTES
 from qgstream.sources.process import process
 from qgstream.sources.url import url
 from tests.conftest import ExpectLog
-from tests.handlers.asking import until
 from tests.hostile.certificates import make_certificate
+from tests.http.asking import until
 from tests.proxying import set_environment
 from tests.scripted import Script, refused
 

@@ -1,0 +1,181 @@
+"""What a token says, and whether it counts: when, for whom, by whom, and which topics. Pure: the time is an argument.
+
+The checks stand here because PyJWT's read the clock themselves and stop at the first. Source: RFC 7519, section 4.1.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any
+
+from pydantic import Field, field_validator
+
+from qgstream.auth.secrets import SecretSection
+from qgstream.errors import InvalidField, Unauthorized
+from qgstream.events.topics import check_pattern, check_text
+
+# 9999-12-31T23:59:59Z. RFC 7519 2: a NumericDate is in seconds. A later one was meant in milliseconds, and such a token
+# would as good as never expire.
+LAST_DATE = 253_402_300_799
+
+_REGISTERED = frozenset({"iss", "sub", "aud", "exp", "nbf", "iat", "jti"})
+
+
+class ClaimSettings(SecretSection):
+    """The part of `[auth.jwt]` that is about claims."""
+
+    audience: str | None = Field(
+        None, min_length=1, description="The token's `aud` must name it. Unset, a token with an `aud` is refused."
+    )
+    issuer: str | None = Field(None, min_length=1, description="The token's `iss` must equal it; unset, any will do.")
+    # RFC 7519 4.1.4: "some small leeway, usually no more than a few minutes, to account for clock skew".
+    leeway_seconds: float = Field(
+        10, ge=0, le=300, description="How far the issuer's clock and ours may differ: widens `exp` and `nbf`."
+    )
+    claim: str = Field(
+        "qgstream",
+        min_length=1,
+        description='The claim with the grants: {"publish": [patterns], "subscribe": [patterns]}.',
+    )
+
+    @field_validator("claim")
+    @classmethod
+    def _check_claim(cls, claim: str) -> str:
+        if claim in _REGISTERED:
+            raise ValueError(f"got {claim!r}, which RFC 7519 defines, expected a claim of your own")
+        return claim
+
+
+@dataclass(slots=True)
+class Claims:
+    """A token's claims at `now` (unix seconds); each check fills in what it found valid.
+
+    `expires_at` (unix seconds) is the moment from which the token is refused; None is never.
+    """
+
+    values: dict[str, Any] = field(repr=False)
+    now: float
+    subject: str | None = None
+    publish: tuple[str, ...] = ()
+    subscribe: tuple[str, ...] = ()
+    expires_at: float | None = None
+
+
+def check_exp(settings: ClaimSettings, claims: Claims) -> str:
+    """`token_expired` from `exp` and the leeway on."""
+    expires = _numeric_date(claims, "exp")
+    if expires is None:
+        return "none: the token never expires"
+    # The stream ends at this moment, too. Ended at `exp` itself, a browser would come back at once with the token that
+    # the leeway lets in again, and so on until the leeway is over.
+    claims.expires_at = expires + settings.leeway_seconds
+    # RFC 7519 4.1.4: "the current date/time MUST be before the expiration date/time".
+    if claims.now >= claims.expires_at:
+        raise Unauthorized(f"token: it expired {claims.now - expires:.0f} s ago", code="token_expired")
+    return f"in {expires - claims.now:.0f} s"
+
+
+def check_nbf(settings: ClaimSettings, claims: Claims) -> str:
+    """`token_not_yet_valid` before `nbf` less the leeway."""
+    begins = _numeric_date(claims, "nbf")
+    if begins is None:
+        return "none: valid from the start"
+    if claims.now < begins - settings.leeway_seconds:
+        raise Unauthorized(f"token: it is valid only in {begins - claims.now:.0f} s", code="token_not_yet_valid")
+    return f"{claims.now - begins:.0f} s ago"
+
+
+def check_aud(settings: ClaimSettings, claims: Claims) -> str:
+    """`wrong_audience` unless `aud` names the audience configured."""
+    expected = settings.audience
+    if expected is None:
+        # RFC 7519 4.1.3: "If the principal processing the claim does not identify itself with a value in the "aud"
+        # claim when this claim is present, then the JWT MUST be rejected." Null is how many issuers write none.
+        if claims.values.get("aud") is not None:
+            raise Unauthorized(
+                "token: it names an audience (aud), and this server has no name (audience)", code="wrong_audience"
+            )
+        return "none, and none expected"
+    audience = claims.values.get("aud")
+    if expected not in (audience if isinstance(audience, list) else [audience]):
+        raise Unauthorized(f"token: its audience (aud) does not name {expected!r}", code="wrong_audience")
+    return f"names {expected!r}"
+
+
+def check_iss(settings: ClaimSettings, claims: Claims) -> str:
+    """`wrong_issuer` unless `iss` is the issuer configured."""
+    expected = settings.issuer
+    if expected is None:
+        return "any will do"
+    if claims.values.get("iss") != expected:
+        raise Unauthorized(f"token: its issuer (iss) is not {expected!r}", code="wrong_issuer")
+    return f"is {expected!r}"
+
+
+def check_sub(settings: ClaimSettings, claims: Claims) -> str:  # noqa: ARG001 - one signature for all checks
+    """`invalid_claim` when `sub` is no short single line: it goes to the log."""
+    if claims.values.get("sub") is None:
+        return "none"
+    try:
+        claims.subject = check_text("sub", claims.values["sub"])
+    except InvalidField as error:
+        raise _invalid(str(error)) from None
+    return "a name for the log"
+
+
+def check_grants(settings: ClaimSettings, claims: Claims) -> str:
+    """`missing_claim` or `invalid_claim` unless the grants are an object with lists of topic patterns."""
+    name = settings.claim
+    grants = claims.values.get(name)
+    if grants is None:
+        raise Unauthorized(f"token: the claim {name!r} with its grants is missing", code="missing_claim")
+    if not isinstance(grants, dict):
+        raise _invalid(f"{name}: got {type(grants).__name__}, expected an object")
+    if grants.keys() - {"publish", "subscribe"}:
+        # Passed over, a misspelt grant would be silence, and a restriction of a later version would be a grant.
+        raise _invalid(f"{name}: got other members, expected only publish and subscribe")
+    claims.publish = _patterns(grants.get("publish"), f"{name}.publish")
+    claims.subscribe = _patterns(grants.get("subscribe"), f"{name}.subscribe")
+    return f"{len(claims.publish)} to publish, {len(claims.subscribe)} to subscribe"
+
+
+# Each stands for itself, so all can be explained at once. The order is that of the messages a client sees first.
+CLAIM_CHECKS: tuple[tuple[str, Callable[[ClaimSettings, Claims], str]], ...] = (
+    ("exp", check_exp),
+    ("nbf", check_nbf),
+    ("aud", check_aud),
+    ("iss", check_iss),
+    ("sub", check_sub),
+    ("grants", check_grants),
+)
+
+
+def _numeric_date(claims: Claims, name: str) -> float | None:
+    if name not in claims.values:
+        return None
+    value = claims.values[name]
+    # Not even null, which stands for no claim elsewhere: a token that should expire must not live for ever.
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        raise _invalid(f"{name}: got {type(value).__name__}, expected a number of seconds since 1970")
+    # Neither NaN nor infinity, which Python's JSON reads, nor an integer too large for a float gets past this.
+    if not 0 <= value <= LAST_DATE:
+        raise _invalid(f"{name}: got a date outside 1970 to 9999, expected seconds since 1970, not milliseconds")
+    return float(value)
+
+
+def _patterns(value: object, field: str) -> tuple[str, ...]:
+    if value is None:
+        return ()
+    if not isinstance(value, list):
+        raise _invalid(f"{field}: got {type(value).__name__}, expected a list of topic patterns")
+    for index, pattern in enumerate(value):
+        try:
+            check_pattern(pattern)
+        except InvalidField:
+            raise _invalid(f"{field}[{index}]: not a topic name, nor a prefix that ends in '*'") from None
+    return tuple(dict.fromkeys(value))
+
+
+def _invalid(message: str) -> Unauthorized:
+    return Unauthorized(f"token: {message}", code="invalid_claim")

@@ -1,0 +1,1 @@
+"""The log in a NATS JetStream stream."""

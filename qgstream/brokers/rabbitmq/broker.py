@@ -1,0 +1,591 @@
+"""The log in RabbitMQ: a stream, bound to an exchange to which any AMQP client may publish."""
+
+from __future__ import annotations
+
+import asyncio
+import math
+import secrets
+import time
+from collections.abc import AsyncGenerator, Iterable, Mapping, Sequence
+from contextlib import aclosing
+from itertools import count
+from random import Random
+from typing import Any, ClassVar, Self
+
+from aio_pika.exceptions import ChannelNotFoundEntity, ChannelPreconditionFailed
+from aiormq import Channel
+from aiormq.abc import DeliveredMessage
+from aiormq.exceptions import ChannelAccessRefused
+
+from qgstream.brokers.base import IDEMPOTENCY_SECONDS, MAX_READ_BYTES, Forgotten
+from qgstream.brokers.idempotency import Keys
+from qgstream.brokers.options import Address, read_options
+from qgstream.brokers.rabbitmq import witness
+from qgstream.brokers.rabbitmq.link import FAILURES, Cancelled, Link, Reader, Undecodable, answered, quiet
+from qgstream.brokers.rabbitmq.marks import Slip, SlipKind, mark_of, says_epoch
+from qgstream.brokers.rabbitmq.messages import MAX_SHORT_BYTES, Entry, NoStream, marked, parse
+from qgstream.brokers.rabbitmq.options import Options, tls_context, urls, user_of, users
+from qgstream.brokers.rabbitmq.outbox import Blocked, Outbox
+from qgstream.brokers.rabbitmq.repeats import REACH, Repeats, first_needed
+from qgstream.brokers.remote import PAGE_EVENTS, Bounds, Page, Placed, Remote, Replaced, longest_seconds
+from qgstream.brokers.vouching import Standing, earlier_of
+from qgstream.errors import ConfigError
+from qgstream.events.publication import Publication
+from qgstream.limits import MIB
+from qgstream.logs import log
+from qgstream.net.certificates import expires_at
+
+# The largest segment, and RabbitMQ's own default. It forgets whole segments only, so one is an eighth of the stream.
+MAX_SEGMENT_BYTES = 500_000_000
+MIN_SEGMENT_BYTES = 64 * 1024
+SEGMENTS = 8
+# Messages that RabbitMQ sends ahead of what was taken: enough to be never waited for, few enough to be held in memory,
+# or thrown away when a page is full.
+TAIL_AHEAD = 128
+PAGE_AHEAD = 32
+PAGE_TAKEN = 16
+# Between two looks whether the stream has started.
+WAKING_SECONDS = 0.1
+# How far back from the end of the stream its epoch is looked for, and the keys of the last five minutes.
+SEARCH_EVENTS = 10_000
+# A mark of the epoch is written when so many messages have come since the last, and up to twice as many: of several
+# servers one is the first, and the others see its mark.
+MARK_EVENTS = 1000
+
+
+class RabbitmqBroker(Remote):
+    """A log in a stream of RabbitMQ. A position is the offset of a message in the stream, and one more.
+
+    Whose stream it is decides nothing: several servers, and publishers that know nothing of us, share it. What servers
+    must agree on is in it (`rabbitmq_marks`, `rabbitmq_repeats`), so that it lives and dies with the log.
+    """
+
+    name: ClassVar[str] = "rabbitmq"
+    failures = FAILURES
+    refusals = (Blocked,)
+    # It took 2.6 s for 10 000 events, and the more the more topics they have.
+    max_batch_events = 4000
+    max_batch_topics = 40_000
+
+    def __init__(self, address: Address, options: Options, *, timeout_seconds: float) -> None:
+        super().__init__(address.place, timeout_seconds=timeout_seconds, secrets=address.secrets)
+        self.stream = options.stream
+        self.exchange = options.exchange
+        self._options = options
+        self._urls = urls(address)
+        self._tls = tls_context(address, options)
+        self._certificate_expires_at = expires_at(options.certfile) if options.certfile else None
+        self._user, self._users = user_of(address), users(address, options)
+        self._name = secrets.token_hex(8)
+        self._uids = count()
+        self._random = Random()
+        # Three connections: what RabbitMQ does to one (it stops reading from publishers when it is short of memory), or
+        # a message that the library cannot take apart, must not concern the others.
+        self._tail: Link | None = None
+        self._side: Link | None = None
+        self._out: Link | None = None
+        self._scout: Link | None = None  # a fourth, for `peek`, from its first use on
+        self._outbox = Outbox(options.exchange, self._user, self._uid)
+        self._keys = Keys()
+        self._repeats = Repeats(-1)
+        self._has_learned = asyncio.Event()
+        self._is_following = False
+        self._unmarked = 0  # messages since the last mark of the epoch
+        self._mark_after = MARK_EVENTS
+        self._marking: asyncio.Task[None] | None = None
+        # What the marks say beside the epoch; see `brokers.vouching`.
+        self._found = Bounds("", 0, 0)
+        self._made = ""  # the epoch that this process gave to a log without one
+        self._signed_at: int | None = None
+        self._earlier: Mapping[str, int] = {}
+        self._is_unwitnessed = False
+        self._print: tuple[int, int] | None = None  # the position of the last message that came by, and its hash
+
+    @classmethod
+    def from_url(cls, url: str, *, timeout_seconds: float) -> Self:
+        """`amqp://user:password@host:5672/vhost?stream=events&exchange=events`, or `amqps://`. Several hosts of a
+        cluster are separated by commas. Raises `ConfigError`."""
+        address = Address.parse(url)
+        options = read_options(address.query, Options)
+        for name, value in (("stream", options.stream), ("exchange", options.exchange), ("vhost", address.path)):
+            limit = MAX_SHORT_BYTES - (len(witness.queue_of("")) if name == "stream" else 0)
+            if len(value.encode()) > limit:
+                size = len(value.encode())
+                raise ConfigError([f"broker.url: {name}: got {size} bytes, expected {limit} at most"])
+        return cls(address, options, timeout_seconds=timeout_seconds)
+
+    @property
+    def certificate_expires_at(self) -> float | None:
+        """See `Broker.certificate_expires_at`."""
+        return self._certificate_expires_at
+
+    # Connecting.
+
+    async def connect(self) -> None:
+        """See `Remote.connect`."""
+        quiet()
+        self._tail = await self._opened(self._tail)
+        self._side = await self._opened(self._side)
+        if self._out is None or not self._out.is_open:
+            self._out = await self._opened(self._out)
+            self._outbox.reset()
+        await self._see_to_the_stream(self._side)
+
+    async def _opened(self, link: Link | None) -> Link:
+        if link is not None and link.is_open:
+            return link
+        error: Exception | None = None
+        for _ in self._urls:
+            try:
+                return await Link.open(self._urls[0], self._tls)
+            except self.failures as failure:
+                error = failure
+                self._urls.append(self._urls.pop(0))  # the next time with another one
+        raise error or ConnectionError("no host")
+
+    def _link(self, link: Link | None) -> Link:
+        if link is None or not link.is_open:
+            raise ConnectionError("the connection was lost")
+        return link
+
+    async def disconnect(self) -> None:
+        """See `Remote.disconnect`."""
+        self._outbox.fail(ConnectionError("the connection was lost"))
+        links = [link for link in (self._tail, self._side, self._out, self._scout) if link is not None]
+        self._tail = self._side = self._out = self._scout = None
+        await asyncio.gather(*(link.close() for link in links))
+
+    async def _see_to_the_stream(self, link: Link) -> None:
+        """What is not there is made; what is there stays as it is, so that others may have made it to their liking."""
+        if not await self._is_there(link):
+            arguments = self._arguments()
+            channel = await link.channel()
+            try:
+                await answered(channel.queue_declare(self.stream, durable=True, arguments=arguments))
+            except ChannelPreconditionFailed:  # another server, with other settings, was quicker
+                await answered((await link.channel()).queue_declare(self.stream, passive=True))
+        channel = await link.channel()
+        try:
+            await answered(channel.exchange_declare(self.exchange, exchange_type="topic", durable=True))
+        except (ChannelPreconditionFailed, ChannelAccessRefused) as error:
+            if "'type'" in str(error):
+                raise OSError(f"the exchange {self.exchange} is there and no topic exchange: {error}") from error
+            channel = await link.channel()
+            await answered(channel.exchange_declare(self.exchange, passive=True))
+        try:
+            await answered(channel.queue_bind(self.stream, self.exchange, routing_key="#"))
+        except ChannelAccessRefused:
+            return  # then who made them has bound them
+        await answered(channel.close())
+
+    async def _is_there(self, link: Link) -> bool:
+        while True:
+            channel = await link.channel()
+            try:
+                await answered(channel.queue_declare(self.stream, passive=True))
+            except ChannelNotFoundEntity as error:
+                if "no queue" in str(error):
+                    return False
+                await asyncio.sleep(WAKING_SECONDS)  # RabbitMQ has started, and the stream not yet
+            else:
+                await answered(channel.close())
+                return True
+
+    def _arguments(self) -> dict[str, Any]:
+        max_bytes = self._options.max_bytes or max(self.history.max_bytes, MIB)
+        seconds = self._options.max_age_seconds or max(longest_seconds(self.history), IDEMPOTENCY_SECONDS)
+        segment = min(MAX_SEGMENT_BYTES, max(MIN_SEGMENT_BYTES, max_bytes // SEGMENTS))
+        return {
+            "x-queue-type": "stream",
+            "x-max-length-bytes": max_bytes,
+            "x-max-age": f"{math.ceil(seconds)}s",
+            "x-stream-max-segment-size-bytes": segment,
+        }
+
+    # Where the log begins and ends, and which it is.
+
+    async def bounds(self) -> Bounds:
+        """See `Remote.bounds`. Only a message of our own tells where the stream ends: one is written for that."""
+        newest = await self._end()
+        first = await self._first()
+        # Is the first one a message that nobody can read, nobody knows what is before the end.
+        forgotten = newest if first is None else min(first, newest)
+        if self._is_following:
+            return Bounds(self.epoch, forgotten, newest)
+        mark, signed_at = await self._newest_mark(forgotten, newest)
+        if mark is None or mark.epoch is None:
+            self._made = secrets.token_hex(5)
+            await self._mark("set", self._made)
+            return await self.bounds()  # of several who do this the first in the log has it
+        self._signed_at, self._earlier = signed_at, mark.earlier
+        self._found = Bounds(mark.epoch, forgotten, newest)
+        return self._found
+
+    async def _end(self) -> int:
+        """The position of the newest message."""
+        mark = Slip("end", self._uid())
+        async with self._link(self._side).reading(self.stream, "next", ahead=TAIL_AHEAD) as reader:
+            # Over the same channel, so that it comes after the reading has begun.
+            await self._publish(reader.channel, mark)
+            while True:
+                for entry in self._parse(await reader.some(TAIL_AHEAD)):
+                    if entry.slip == mark:
+                        return entry.position - 1
+
+    async def _first(self) -> int | None:
+        """The position before the oldest message, or None if that cannot be taken apart."""
+        try:
+            async with (await self._side_link()).reading(self.stream, "first", ahead=1) as reader:
+                return self._parse(await reader.some(1))[0].position - 1
+        except Undecodable:
+            return None
+
+    async def peek(self) -> Bounds:
+        """See `Remote.peek`. The messages at the end of the stream are read: a mark for each client with an id from the
+        future would push the history out.
+
+        In a cluster the node that is asked may be a moment behind the others. It may then deny an id that it has not
+        got yet, and that client is told to begin anew. No id is taken for a good one that is none.
+        """
+        try:
+            newest = await self._newest()
+        except Undecodable:
+            newest = self.newest  # the tail is on its way past such a message, and says more than the engine can
+        return Bounds(self.epoch, self.newest, max(newest, self.newest))
+
+    async def _newest(self) -> int:
+        """The position of the newest message, or of the last one before it that was read when it came."""
+        newest = 0
+        # A connection of its own: a message that ends it must not end what the tail or a replay reads over another.
+        self._scout = await self._opened(self._scout)
+        async with self._scout.reading(self.stream, "last", ahead=TAIL_AHEAD) as reader:
+            # "last" is the last chunk, and the newest message is its last one. A channel answers in order: when it
+            # answers a question, it has sent all that the stream held then, or as much as is sent ahead. What is
+            # published later is not waited for: with publishers that never pause there would be no end.
+            came = TAIL_AHEAD
+            while not newest or (reader.has_more and came == TAIL_AHEAD):
+                found = await reader.some(TAIL_AHEAD)
+                came, newest = (len(found) if newest else TAIL_AHEAD), self._parse(found)[-1].position
+                if came == TAIL_AHEAD:
+                    await answered(reader.channel.queue_declare(self.stream, passive=True))
+        return newest
+
+    async def _newest_mark(self, forgotten: int, newest: int) -> tuple[Slip | None, int | None]:
+        """What the marks say, read back from the end to one whose writer knew the epoch: the mark that counts, and its
+        position if it is a signature: its writer has stopped, and no server has written anything since."""
+        sets: list[tuple[int, Slip]] = []
+        known: Slip | None = None
+        last: Entry | None = None
+        end = newest
+        while end > forgotten and newest - end < SEARCH_EVENTS and (known is None or end > known.seen):
+            start = max(forgotten, end - PAGE_EVENTS)
+            for entry in reversed(await self._stretch(start, end)):
+                if entry.slip is None or entry.slip.kind == "end":
+                    continue
+                last = last or entry
+                if entry.slip.kind == "set":
+                    sets.append((entry.position, entry.slip))
+                elif known is None and says_epoch(entry.slip, entry.position):
+                    known = entry.slip
+            end = start
+        mark = mark_of(known, sets)
+        is_signature = mark is not None and mark.kind == "bye" and last is not None and last.slip is mark
+        return mark, last.position if is_signature and last is not None else None
+
+    async def renew(self, epoch: str, ended: int | None = None) -> None:
+        """See `Remote.renew`."""
+        earlier = earlier_of(epoch, ended, self._earlier)
+        await self._mark("set", secrets.token_hex(5), instead_of=epoch, earlier=earlier)
+
+    async def standing(self) -> Standing:
+        """See `Vouching.standing`."""
+        if not self._found.epoch:
+            await self.bounds()
+        is_witnessed = self._found.epoch == self._made or await witness.is_there(await self._side_link(), self.stream)
+        return Standing(self._found.epoch, is_witnessed, self._signed_at, self._earlier)
+
+    async def vouch(self) -> None:
+        """See `Vouching.vouch`. A signature is taken back by the mark that `follow` begins with."""
+        problem = await witness.leave(await self._side_link(), self.stream)
+        if problem is not None and not self._is_unwitnessed:
+            self._is_unwitnessed = True
+            said = {"broker": self.name, "place": self.place, "reason": self.explain(problem)}
+            log.warning("broker.unsafe", extra=said)
+
+    async def sign_off(self) -> None:
+        """See `Remote.sign_off`."""
+        link = await self._side_link()
+        if not await link.is_blocked():
+            await self._mark("bye", self.epoch)
+
+    async def has(self, offset: int) -> bool:
+        """See `Remote.has`."""
+        if self._print is None or self._print[0] != offset:
+            return True
+        async with (await self._side_link()).reading(self.stream, offset - 1, ahead=1) as reader:
+            (message,) = await reader.some(1)
+        (entry,) = self._parse([message])
+        return self._print == (entry.position, _hash(message))
+
+    def _uid(self) -> str:
+        return f"{self._name}.{next(self._uids)}"
+
+    async def _mark(
+        self, kind: SlipKind, epoch: str, *, instead_of: str | None = None, earlier: Mapping[str, int] | None = None
+    ) -> None:
+        """Write a mark, and return when it is in the stream."""
+        channel = await (await self._side_link()).channel(confirms=True)
+        if earlier is None:
+            earlier = self._earlier if kind != "set" else {}
+        mark = Slip(kind, self._uid(), seen=self.newest, epoch=epoch, instead_of=instead_of, earlier=earlier)
+        await self._publish(channel, mark)
+        await answered(channel.close())
+
+    async def _publish(self, channel: Channel, mark: Slip) -> None:
+        """Past the exchange: it is nothing for the queues of others."""
+        await answered(channel.basic_publish(b"", routing_key=self.stream, properties=marked(mark, user=self._user)))
+
+    # Reading.
+
+    async def _side_link(self) -> Link:
+        if self._side is not None and not self._side.is_open:
+            self._side = await self._opened(self._side)
+        return self._link(self._side)
+
+    async def read_after(self, after: int, limit: int) -> Page:
+        """See `Remote.read_after`."""
+        if after >= self.newest:
+            return Page((), after)
+        entries, up_to = await self._entries(after, limit, self.newest)
+        repeats = self._repeats
+        if not repeats.knows(after, up_to):
+            repeats = Repeats(after)
+            start = first_needed(entries, after)
+            if start < after:
+                for entry in await self._before(start, after):
+                    repeats.take(entry)
+            for entry in entries:
+                repeats.take(entry)
+        return Page(self._publications(entry for entry in entries if not repeats.is_repeated(entry)), up_to)
+
+    async def _before(self, start: int, end: int) -> list[Entry]:
+        try:
+            return await self._stretch(start, end)
+        except Forgotten as forgotten:
+            return await self._stretch(min(end, forgotten.after), end)
+
+    async def _stretch(self, start: int, end: int) -> list[Entry]:
+        """Everything between two positions, however much that is."""
+        entries: list[Entry] = []
+        while start < end:
+            found, start = await self._entries(start, end - start, end)
+            entries += found
+        return entries
+
+    async def _entries(self, after: int, limit: int, end: int) -> tuple[list[Entry], int]:
+        """The messages behind a position, up to the position `end`, which there is: at most `limit`, and about
+        `MAX_READ_BYTES`. And the position that they go up to."""
+        try:
+            return await self._read(after, limit, end)
+        except Undecodable:
+            return await self._read_up_to_the_bad_one(after, limit, end)
+
+    async def _read(self, after: int, limit: int, end: int) -> tuple[list[Entry], int]:
+        entries: list[Entry] = []
+        at, size_bytes = after, 0
+        async with (await self._side_link()).reading(self.stream, after, ahead=min(PAGE_AHEAD, limit)) as reader:
+            while at < end and len(entries) < limit and size_bytes < MAX_READ_BYTES:
+                messages = await reader.some(min(PAGE_TAKEN, limit - len(entries)))
+                entries += self._parse(messages)
+                at = entries[-1].position
+                size_bytes += sum(len(message.body) for message in messages)
+        await self._see_what_is_missing(after, entries)
+        return [entry for entry in entries if entry.position <= end], min(at, end)
+
+    async def _read_up_to_the_bad_one(self, after: int, limit: int, end: int) -> tuple[list[Entry], int]:
+        """One at a time, so that none gets lost behind the one that ends the connection; if that is the first, behind
+        it."""
+        entries: list[Entry] = []
+        at = after
+        try:
+            async with (await self._side_link()).reading(self.stream, after, ahead=1) as reader:
+                while at < end and len(entries) < limit:
+                    entries += self._parse(await reader.some(1))
+                    at = entries[-1].position
+        except Undecodable as error:
+            if not entries:
+                at = after + 1
+                self.skips.skip(at, str(error))
+        await self._see_what_is_missing(after, entries)
+        return [entry for entry in entries if entry.position <= end], min(at, end)
+
+    async def _see_what_is_missing(self, after: int, entries: Sequence[Entry]) -> None:
+        """RabbitMQ gives some offsets to no message. What was trimmed is said."""
+        if _is_whole(after, entries):
+            return
+        first = await self._first()
+        if first is not None and first > after:
+            raise Forgotten(after, first)
+
+    def _parse(self, messages: Sequence[DeliveredMessage]) -> list[Entry]:
+        now = time.time()
+        try:
+            limit = self._options.max_event_bytes
+            return [parse(message, users=self._users, max_event_bytes=limit, now=now) for message in messages]
+        except NoStream as error:
+            raise OSError(f"the queue {self.stream} is no stream: {error}") from error
+
+    def _publications(self, entries: Iterable[Entry]) -> list[Publication]:
+        found = []
+        for entry in entries:
+            if entry.publication is not None:
+                found.append(entry.publication)
+            elif entry.problem is not None:
+                self.skips.skip(entry.position, entry.problem)
+        return found
+
+    # The tail.
+
+    async def follow(self, after: int) -> AsyncGenerator[Page, None]:
+        """See `Remote.follow`."""
+        if self._repeats.up_to != after:
+            async with aclosing(self._learn(after)) as pages:
+                async for page in pages:
+                    yield page
+        await self._mark("is", self.epoch)
+        at = after
+        try:
+            while True:
+                try:
+                    async with aclosing(self._live(at)) as pages:
+                        async for page in pages:
+                            at = page.up_to
+                            yield page
+                except Undecodable:
+                    self._tail = await self._opened(self._tail)
+                    entries, at = await self._read_up_to_the_bad_one(at, PAGE_EVENTS, at + PAGE_EVENTS)
+                    yield self._come_by(entries, at)
+                except (Cancelled, ChannelNotFoundEntity) as error:
+                    raise Replaced from error
+        finally:
+            self._is_following = False
+            self._outbox.fail(ConnectionError("the stream was lost"))
+
+    async def _learn(self, after: int) -> AsyncGenerator[Page, None]:
+        """The keys of the last five minutes, and what is a repetition from here on."""
+        self._has_learned.clear()
+        entries: list[Entry] = []
+        oldest = time.time() - IDEMPOTENCY_SECONDS
+        first = await self._first()
+        forgotten = after if first is None else min(first, after)
+        start = after
+        while start > forgotten and after - start < SEARCH_EVENTS:
+            start, end = max(forgotten, start - PAGE_EVENTS), start
+            found = await self._before(start, end)
+            entries[:0] = found
+            yield Page((), after)
+            # All of them: the clock of one publisher alone says nothing of what lies before its message.
+            times = [entry.at for entry in found if entry.at is not None]
+            if times and max(times) < oldest:
+                break
+        self._repeats = Repeats(start)
+        self._keys = Keys()
+        now = time.time()
+        for entry in entries:
+            age_seconds = max(0.0, now - (entry.at or now))
+            self._learn_key(entry, self._repeats.take(entry), age_seconds=age_seconds)
+        self._repeats.up_to = after
+        if start > forgotten:
+            self._repeats.since = min(after, start + REACH)
+        self._has_learned.set()
+
+    def _learn_key(self, entry: Entry, first: int | None, *, age_seconds: float = 0.0) -> None:
+        # Only those of servers are ever asked for, and others must not fill their room.
+        if entry.slip is None:
+            return
+        if entry.key is not None and entry.at is not None and first is None and entry.publication is not None:
+            self._keys.remember(entry.key, time.monotonic() - age_seconds, entry.position)
+
+    async def _live(self, after: int) -> AsyncGenerator[Page, None]:
+        at = after
+        async with self._link(self._tail).reading(self.stream, after, ahead=TAIL_AHEAD) as reader:
+            self._is_following = True
+            while True:
+                try:
+                    async with asyncio.timeout(self.pulse_seconds):
+                        messages = await reader.some(PAGE_EVENTS)
+                except TimeoutError:
+                    await self._ask_for_a_sign(reader)
+                    yield Page((), at)
+                    continue
+                entries = self._parse(messages)
+                await self._see_what_is_missing(at, entries)
+                at = entries[-1].position
+                self._print = at, _hash(messages[-1])
+                yield self._come_by(entries, at)
+
+    async def _ask_for_a_sign(self, reader: Reader) -> None:
+        reader.check()
+        await answered(reader.channel.queue_declare(self.stream, passive=True))
+        reader.check()
+
+    def _come_by(self, entries: Sequence[Entry], up_to: int) -> Page:
+        """What the tail makes of messages: each is looked at once, in order."""
+        fresh: list[Entry] = []
+        for entry in entries:
+            first = self._repeats.take(entry)
+            self._learn_key(entry, first)
+            if first is None:
+                fresh.append(entry)
+            if entry.slip is not None:
+                self._heed(entry, entry.slip)
+                self._outbox.answer(entry, first)
+        self._repeats.up_to = up_to
+        self._unmarked += len(entries)
+        if self._unmarked > self._mark_after and (self._marking is None or self._marking.done()):
+            self._start(self._mark_quietly())
+        return Page(self._publications(fresh), up_to)
+
+    def _heed(self, entry: Entry, slip: Slip) -> None:
+        if slip.kind == "set" and slip.instead_of == self.epoch:
+            raise Replaced
+        if says_epoch(slip, entry.position):
+            if slip.epoch != self.epoch:
+                raise Replaced
+            self._unmarked = 0
+            if slip.kind == "bye":  # of another server, and the log goes on
+                self._start(self._mark_quietly())
+            self._mark_after = self._random.randint(MARK_EVENTS, 2 * MARK_EVENTS)
+
+    async def _mark_quietly(self) -> None:
+        self._marking = asyncio.current_task()
+        self._unmarked = 0
+        try:
+            async with asyncio.timeout(self.timeout_seconds):
+                await self._mark("is", self.epoch)
+        except self.failures:
+            return  # the tail will say it
+
+    # Appending.
+
+    async def send(self, publications: Sequence[Publication]) -> Sequence[Placed]:
+        """See `Remote.send`, and `Outbox`."""
+        link = self._link(self._out)
+        if self._outbox.is_torn:  # what was sent last had nowhere to go
+            await self._see_to_the_stream(await self._side_link())
+            self._outbox.is_torn = False
+        if any(publication.idempotency_key is not None for publication in publications):
+            await self._has_learned.wait()
+        return await self._outbox.send(link, publications, self._keys, seen=self._repeats.up_to)
+
+    async def probe(self) -> None:
+        """See `Remote.probe`."""
+        await self._outbox.check(self._link(self._out))
+
+
+def _is_whole(after: int, entries: Sequence[Entry]) -> bool:
+    return not entries or entries[-1].position - after == len(entries)
+
+
+def _hash(message: DeliveredMessage) -> int:
+    return hash((message.routing_key, message.body, message.header.properties.message_id))

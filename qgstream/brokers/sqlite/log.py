@@ -1,0 +1,443 @@
+"""The durable log in its file: append, read, trim. Synchronous, and knows no loop."""
+
+from __future__ import annotations
+
+import json
+import os
+import secrets
+import sqlite3
+import time
+from collections.abc import Collection, Sequence
+from contextlib import ExitStack, suppress
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from qgstream.brokers.ages import Ages
+from qgstream.brokers.base import IDEMPOTENCY_SECONDS, MAX_READ_BYTES, Forgotten, Opened
+from qgstream.brokers.skips import Skips
+from qgstream.brokers.sqlite.file import (
+    check,
+    check_pair,
+    connect,
+    create,
+    lock,
+    note_pair,
+    note_reached,
+    reached,
+    transaction,
+)
+from qgstream.brokers.sqlite.names import Displaced, Names, identity_of
+from qgstream.errors import InvalidField
+from qgstream.events.draft import received
+from qgstream.events.history import HistorySettings, TopicHistory
+from qgstream.events.publication import Position, Publication
+from qgstream.logs import log
+
+# What is deleted in one transaction: publishers wait for it (a few milliseconds).
+TRIM_EVENTS = 500
+# Given back to the file system at once, in pages of 4 KiB, when more than a quarter of the file is unused.
+_VACUUM_PAGES = 1000
+# So many rows that are too old, one behind the other, are believed.
+OLD_ROWS = 256
+# Beside its data an event takes about this much of the file: its row, its indexes and their slack.
+ROW_BYTES = 120
+# SQLite holds any type in any column, and somebody may have edited a row: these are numbers all the same.
+_SIZE, _DATE = "CAST(size AS INTEGER)", "CAST(published_at AS REAL)"
+_COLUMNS = "offset, published_at, topics, event, retry_ms, is_json, private, data"
+
+
+class Log:
+    """The open log. One thread at a time may write; `Reader` has a connection of its own.
+
+    What is kept lies on the shelves of `HistorySettings`, and the file remembers how far each has forgotten.
+    """
+
+    def __init__(
+        self,
+        path: Path,
+        history: HistorySettings,
+        skips: Skips | None = None,
+        *,
+        now: float | None = None,
+        unix_now: float | None = None,
+    ) -> None:
+        """Open the log, or make a new one. Raises `OSError` and changes nothing for a file that is in use, is not a
+        log, or is damaged. `skips` counts the rows that cannot be read. The times are for tests; see `trim`."""
+        self._skips = skips or Skips("sqlite")
+        path = Path(os.path.abspath(path))  # noqa: PTH100  # a program may change its folder; links stay links
+        self.path = real = path.resolve()  # two links to one file have one lock
+        with ExitStack() as stack:
+            held = lock(real)
+            stack.callback(os.close, held)
+            try:
+                if not real.exists():
+                    create(real)
+                check_pair(real, held)
+                check(real)
+                opened = identity_of(real)
+                self._db = connect(real, "rw")
+                stack.callback(self._db.close)
+                # In WAL mode only FULL syncs at every commit. With NORMAL a power cut loses what was acknowledged since
+                # the last checkpoint.
+                self._db.execute("PRAGMA synchronous = FULL")
+                self._db.execute(f"PRAGMA journal_size_limit = {64 * 1024 * 1024}")
+                self.epoch, self.newest = self._state(path)
+                self._opened_at = time.time() if unix_now is None else unix_now
+                self._ages = Ages(self.newest, time.monotonic() if now is None else now)
+                count = f"SELECT count(*), ifnull(sum({_SIZE}), 0) FROM log"  # noqa: S608
+                self.events, self.size_bytes = self._db.execute(count).fetchone()
+                # Rows after the first offset, and up to the second, may still lie on shelves of the settings before.
+                self._reshelving = self._begun_to_reshelve()
+                self.keep(history)
+                self._names = Names(path, real)
+                if identity_of(real) != opened:
+                    raise OSError(f"{path}: was replaced while it was opened")
+                self._lock = held
+                self._see_whether_it_went_back()
+                note_pair(real, held)
+            except sqlite3.Error as error:
+                raise OSError(f"{path}: cannot be opened as a log of events: {error}") from error
+            self._resources = stack.pop_all()
+
+    def _state(self, path: Path) -> tuple[str, int]:
+        found = self._db.execute("SELECT epoch, newest FROM state").fetchall()
+        (last,) = self._db.execute("SELECT ifnull(max(offset), 0) FROM log").fetchone()
+        if len(found) != 1 or not isinstance(found[0][0], str) or not isinstance(found[0][1], int):
+            raise OSError(
+                f"{path}: is damaged: the table state holds {found!r:.200}, expected one epoch and one offset"
+            )
+        if last > found[0][1]:
+            # A row that somebody has put behind the end would be in the way of the next event.
+            self._db.execute("UPDATE state SET newest = ?", (last,))
+        return found[0][0], max(found[0][1], last)
+
+    def close(self) -> None:
+        """Let go of the file."""
+        self._note_reached()
+        self._resources.close()
+
+    def _see_whether_it_went_back(self) -> None:
+        """An older copy in the log's place would give offsets a second time, so it gets another epoch."""
+        epoch, newest = reached(self._lock)
+        if epoch == self.epoch and newest > self.newest:
+            self.epoch = secrets.token_hex(5)
+            with transaction(self._db) as db:
+                db.execute("UPDATE state SET epoch = ?", (self.epoch,))
+            log.warning("broker.unvouched", extra={"broker": "sqlite", "place": str(self.path)})
+        self._note_reached()
+
+    def _note_reached(self) -> None:
+        self._reached = self.epoch, self.newest
+        with suppress(OSError):  # no room: what was noted before says less, and nothing wrong
+            note_reached(self._lock, *self._reached)
+
+    def check_names(self) -> None:
+        """Raise `Displaced` if whoever opens the log next would not get what is open here."""
+        self._names.check()
+
+    def keep(self, history: HistorySettings) -> None:
+        """Keep, from now on, what these settings say. Raises `sqlite3.Error`."""
+        shelves = json.dumps([(topic.pattern, topic.store) for topic in history.topics])
+        (before,) = self._db.execute("SELECT shelves FROM state").fetchone()
+        if shelves != before:
+            with transaction(self._db) as db:
+                self._begin_to_reshelve(db, len(history.topics) + 1, shelves, before)
+            self._reshelving = (0, self.newest)
+        self.history = history
+
+    def _begin_to_reshelve(self, db: sqlite3.Connection, shelves_count: int, shelves: str, before: str) -> None:
+        # What was forgotten under the old shelves may concern any of the new ones: each starts with the worst. And what
+        # was not stored at all may be asked for from now on. Readers look at these marks and never at a row's shelf, so
+        # they are told the truth from this transaction on. `trim` puts the rows on their new shelves, a few at a time.
+        (worst,) = db.execute("SELECT max(forgotten) FROM shelves").fetchone()
+        if not all(stored for _, stored in json.loads(before)):
+            worst = self.newest
+        db.execute("DELETE FROM shelves")
+        db.executemany("INSERT INTO shelves VALUES (?, ?)", [(shelf, worst) for shelf in range(shelves_count)])
+        db.execute("CREATE TABLE IF NOT EXISTS reshelving (done INTEGER NOT NULL, until INTEGER NOT NULL)")
+        db.execute("DELETE FROM reshelving")
+        db.execute("INSERT INTO reshelving VALUES (0, ?)", (self.newest,))
+        db.execute("UPDATE state SET shelves = ?", (shelves,))
+
+    def _begun_to_reshelve(self) -> tuple[int, int] | None:
+        """What a process that ended in the middle has left to do."""
+        if self._db.execute("SELECT 1 FROM sqlite_master WHERE name = 'reshelving'").fetchone() is None:
+            return None  # it never had other shelves; a log of an older version has no such table
+        found: tuple[int, int] | None = self._db.execute("SELECT done, until FROM reshelving").fetchone()
+        return found
+
+    def _reshelve(self, done: int, until: int) -> None:
+        """Put some of the rows after the offset `done` on the shelves of the settings."""
+        query = (
+            f"SELECT offset, shelf, {_SIZE}, topics FROM log "  # noqa: S608
+            "WHERE offset > ? AND offset <= ? ORDER BY offset LIMIT ?"
+        )
+        moved, doomed, freed_bytes = [], [], 0
+        looks = TRIM_EVENTS
+        rows = self._db.execute(query, (done, until, TRIM_EVENTS)).fetchall()
+        for offset, before, size, topics in rows:
+            names = _names(topics) or [""]  # what cannot be read belongs to no topic, and stays
+            shelf = _shelf(self.history, names)
+            if shelf is None:
+                doomed.append((offset,))
+                freed_bytes += size
+            elif shelf != before:
+                moved.append((shelf, offset))
+            done = offset
+            looks -= len(names)
+            if looks <= 0:
+                break  # of events with many topics there are fewer in one transaction
+        if looks > 0:
+            done = until  # there were no more rows
+        with transaction(self._db) as db:
+            db.executemany("UPDATE log SET shelf = ? WHERE offset = ?", moved)
+            db.executemany("DELETE FROM log WHERE offset = ?", doomed)
+            if done < until:
+                db.execute("UPDATE reshelving SET done = ?", (done,))
+            else:
+                db.execute("DELETE FROM reshelving")
+        self._reshelving = (done, until) if done < until else None
+        self.events -= len(doomed)
+        self.size_bytes -= freed_bytes
+
+    # Writing.
+
+    def append(self, events: Sequence[tuple[int, Publication]], now: float) -> None:
+        """Write these at their offsets, all or none; on disk when it returns. Raises `sqlite3.Error`, and `Displaced`
+        when another process has written into the file: then it has taken our place."""
+        rows, keys = [], []
+        for offset, publication in events:
+            if publication.idempotency_key is not None:
+                keys.append((publication.idempotency_key, now, offset))
+            shelf = _shelf(self.history, publication.topics)
+            if shelf is not None:
+                topics = json.dumps(publication.topics, ensure_ascii=False)
+                size = len(publication.data) + len(topics) + ROW_BYTES
+                rows.append((
+                    offset, now, shelf, topics, publication.event, publication.retry_ms, publication.is_json,
+                    publication.private, size, publication.data,
+                ))  # fmt: skip
+        newest = events[-1][0]
+        with transaction(self._db) as db:
+            # Not only the rows: those may be trimmed, or never stored, and an offset must not be given twice.
+            self._move_on(db, newest)
+            db.executemany("INSERT INTO log VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?)", rows)
+            db.executemany("INSERT OR REPLACE INTO keys VALUES (?, ?, ?)", keys)
+        self.newest = newest
+        self.events += len(rows)
+        self.size_bytes += sum(row[8] for row in rows)
+
+    def _move_on(self, db: sqlite3.Connection, newest: int) -> None:
+        update = "UPDATE state SET newest = ? WHERE newest = ? AND epoch = ?"
+        if db.execute(update, (newest, self.newest, self.epoch)).rowcount != 1:
+            raise Displaced(self.path, "was written by another process")
+
+    def probe(self) -> None:
+        """Write nothing new, and see whether that gets to the disk. Raises what `append` raises."""
+        with transaction(self._db) as db:
+            self._move_on(db, self.newest)
+
+    def trim(self, now: float) -> bool:
+        """Delete some of what the settings do not keep; True while there may be more. Raises `sqlite3.Error`. `now` is
+        by a clock that nobody sets, `time.monotonic`."""
+        if self._reached != (self.epoch, self.newest):
+            self._note_reached()
+        self._ages.note(self.newest, now)
+        # What was there when the file was opened has the time of another life, which this life's clock goes on from.
+        unix_now = self._opened_at + now - self._ages.began_at
+        more = self._trim_old_keys(min(unix_now, time.time()))
+        if self._reshelving is not None:
+            self._reshelve(*self._reshelving)
+            more = True
+        else:
+            more |= self._trim_shelves(now, unix_now)
+        more |= self._trim_oldest()
+        return more | self._shrink()
+
+    def _trim_shelves(self, now: float, unix_now: float) -> bool:
+        more = False
+        for shelf in range(len(self.history.topics) + 1):
+            age_seconds = _max_age_seconds(self.history, shelf)
+            more |= self._trim_shelf(shelf, self._ages.older_than(age_seconds, now), unix_now - age_seconds)
+        return more
+
+    def _trim_old_keys(self, now: float) -> bool:
+        oldest = now - IDEMPOTENCY_SECONDS
+        if self._db.execute("SELECT 1 FROM keys WHERE at < ? LIMIT 1", (oldest,)).fetchone() is None:
+            return False
+        with transaction(self._db) as db:
+            old = "SELECT key FROM keys WHERE at < ? LIMIT ?"
+            return db.execute(f"DELETE FROM keys WHERE key IN ({old})", (oldest, TRIM_EVENTS)).rowcount == TRIM_EVENTS  # noqa: S608
+
+    def _trim_shelf(self, shelf: int, up_to: int, oldest: float) -> bool:
+        query = f"SELECT offset, {_SIZE}, topics, {_DATE} FROM log WHERE shelf = ? ORDER BY offset LIMIT ?"  # noqa: S608
+        doomed = []
+        for row in self._db.execute(query, (shelf, TRIM_EVENTS)):
+            if row[0] > up_to and (row[0] > self._ages.first or row[3] >= oldest):
+                break
+            doomed.append(row[:3])
+        return self._delete(doomed)
+
+    def _trim_oldest(self) -> bool:
+        events, size_bytes = self.events - self.history.max_events, self.size_bytes - self.history.max_bytes
+        if events <= 0 and size_bytes <= 0:
+            return False
+        doomed = []
+        query = f"SELECT offset, {_SIZE}, topics FROM log ORDER BY offset LIMIT ?"  # noqa: S608
+        for row in self._db.execute(query, (TRIM_EVENTS,)):
+            if events <= 0 and size_bytes <= 0:
+                break
+            doomed.append(row)
+            events -= 1
+            size_bytes -= row[1]
+        return self._delete(doomed)
+
+    def _delete(self, doomed: Sequence[tuple[int, int, str]]) -> bool:
+        if not doomed:
+            return False
+        forgotten: dict[int, int] = {}
+        for offset, _, topics in doomed:
+            # Whoever asks for another of its topics misses it too, and looks at that topic's shelf. (Not the row's own
+            # number: a row that is not put on its new shelf yet has the number of an old one.)
+            for concerned in self.history.shelves_of_event(_names(topics)):
+                forgotten[concerned] = offset
+        with transaction(self._db) as db:
+            db.executemany("DELETE FROM log WHERE offset = ?", [row[:1] for row in doomed])
+            update = "UPDATE shelves SET forgotten = max(forgotten, ?) WHERE shelf = ?"
+            db.executemany(update, [(offset, shelf) for shelf, offset in forgotten.items()])
+        self.events -= len(doomed)
+        self.size_bytes -= sum(row[1] for row in doomed)
+        return len(doomed) == TRIM_EVENTS
+
+    def _shrink(self) -> bool:
+        (unused,), (pages,) = (
+            self._db.execute(f"PRAGMA {name}").fetchone() for name in ("freelist_count", "page_count")
+        )
+        if unused < _VACUUM_PAGES or unused <= pages // 4:
+            return False
+        self._db.execute(f"PRAGMA incremental_vacuum({_VACUUM_PAGES})").fetchall()
+        return True
+
+    # Reading.
+
+    def opened(self, window: HistorySettings, now: float) -> Opened:
+        """What a hub begins with whose window has these bounds."""
+        recent: list[Publication] = []
+        size_bytes, forgotten, old = 0, 0, 0
+        oldest = now - max(_max_age_seconds(window, shelf) for shelf in range(len(window.topics) + 1))
+        for row in self._db.execute(f"SELECT {_COLUMNS} FROM log ORDER BY offset DESC"):  # noqa: S608
+            publication = self._skips.read(row[0], partial(_publication, row))
+            if publication is None:
+                continue
+            size_bytes += publication.size_bytes
+            # Many in a row: the date of one, under whatever clock, says nothing of what lies before it.
+            old = old + 1 if publication.published_at < oldest else 0
+            if len(recent) == window.max_events or size_bytes > window.max_bytes or old > OLD_ROWS:
+                forgotten = publication.offset
+                break
+            recent.append(publication)
+        while recent and recent[-1].published_at < oldest:
+            forgotten = recent.pop().offset
+        patterns = [*(topic.pattern for topic in self.history.topics), ""]
+        marks = self._db.execute("SELECT shelf, forgotten FROM shelves").fetchall()
+        forgotten_of = {patterns[shelf]: offset for shelf, offset in marks}
+        return Opened(Position(self.epoch, self.newest), recent[::-1], forgotten, forgotten_of)
+
+    def keys(self, now: float) -> Sequence[tuple[str, float, int]]:
+        """The idempotency keys that count, oldest first: key, time, offset."""
+        # What is from the future was written before somebody set the clock back.
+        self._db.execute("UPDATE keys SET at = ? WHERE at > ?", (now, now))
+        query = "SELECT key, CAST(at AS REAL), CAST(offset AS INTEGER) FROM keys WHERE at >= ? ORDER BY at"
+        return self._db.execute(query, (now - IDEMPOTENCY_SECONDS,)).fetchall()
+
+
+class Reader:
+    """Reads a log that is open, beside its writer. For one thread at a time. Raises `sqlite3.Error`."""
+
+    def __init__(self, path: Path, skips: Skips | None = None) -> None:
+        self._skips = skips or Skips("sqlite")
+        self._db = connect(path, "ro")
+        self._db.execute("SELECT newest FROM state").fetchone()  # only now are all its files open
+        self._shelves = "[]"
+        self._history = HistorySettings()
+
+    def read(self, after: int, limit: int, topics: Collection[str]) -> Sequence[Publication]:
+        """See `Broker.read`. Raises `Forgotten` and `sqlite3.Error`."""
+        found: list[Publication] = []
+        size_bytes = 0
+        with transaction(self._db, "DEFERRED") as db:  # one look: nothing is trimmed between the mark and the rows
+            marks = dict(db.execute("SELECT shelf, forgotten FROM shelves"))
+            forgotten = max((marks[shelf] for shelf in self._look_up(db, topics)), default=0)
+            if after < forgotten:
+                raise Forgotten(after, forgotten)
+            query = f"SELECT {_COLUMNS} FROM log WHERE offset > ? ORDER BY offset"  # noqa: S608
+            for row in db.execute(query, (after,)):
+                publication = self._skips.read(row[0], partial(_publication, row))
+                if publication is None:
+                    continue
+                size_bytes += len(publication.data)
+                if found and size_bytes > MAX_READ_BYTES:
+                    break
+                found.append(publication)
+                if len(found) == limit:
+                    break
+        return found
+
+    def _look_up(self, db: sqlite3.Connection, topics: Collection[str]) -> list[int]:
+        (shelves,) = db.execute("SELECT shelves FROM state").fetchone()
+        if shelves != self._shelves:  # those of the file, which the writer may just have changed
+            entries = [TopicHistory(pattern=pattern, store=store) for pattern, store in json.loads(shelves)]
+            self._shelves, self._history = shelves, HistorySettings(topics=tuple(entries))
+        return self._history.shelves_of_patterns(topics)
+
+    def close(self) -> None:
+        """Close the connection."""
+        self._db.close()
+
+
+def _shelf(history: HistorySettings, topics: Sequence[str]) -> int | None:
+    """Where an event is kept, or None if it is not stored: of several topics the longest-lived decides."""
+    shelves = history.shelves_of_event(topics)
+    return max(shelves, key=lambda shelf: _max_age_seconds(history, shelf), default=None)
+
+
+def _max_age_seconds(history: HistorySettings, shelf: int) -> float:
+    exception = history.topics[shelf].max_age_seconds if shelf < len(history.topics) else None
+    return exception or history.max_age_seconds
+
+
+def _publication(row: tuple[int, Any, Any, Any, Any, Any, Any, Any]) -> Publication:
+    """What a row says. Raises `InvalidField`: somebody may have edited it, and SQLite holds any type in any column."""
+    offset, published_at, topics, event, retry_ms, is_json, private, data = row
+    if not isinstance(data, bytes):
+        raise InvalidField("data", f"got {type(data).__name__}, expected bytes")
+    if not isinstance(published_at, float | int):
+        raise InvalidField("published_at", f"got {type(published_at).__name__}, expected a number")
+    return received(
+        _topics(topics), data, is_json=_flag("is_json", is_json), event=event, retry_ms=retry_ms,
+        private=_flag("private", private), offset=offset, published_at=published_at,
+    )  # fmt: skip
+
+
+def _topics(text: object) -> list[Any]:
+    try:
+        topics = json.loads(text) if isinstance(text, str) else None
+    except (ValueError, RecursionError):
+        topics = None
+    if not isinstance(topics, list):
+        raise InvalidField("topics", f"got {str(text)[:100]!r}, expected a JSON list of names")
+    return topics
+
+
+def _names(text: object) -> list[str]:
+    """The topics of a row, as far as they can be read."""
+    with suppress(InvalidField):
+        return [topic for topic in _topics(text) if isinstance(topic, str)]
+    return []
+
+
+def _flag(name: str, value: object) -> bool:
+    if value not in (0, 1):
+        raise InvalidField(name, f"got {str(value)[:100]!r}, expected 0 or 1")
+    return bool(value)

@@ -1,0 +1,1 @@
+"""The client: the other end of a stream, for programs that subscribe or publish."""

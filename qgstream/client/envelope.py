@@ -1,0 +1,78 @@
+"""What arrives on a stream with `envelope=1`: published events, and the server's own messages. Pure.
+
+Without envelopes an event could pass itself off as a message of the server's own; with them it cannot.
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from typing import Any
+
+import msgspec
+
+from qgstream.client.responses import ClientError
+from qgstream.wire import sse
+
+_NOTHING = msgspec.Raw(b"")
+
+
+@dataclass(frozen=True, slots=True)
+class ReceivedEvent:
+    """An event as it was published.
+
+    `id` is its position, `topics` the names that it was published to, `event` its type (`message` if it has none),
+    `raw` its data as JSON text: no number loses a digit.
+    """
+
+    id: str
+    topics: tuple[str, ...]
+    event: str
+    raw: str
+
+    @property
+    def topic(self) -> str:
+        """The first of its topics, and mostly the only one."""
+        return self.topics[0]
+
+    @property
+    def data(self) -> Any:
+        """Its data: a string as it was published, or what its JSON means."""
+        return json.loads(self.raw)
+
+
+@dataclass(frozen=True, slots=True)
+class OwnMessage:
+    """A message of the server's own: `word` says which; `replay` is of `connected`, `reason` of most others."""
+
+    word: str
+    replay: str
+    reason: str
+
+
+class _Payload(msgspec.Struct):
+    """Either of them: an envelope has a topic and data, a message of the server's own a timestamp."""
+
+    event: str | None = None
+    topic: str | list[str] = ""
+    data: msgspec.Raw = _NOTHING
+    timestamp: str | None = None
+    replay: str = ""
+    reason: str = ""
+
+
+_decode = msgspec.json.Decoder(_Payload).decode
+
+
+def opened(event: sse.Event) -> ReceivedEvent | OwnMessage:
+    """What is in an event of the wire. Raises `ClientError` for what no server of qgstream sends."""
+    try:
+        payload = _decode(event.data)
+    except (msgspec.MsgspecError, RecursionError):
+        payload = _Payload()
+    if payload.topic and payload.data is not _NOTHING:
+        topics = (payload.topic,) if isinstance(payload.topic, str) else tuple(payload.topic)
+        return ReceivedEvent(event.id, topics, event.event, bytes(payload.data).decode())
+    if payload.timestamp is not None and payload.event is not None and event.event == "message":
+        return OwnMessage(payload.event, payload.replay, payload.reason)
+    raise ClientError(f"got an event without an envelope ({event.data[:80]!r}), expected a stream of qgstream")

@@ -1,0 +1,293 @@
+"""Publishers: events over HTTP from any program, repeated until they are taken, and never taken twice."""
+
+from __future__ import annotations
+
+import asyncio
+import ssl
+import time
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from random import Random
+from types import TracebackType
+from typing import Any, Self
+from uuid import uuid4
+
+import httpx
+import msgspec
+
+from qgstream.backoff import Backoff
+from qgstream.client import transport
+from qgstream.client.responses import (
+    ClientError,
+    Refused,
+    TryLater,
+    Unreachable,
+    bearer,
+    events_url,
+    is_hopeless,
+    refusal,
+    sentence,
+)
+from qgstream.errors import InvalidField
+
+JSON = "application/json"
+NDJSON = "application/x-ndjson"
+DEADLINE_SECONDS = 30.0
+# A server remembers idempotency keys for five minutes. A repetition after that would be a second event.
+MAX_DEADLINE_SECONDS = 240.0
+# How long one try may be without a sign of the server, on a path that has died, before a new connection is tried.
+TRY_SECONDS = 10.0
+
+# A proxy that refuses has not passed anything on.
+_NOT_SENT = httpx.ConnectError | httpx.ConnectTimeout | httpx.PoolTimeout | httpx.ProxyError
+
+_encode = msgspec.json.Encoder().encode
+
+
+@dataclass(frozen=True, slots=True)
+class Published:
+    """`id` is the event's position in the log, `subscribers` how many streams of that process it goes to."""
+
+    id: str
+    subscribers: int
+
+
+@dataclass(frozen=True, slots=True)
+class PublishedAll:
+    """`ids` are in the order of the batch; `subscribers` counts each stream once."""
+
+    ids: tuple[str, ...]
+    subscribers: int
+
+
+class _Tries:
+    """The tries of one request: what came of each, and whether and when there is another. Time is an argument."""
+
+    def __init__(self, deadline_seconds: float, now: float, random: Random | None = None) -> None:
+        if not 0 < deadline_seconds <= MAX_DEADLINE_SECONDS:
+            raise ValueError(
+                f"deadline_seconds: got {deadline_seconds:g}, expected more than 0 and at most "
+                f"{MAX_DEADLINE_SECONDS:g}: after 300 a server has forgotten the idempotency key"
+            )
+        self._ends_at = now + deadline_seconds
+        self._backoff = Backoff(random=random)
+        self._random = random or Random()
+        self._is_uncertain = False
+
+    def timeout(self, now: float) -> float:
+        """Seconds for the next try."""
+        return max(0.001, min(TRY_SECONDS, self._ends_at - now))
+
+    def refused(self, error: Refused, now: float) -> float:
+        """Seconds until the next try, or raise."""
+        self._is_uncertain = error.is_uncertain = self._is_uncertain or error.is_uncertain
+        if not isinstance(error, TryLater):
+            raise error
+        # Whole seconds from the server: those who were told the same one do not come back in the same moment. What it
+        # asks for can be 0, and does not make the pauses shorter than they are without a word of it.
+        told = (error.retry_after_seconds or 0.0) * (1 + self._random.random() / 4)
+        return self._next(error, now, max(self._backoff.seconds(), told))
+
+    def unanswered(self, error: httpx.HTTPError, now: float) -> float:
+        """The same for a try that got no answer."""
+        if is_hopeless(error):
+            raise ClientError(sentence(error)) from error
+        # Without a connection nothing was sent.
+        self._is_uncertain |= not isinstance(error, _NOT_SENT)
+        said = f"no answer: {sentence(error)}"
+        return self._next(Unreachable(said, is_uncertain=self._is_uncertain), now, self._backoff.seconds())
+
+    def _next(self, error: ClientError, now: float, seconds: float) -> float:
+        if now + seconds >= self._ends_at:
+            raise error
+        return seconds
+
+
+def _event(
+    topic: str | Sequence[str], data: object, *, event: str | None = None, retry_ms: int | None = None,
+    private: bool = False, idempotency_key: str | None = None,
+) -> dict[str, object]:  # fmt: skip
+    return {
+        "topic": topic, "data": data, "event": event, "retry": retry_ms, "private": private,
+        "idempotency_key": idempotency_key or uuid4().hex,
+    }  # fmt: skip
+
+
+def _encoded(event: dict[str, object]) -> bytes:
+    try:
+        return _encode(event)
+    except (TypeError, ValueError, msgspec.MsgspecError, RecursionError) as error:
+        name = _field_at_fault(event)
+        got = type(event[name]).__name__
+        raise InvalidField(name, f"got {got}, expected what JSON can hold: {error}") from error
+
+
+def _field_at_fault(event: dict[str, object]) -> str:
+    for name, value in event.items():
+        try:
+            _encode(value)
+        except (TypeError, ValueError, msgspec.MsgspecError, RecursionError):
+            return name
+    return "data"
+
+
+def _encoded_all(events: Iterable[Mapping[str, Any]]) -> bytes:
+    lines = []
+    for number, event in enumerate(events, 1):
+        try:
+            lines.append(_encoded(_event(**event)))
+        except (TypeError, InvalidField) as error:
+            error.args = (f"event {number}: {error}",)
+            raise
+    return b"\n".join(lines)
+
+
+class _Endpoint:
+    """Where a publisher publishes, and as whom."""
+
+    def __init__(
+        self, url: str, *, key: str | None, headers: Mapping[str, str] | None, deadline_seconds: float
+    ) -> None:
+        self.url = events_url(url)
+        self.headers = dict(headers or {})
+        if key:
+            self.headers["Authorization"] = bearer(key)
+        _Tries(deadline_seconds, 0.0)
+        self.deadline_seconds = deadline_seconds
+
+    def tries(self, deadline_seconds: float | None) -> _Tries:
+        return _Tries(self.deadline_seconds if deadline_seconds is None else deadline_seconds, time.monotonic())
+
+    def request(self, body: bytes, media_type: str, timeout: float) -> dict[str, Any]:
+        headers = self.headers | {"Content-Type": media_type, "Accept": JSON}
+        return {"url": self.url, "content": body, "headers": headers, "timeout": timeout}
+
+
+def _answered(answer: httpx.Response) -> dict[str, Any]:
+    """The document of an answer; raises `Refused`."""
+    if answer.status_code == 200:
+        try:
+            document: dict[str, Any] = answer.json()
+            document["subscribers"]
+        except (ValueError, KeyError, TypeError):
+            raise refusal(200, answer.headers, answer.content) from None
+        return document
+    raise refusal(answer.status_code, answer.headers, answer.content)
+
+
+class Publisher:
+    """Publishes to the server at `url` (its address alone means `/events` there) with `key`, a publish key or a token.
+
+    `deadline_seconds` is how long one call may take, its repetitions included: it repeats what got no answer, 429, 503
+    and other faults that pass, and waits as it is told. Every event has an idempotency key, so that none is published
+    twice. `http` is a client of your own, used instead of `verify` and not closed. Threads may share a publisher.
+
+    Calls raise `CredentialsRefused`, `RequestRefused` or `TryLater` with the server's words, `Unreachable` without any,
+    and `InvalidField` for data that JSON cannot hold.
+    """
+
+    def __init__(
+        self, url: str, *, key: str | None = None, headers: Mapping[str, str] | None = None,
+        deadline_seconds: float = DEADLINE_SECONDS, verify: ssl.SSLContext | bool = True,
+        http: httpx.Client | None = None,
+    ) -> None:  # fmt: skip
+        self._endpoint = _Endpoint(url, key=key, headers=headers, deadline_seconds=deadline_seconds)
+        self._http = transport.client(verify, self._endpoint.url) if http is None else http
+        self._is_own = http is None
+
+    def publish(
+        self, topic: str | Sequence[str], data: object, *, event: str | None = None, retry_ms: int | None = None,
+        private: bool = False, idempotency_key: str | None = None, deadline_seconds: float | None = None,
+    ) -> Published:  # fmt: skip
+        """Publish one event; returns when it is in the log. The same call as `hub.publish` in the server's process."""
+        made = _event(
+            topic, data, event=event, retry_ms=retry_ms, private=private, idempotency_key=idempotency_key
+        )  # fmt: skip
+        document = self._post(_encoded(made), JSON, deadline_seconds)
+        return Published(document["id"], document["subscribers"])
+
+    def publish_all(
+        self, events: Iterable[Mapping[str, Any]], *, deadline_seconds: float | None = None
+    ) -> PublishedAll:
+        """Publish a batch, all or nothing. Each event is a mapping of the arguments of `publish`."""
+        document = self._post(_encoded_all(events), NDJSON, deadline_seconds)
+        return PublishedAll(tuple(document["ids"]), document["subscribers"])
+
+    def close(self) -> None:
+        """Close the connections."""
+        if self._is_own:
+            self._http.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, tb: TracebackType | None) -> None:
+        self.close()
+
+    def _post(self, body: bytes, media_type: str, deadline_seconds: float | None) -> dict[str, Any]:
+        tries = self._endpoint.tries(deadline_seconds)
+        while True:
+            request = self._endpoint.request(body, media_type, tries.timeout(time.monotonic()))
+            try:
+                return _answered(self._http.post(**request))
+            except Refused as error:
+                seconds = tries.refused(error, time.monotonic())
+            except httpx.HTTPError as error:
+                seconds = tries.unanswered(error, time.monotonic())
+            time.sleep(seconds)
+
+
+class AsyncPublisher:
+    """`Publisher` for asyncio: the same arguments, methods and errors."""
+
+    def __init__(
+        self, url: str, *, key: str | None = None, headers: Mapping[str, str] | None = None,
+        deadline_seconds: float = DEADLINE_SECONDS, verify: ssl.SSLContext | bool = True,
+        http: httpx.AsyncClient | None = None,
+    ) -> None:  # fmt: skip
+        self._endpoint = _Endpoint(url, key=key, headers=headers, deadline_seconds=deadline_seconds)
+        self._http = transport.async_client(verify, self._endpoint.url) if http is None else http
+        self._is_own = http is None
+
+    async def publish(
+        self, topic: str | Sequence[str], data: object, *, event: str | None = None, retry_ms: int | None = None,
+        private: bool = False, idempotency_key: str | None = None, deadline_seconds: float | None = None,
+    ) -> Published:  # fmt: skip
+        """Publish one event; returns when it is in the log."""
+        made = _event(
+            topic, data, event=event, retry_ms=retry_ms, private=private, idempotency_key=idempotency_key
+        )  # fmt: skip
+        document = await self._post(_encoded(made), JSON, deadline_seconds)
+        return Published(document["id"], document["subscribers"])
+
+    async def publish_all(
+        self, events: Iterable[Mapping[str, Any]], *, deadline_seconds: float | None = None
+    ) -> PublishedAll:
+        """Publish a batch, all or nothing. Each event is a mapping of the arguments of `publish`."""
+        document = await self._post(_encoded_all(events), NDJSON, deadline_seconds)
+        return PublishedAll(tuple(document["ids"]), document["subscribers"])
+
+    async def aclose(self) -> None:
+        """Close the connections."""
+        if self._is_own:
+            await self._http.aclose()
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, tb: TracebackType | None
+    ) -> None:
+        await self.aclose()
+
+    async def _post(self, body: bytes, media_type: str, deadline_seconds: float | None) -> dict[str, Any]:
+        tries = self._endpoint.tries(deadline_seconds)
+        while True:
+            request = self._endpoint.request(body, media_type, tries.timeout(time.monotonic()))
+            try:
+                return _answered(await self._http.post(**request))
+            except Refused as error:
+                seconds = tries.refused(error, time.monotonic())
+            except httpx.HTTPError as error:
+                seconds = tries.unanswered(error, time.monotonic())
+            await asyncio.sleep(seconds)

@@ -1,0 +1,342 @@
+"""`connect`: the events of a stream that comes back by itself, goes on where it was, and says what was missed."""
+
+from __future__ import annotations
+
+import asyncio
+import inspect
+import math
+import ssl
+import time
+import weakref
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Iterable, Iterator, Mapping
+from contextlib import AsyncExitStack, aclosing, suppress
+from dataclasses import dataclass
+from random import Random
+from types import TracebackType
+from typing import Literal, Self
+
+import httpx
+
+from qgstream.client import transport
+from qgstream.client.envelope import OwnMessage, ReceivedEvent, opened
+from qgstream.client.responses import (
+    ClientError,
+    TryLater,
+    Unreachable,
+    bearer,
+    events_url,
+    is_hopeless,
+    refusal,
+    sentence,
+)
+from qgstream.wire import sse
+
+# Until the server has said `retry:`; its own default is 3 s, and browsers begin with as much.
+FIRST_RETRY_SECONDS = 1.0
+MAX_RETRY_SECONDS = 60.0
+# What a server may ask for, by `retry:` or Retry-After. Less is no answer to the question when to come back, and would
+# be a loop without a pause (Firefox has the same bound); more is a mistake, or a client that is as good as gone.
+MIN_ASKED_SECONDS = 0.5
+MAX_ASKED_SECONDS = 300.0
+CONNECT_SECONDS = 10.0
+# A server that sent nothing for so many of its heartbeats is not there any more, whatever TCP believes.
+MISSED_HEARTBEATS = 3
+
+
+@dataclass(frozen=True, slots=True)
+class Reset:
+    """Events were missed that nobody can give any more; `reason` is why, `id` where the stream goes on (empty with
+    `replay="latest"`: the newest values follow)."""
+
+    reason: str
+    id: str
+
+
+class EventsMissed(ClientError):
+    """Raised out of the iteration for a `reset` when there is no `on_reset`; iterating again goes on after it."""
+
+    code = "events_missed"
+
+    def __init__(self, reset: Reset) -> None:
+        super().__init__(f"events were missed ({reset.reason}): load your state anew, then iterate again")
+        self.reset = reset
+
+
+@dataclass(frozen=True, slots=True)
+class State:
+    """What became of the connection.
+
+    `connected`: `replay` is `none`, `complete` or `reset`. `waiting`: the stream has ended or could not be opened, for
+    `reason` (a word of the server's `closing` or `rejected`, or a sentence), and is opened again after `seconds`.
+    """
+
+    name: Literal["connected", "waiting"]
+    replay: str = ""
+    reason: str = ""
+    seconds: float = 0.0
+
+
+Token = str | Callable[[], str | Awaitable[str]]
+OnReset = Callable[[Reset], Awaitable[None] | None]
+
+
+class _Ended(Exception):
+    """A connection is over, or could not be made. `stay_away_seconds` is what the server asked for, if it did;
+    `is_jittered`: every client was asked for another time."""
+
+    def __init__(self, reason: str, *, stay_away_seconds: float | None = None, is_jittered: bool = False) -> None:
+        super().__init__(reason)
+        self.stay_away_seconds = stay_away_seconds
+        self.is_jittered = is_jittered
+
+
+def connect(
+    url: str,
+    *,
+    topics: str | Iterable[str] = (),
+    events: str | Iterable[str] = (),
+    last_event_id: str = "",
+    replay: Literal["latest"] | None = None,
+    token: Token | None = None,
+    headers: Mapping[str, str] | None = None,
+    verify: ssl.SSLContext | bool = True,
+    heartbeat_seconds: float = 5.0,
+    give_up_seconds: float | None = None,
+    max_event_bytes: int = sse.DEFAULT_MAX_PENDING_BYTES,
+    on_reset: OnReset | None = None,
+    on_state: Callable[[State], None] | None = None,
+    http: httpx.AsyncClient | None = None,
+) -> Stream:
+    """The stream at `url` (a server's address alone means `/events` there), to be iterated with `async for`.
+
+    `topics`: names, or prefixes ending in `*`; none is every topic. `events`: only these types. `last_event_id`: go on
+    after it; `earliest` is everything that is held. `replay="latest"`: begin with the newest event of each topic.
+    `token`: a key or token, or a function (asynchronous or not) that is asked for one before every connection.
+    `headers`: sent with every connection. `verify`: whom TLS trusts. `heartbeat_seconds`: the server's
+    `heartbeat.interval_seconds`; a connection that is silent for three of them is given up.
+
+    It reconnects for ever, or until there was no stream for `give_up_seconds`. Raises `ValueError` for arguments that
+    can be none. The iteration raises `CredentialsRefused`, `RequestRefused`, `Unreachable`, `ClientError`, and
+    `EventsMissed` unless there is an `on_reset`. That may be asynchronous; the events after the gap wait for it, and
+    what it raises comes out of the iteration. `on_state` is told about the connection. `http` is a client of your own
+    (client certificates, other ways to a server), used instead of `verify` and of what the environment says.
+    """
+    if give_up_seconds is not None and not give_up_seconds >= 0:
+        raise ValueError(f"give_up_seconds: got {give_up_seconds:g}, expected 0 or more")
+    if not 0 < heartbeat_seconds < math.inf:
+        raise ValueError(f"heartbeat_seconds: got {heartbeat_seconds:g}, expected more than 0")
+    if not last_event_id.isprintable():
+        raise ValueError(f"last_event_id: got {last_event_id!r}, expected the id of an event")
+    query = [("topic", name) for name in _listed(topics)] + [("event", name) for name in _listed(events)]
+    if replay is not None:
+        query.append(("replay", replay))
+    return Stream(
+        url, [*query, ("envelope", "1")], last_event_id=last_event_id, token=token, headers=headers or {},
+        verify=verify, silence_seconds=MISSED_HEARTBEATS * heartbeat_seconds, give_up_seconds=give_up_seconds,
+        max_event_bytes=max_event_bytes, on_reset=on_reset, on_state=on_state, http=http,
+    )  # fmt: skip
+
+
+def _listed(names: str | Iterable[str]) -> list[str]:
+    return [names] if isinstance(names, str) else list(names)
+
+
+class Stream:
+    """Made by `connect`. `last_event_id` is that of the event that was given out last, or a later position.
+
+    Nothing is read ahead of the consumer but what one read from the socket brings: who is slow makes the server wait.
+    An iteration owns its connection; when it is left, the connection is closed, and the next iteration goes on from
+    `last_event_id`. `async with` closes it at the end of the block, whatever happens in there.
+    """
+
+    def __init__(
+        self, url: str, query: list[tuple[str, str]], *, last_event_id: str, token: Token | None,
+        headers: Mapping[str, str], verify: ssl.SSLContext | bool, silence_seconds: float,
+        give_up_seconds: float | None, max_event_bytes: int, on_reset: OnReset | None,
+        on_state: Callable[[State], None] | None, http: httpx.AsyncClient | None,
+    ) -> None:  # fmt: skip
+        self.last_event_id = last_event_id
+        self._url = httpx.URL(events_url(url))
+        self._url = self._url.copy_with(params=[*self._url.params.multi_items(), *query])
+        self._token = token
+        self._headers = headers
+        self._verify = verify
+        self._http = http
+        self._timeout = httpx.Timeout(CONNECT_SECONDS, read=silence_seconds, pool=None)
+        self._give_up_seconds = give_up_seconds
+        self._max_event_bytes = max_event_bytes
+        self._on_reset = on_reset
+        self._on_state = on_state
+        self._retry_seconds = FIRST_RETRY_SECONDS
+        self._failures = 0  # in a row, since the last `connected`
+        self._down_since: float | None = None
+        self._is_whole = True  # nothing was missed that the consumer has not been told of
+        self._random = Random()
+        self._current: weakref.ref[AsyncGenerator[ReceivedEvent]] | None = None
+
+    def __aiter__(self) -> AsyncIterator[ReceivedEvent]:
+        events = self._iterate(self._current() if self._current is not None else None)
+        self._current = weakref.ref(events)
+        return events
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, tb: TracebackType | None
+    ) -> None:
+        await self.aclose()
+
+    async def aclose(self) -> None:
+        """Close the connection. Not while another task waits for an event: cancel that task instead."""
+        events = self._current() if self._current is not None else None
+        if events is not None:
+            await events.aclose()
+
+    async def _iterate(self, before: AsyncGenerator[ReceivedEvent] | None) -> AsyncGenerator[ReceivedEvent]:
+        if before is not None:
+            await before.aclose()  # it was left by `break`; of one that another task runs Python says so
+        async with AsyncExitStack() as stack:
+            http = self._http
+            if http is None:
+                http = await stack.enter_async_context(
+                    transport.async_client(self._verify, self._url, follow_redirects=True)
+                )
+            while True:
+                try:
+                    async with aclosing(self._connection(http)) as events:
+                        async for event in events:
+                            yield event
+                    ended = _Ended("the stream ended")
+                except _Ended as error:
+                    ended = error
+                await self._wait(ended)
+
+    async def _connection(self, http: httpx.AsyncClient) -> AsyncGenerator[ReceivedEvent]:
+        """The events of one connection."""
+        # It begins without an id: so it is known whether this connection has brought one.
+        parser = sse.Parser(max_pending_bytes=self._max_event_bytes)
+        self._is_whole = True
+        async with aclosing(self._bytes(http, await self._request_headers())) as received:
+            async for some in received:
+                for event in _parsed(parser, some):
+                    found = opened(event)
+                    if isinstance(found, OwnMessage):
+                        await self._obey(found, parser)
+                    else:
+                        self.last_event_id = found.id
+                        yield found
+                self._keep(parser)  # a heartbeat that is a comment moves the position as well
+
+    async def _bytes(self, http: httpx.AsyncClient, headers: httpx.Headers) -> AsyncGenerator[bytes]:
+        """What one connection brings, as it comes. Whatever may be better the next time is `_Ended`."""
+        try:
+            async with http.stream("GET", self._url, headers=headers, timeout=self._timeout) as answer:
+                if answer.status_code != 200:
+                    raise refusal(answer.status_code, answer.headers, await answer.aread())
+                media_type = answer.headers.get("content-type", "")
+                if media_type.partition(";")[0].strip().lower() != "text/event-stream":
+                    raise ClientError(f"got {media_type[:100]!r}, expected text/event-stream")
+                chunks = answer.aiter_bytes()
+                try:
+                    async for some in chunks:
+                        yield some
+                finally:
+                    # It is generators all the way down, and none closes the next one. On a closed connection they come
+                    # to their end at once; dropped, each would need a task of its own for that.
+                    await answer.aclose()
+                    with suppress(httpx.HTTPError, httpx.StreamError):
+                        async for _ in chunks:
+                            pass
+        except TryLater as error:
+            raise _Ended(str(error), stay_away_seconds=error.retry_after_seconds) from error
+        except httpx.HTTPError as error:
+            if is_hopeless(error):
+                raise ClientError(sentence(error)) from error
+            raise _Ended(sentence(error)) from error
+
+    async def _request_headers(self) -> httpx.Headers:
+        headers = {"Accept": "text/event-stream", "Accept-Encoding": "identity", "Cache-Control": "no-cache"}
+        headers |= self._headers
+        token = self._token
+        if callable(token):
+            given = token()
+            token = await given if inspect.isawaitable(given) else given
+        if token:
+            headers["Authorization"] = bearer(token)
+        if self.last_event_id:
+            headers["Last-Event-ID"] = self.last_event_id
+        # 9.2.3: an id is sent as UTF-8, and not every id is of a server of qgstream.
+        return httpx.Headers(headers, encoding="utf-8")
+
+    # What the server has to say.
+
+    async def _obey(self, message: OwnMessage, parser: sse.Parser) -> None:
+        if message.word == "connected":
+            self._failures, self._down_since = 0, None
+            # Servers of version 0.1 say the position after the gap already here: a client that kept it, and then lost
+            # the connection, would never be told of the gap.
+            self._is_whole = message.replay != "reset"
+            self._tell(State("connected", replay=message.replay))
+        elif message.word == "reset":
+            await self._reset(Reset(message.reason, parser.last_event_id))
+        self._keep(parser)
+        if message.word in ("closing", "rejected"):
+            raise _Ended(message.reason, stay_away_seconds=self._retry_seconds, is_jittered=True)
+        # Anything else is a heartbeat, or a word of a newer server.
+
+    async def _reset(self, reset: Reset) -> None:
+        self._is_whole = False  # if `on_reset` fails, the next connection is told again
+        done = self._on_reset(reset) if self._on_reset is not None else None
+        if inspect.isawaitable(done):
+            await done
+        self._is_whole = True
+        # With replay="latest" there is no position before the first value: until then the next connection starts over.
+        self.last_event_id = reset.id
+        if self._on_reset is None:
+            raise EventsMissed(reset)
+
+    def _keep(self, parser: sse.Parser) -> None:
+        if parser.retry_ms is not None:
+            self._retry_seconds = parser.retry_ms / 1000
+        if self._is_whole and parser.last_event_id:
+            self.last_event_id = parser.last_event_id
+
+    def _tell(self, state: State) -> None:
+        if self._on_state is not None:
+            self._on_state(state)
+
+    # Coming back.
+
+    async def _wait(self, ended: _Ended) -> None:
+        now = time.monotonic()
+        if self._down_since is None:
+            self._down_since = now
+        seconds = self._pause(ended)
+        limit = self._give_up_seconds
+        if limit is not None and now + seconds - self._down_since > limit:
+            raise Unreachable(f"no stream for {limit:g} s: {ended}") from ended
+        self._tell(State("waiting", reason=str(ended), seconds=seconds))
+        await asyncio.sleep(seconds)
+
+    def _pause(self, ended: _Ended) -> float:
+        """How long to stay away: as asked; else `retry:`, doubled for each failure in a row. What nobody has jittered
+        yet is jittered here, because others lost the same server in the same moment."""
+        failures, self._failures = self._failures, self._failures + 1
+        asked, is_jittered, seconds = ended.stay_away_seconds, ended.is_jittered, MAX_ASKED_SECONDS
+        if asked is None or asked < MIN_ASKED_SECONDS:
+            first = min(max(self._retry_seconds, MIN_ASKED_SECONDS), MAX_ASKED_SECONDS)
+            # 2**30 is beyond any limit, and 2**2000 is no float.
+            seconds, is_jittered = min(first * 2 ** min(failures, 30), max(first, MAX_RETRY_SECONDS)), False
+        elif asked > MAX_ASKED_SECONDS:
+            is_jittered = False  # all who were told more are at the same bound now
+        else:
+            seconds = asked
+        return seconds if is_jittered else seconds * (1 + self._random.random() / 2)
+
+
+def _parsed(parser: sse.Parser, some: bytes) -> Iterator[sse.Event]:
+    try:
+        yield from parser.feed(some)
+    except ValueError as error:
+        raise ClientError(str(error)) from error  # the next connection would bring the same event

@@ -1,0 +1,1 @@
+"""Delivery: from the log to the sockets. Feeds, subscribers, rounds, connections."""

@@ -1,0 +1,308 @@
+"""The pass: whoever is behind gets everything new in one send."""
+
+from __future__ import annotations
+
+from asyncio import Future, get_running_loop
+from collections.abc import Callable, Generator, Iterator
+from time import perf_counter
+
+from qgstream.delivery.feed import Feed
+from qgstream.delivery.slices import Slices
+from qgstream.delivery.subscriber import PARKED, Subscriber
+from qgstream.limits import LimitSettings
+from qgstream.logs import log
+from qgstream.metrics import Metrics
+
+# How many sends between two looks at the clock: about a third of a millisecond.
+SENDS_PER_LOOK = 32
+# How many subscribers are dropped, or their backlogs looked at, between two looks: dropping one takes about 0.1 ms.
+DROPS_PER_LOOK = 4
+CHECKS_PER_LOOK = 256
+
+# Feeds whose round can be put off until `release`. To begin so many rounds takes about 4 ms.
+MAX_HELD = 8192
+
+# How often metrics hear of what the rounds did, while there is no end of them.
+TELL_SECONDS = 0.1
+
+# A cursor that nobody has.
+NOWHERE = PARKED - 1
+
+
+class Fanout:
+    """Rounds over the feeds that have something new.
+
+    A round starts on the loop turn after the publish and offers each subscriber what it has not got, at whatever
+    cursor it is. What is published during the round goes to those not yet visited with the same send, and to the others
+    in the next round, already batched: under load the batch grows by itself, and when idle nothing waits.
+    """
+
+    def __init__(
+        self,
+        slices: Slices,
+        metrics: Metrics,
+        limits: Callable[[], LimitSettings],
+        drop: Callable[[Subscriber], None],
+        fail: Callable[[Subscriber], None] | None = None,
+    ) -> None:
+        self._slices = slices
+        self._metrics = metrics
+        self._limits = limits
+        self._drop = drop  # a slow consumer
+        self._fail = fail or drop  # one that a fault of ours may have cost something
+        # What feeds hold for those whose socket is full, as of each one's last settling, and the sum.
+        self._lagging: dict[Feed[Subscriber], int] = {}
+        self._lagging_bytes = 0
+        self._unsettled: dict[Feed[Subscriber], None] = {}
+        self._is_settling = False
+        self._held: list[Feed[Subscriber]] | None = None  # whose rounds are put off
+        self._over: dict[Subscriber, float] = {}  # who is over max_backlog_bytes, and since when
+        self._due = 0
+        self._delivered = self._delivered_bytes = 0
+        self._longest_round = self._longest_lag = 0.0
+        self._told_at = 0.0
+        self._unserved_bytes = 0
+        self._waiting: list[Future[None]] = []
+
+    # Publishing's side.
+
+    def append(self, feed: Feed[Subscriber], chunk: bytes) -> None:
+        """Add a chunk to a feed and see that everybody gets it."""
+        if not feed.subscribers:
+            return  # those that replay read the log
+        feed.append(chunk)
+        self._unserved_bytes += len(chunk)
+        if feed.behind_since is None:
+            self._due += 1
+            self._start(feed)
+
+    def fail(self, feed: Feed[Subscriber]) -> None:
+        """A fault of ours may have cost the subscribers of a feed something: they come back, and replay it."""
+        for subscriber in list(feed.subscribers):
+            self._fail(subscriber)
+
+    def hold(self) -> None:
+        """Put off the rounds that would begin from now on until `release`. Rounds that have begun go on."""
+        if self._held is None:
+            self._held = []
+
+    def release(self) -> None:
+        """Begin the rounds that were put off."""
+        held, self._held = self._held, None
+        for feed in held or ():
+            self._slices.add(self._guarded_round(feed))
+
+    async def room(self) -> None:
+        """Wait while more than `max_total_backlog_bytes` were published that the rounds under way have not got to.
+
+        Publishers slow down to what this process can send; subscribers that keep up do not pay for them.
+        """
+        while self._unserved_bytes > self._limits().max_total_backlog_bytes:
+            future: Future[None] = get_running_loop().create_future()
+            self._waiting.append(future)
+            await future
+
+    # The rounds.
+
+    def _start(self, feed: Feed[Subscriber]) -> None:
+        feed.behind_since = perf_counter()
+        if self._held is not None and len(self._held) < MAX_HELD:
+            self._held.append(feed)
+        else:
+            self._slices.add(self._guarded_round(feed))
+
+    def _guarded_round(self, feed: Feed[Subscriber]) -> Iterator[None]:
+        try:
+            yield from self._round(feed)
+        except Exception:
+            # A fault of ours. Who was to be served may have missed something: they come back, and replay it.
+            log.exception("fanout.round_failed")
+            self.fail(feed)
+            self._rest(feed)
+
+    def _round(self, feed: Feed[Subscriber]) -> Iterator[None]:
+        began = perf_counter()
+        target = reached = feed.end
+        delivered = delivered_bytes = sends = events = size = 0
+        start, end, data = NOWHERE, 0, b""
+        # HOT PATH: one system call and a dozen bytecodes for each subscriber (benchmarks/write_paths.py).
+        for visit, subscriber in enumerate(list(feed.subscribers), 1):
+            cursor = subscriber.cursor
+            if cursor != start:
+                if cursor == PARKED or cursor == feed.end:
+                    continue
+                delivered += sends * events
+                delivered_bytes += sends * size
+                data, end = feed.join(cursor)
+                start, size, events, sends = cursor, len(data), end - cursor, 0
+                reached = min(reached, end)
+            try:
+                taken = subscriber.send(data)
+            except BlockingIOError:
+                taken = 0
+            except OSError as error:
+                subscriber.fail(error)
+                continue
+            if taken == size:
+                subscriber.cursor = end
+                sends += 1
+            else:
+                subscriber.stop_short(start, taken)
+                delivered += subscriber.parked_at - start
+                delivered_bytes += taken
+            if not visit % SENDS_PER_LOOK:
+                yield
+                start = NOWHERE  # what was published meanwhile goes along
+        self._delivered += delivered + sends * events
+        self._delivered_bytes += delivered_bytes + sends * size
+        self._finish(feed, reached, began, again=feed.end > min(target, reached))
+
+    def _finish(self, feed: Feed[Subscriber], reached: int, began: float, *, again: bool) -> None:
+        now = perf_counter()
+        self._longest_round = max(self._longest_round, now - began)
+        self._longest_lag = max(self._longest_lag, now - (feed.behind_since or began))
+        if self._due == 1 or now - self._told_at > TELL_SECONDS:
+            self._tell(now)
+        feed.reached = reached
+        feed.forget(reached)
+        if feed.parked or feed in self._lagging:
+            self._weigh(feed)  # now: who is furthest behind is known only when all are weighed
+            self.settle(feed)
+        if again:
+            if feed.subscribers:
+                self._start(feed)
+                return
+            feed.forget(feed.end)  # the last subscriber left during the round
+        self._rest(feed)
+
+    def _rest(self, feed: Feed[Subscriber]) -> None:
+        feed.behind_since = None
+        self._due -= 1
+        if not self._due:
+            self._unserved_bytes = 0
+            waiting, self._waiting = self._waiting, []
+            for future in waiting:
+                if not future.done():
+                    future.set_result(None)
+
+    def _tell(self, now: float) -> None:
+        # Not for each round: with a feed for each of 10 000 users that would cost as much as half a send.
+        self._metrics.delivered(self._delivered, self._delivered_bytes)
+        self._metrics.fanned_out(self._longest_round, self._longest_lag)
+        self._delivered = self._delivered_bytes = 0
+        self._longest_round = self._longest_lag = 0.0
+        self._told_at = now
+
+    # Those who are slow.
+
+    def has_room(self, subscriber: Subscriber) -> None:
+        """A parked subscriber's socket takes bytes again: give it what it has missed."""
+        self._metrics.delivered(0, subscriber.rest_bytes)  # its event was counted when its first part went out
+        subscriber.unpark()
+        self.flush(subscriber)
+        self.settle(subscriber.feed)
+
+    def flush(self, subscriber: Subscriber) -> None:
+        """Offer a live subscriber what it has not got, out of turn."""
+        if subscriber.cursor != PARKED:
+            self._metrics.delivered(*subscriber.serve())
+
+    def settle(self, feed: Feed[Subscriber]) -> None:
+        """Somebody fell behind, caught up or left: soon, end those too far behind and free what nobody needs."""
+        # Once for all of a turn: settling looks at everyone parked, and when a stalled uplink clears they all have room
+        # at once. One by one, 4 000 of them held the loop for 2.7 s. And one feed after the other, in one job: two at
+        # once would each end somebody for the same bytes.
+        self._unsettled[feed] = None
+        if not self._is_settling:
+            self._is_settling = True
+            self._slices.add(self._settle_all())
+
+    def _settle_all(self) -> Iterator[None]:
+        try:
+            while True:
+                while self._unsettled:
+                    feed, _ = self._unsettled.popitem()
+                    yield from self._settle(feed)
+                    yield
+                # Only now: while others of those that caught up were not settled, the sum was too large.
+                if not (yield from self._shed_worst()):
+                    return
+        finally:
+            self._is_settling = False
+
+    def _settle(self, feed: Feed[Subscriber]) -> Iterator[None]:
+        yield from self._check(feed)
+        feed.forget(_reached(feed))
+        self._weigh(feed)
+
+    def _shed_worst(self) -> Generator[None, None, bool]:
+        """Free something of the feed that holds most while too much is held, and return whether there was anything to
+        free: nobody may wait for what is left, which is for the next round."""
+        if self._lagging_bytes <= self._limits().max_total_backlog_bytes:
+            return False
+        worst = max(self._lagging, key=self._lagging.__getitem__)
+        return (yield from self._shed(worst))
+
+    def _shed(self, feed: Feed[Subscriber]) -> Generator[None, None, bool]:
+        """Free something of what a feed holds, and return whether there was anything to free."""
+        weight, reached = self._lagging[feed], _reached(feed)
+        feed.forget(reached)
+        self._weigh(feed)
+        if self._lagging.get(feed) != weight:
+            return True  # since it was weighed some have caught up, or left
+        # All at the same place go together: what they wait for is held for the last of them too.
+        furthest = min([subscriber.parked_at for subscriber in feed.parked])
+        behind = [s for s in feed.parked if s.parked_at == furthest]
+        if furthest >= reached:
+            behind = [s for s in behind if s.rest_bytes and furthest == feed.first]
+        for drops, subscriber in enumerate(behind, 1):
+            if subscriber in feed.parked and subscriber.parked_at == furthest:  # still, after the last turn of the loop
+                self._drop(subscriber)
+            if not drops % DROPS_PER_LOOK:
+                yield
+        feed.forget(_reached(feed))
+        self._weigh(feed)
+        return bool(behind)
+
+    def _weigh(self, feed: Feed[Subscriber]) -> None:
+        # A running sum: adding up a thousand lagging feeds for each of a thousand rounds made a publish take 0.1 s.
+        self._lagging_bytes -= self._lagging.pop(feed, 0)
+        if feed.parked:
+            # The chunk before the first is held too, by those whose socket has taken a part of it.
+            rest = max([s.rest_bytes for s in feed.parked if s.parked_at == feed.first], default=0)
+            self._lagging[feed] = feed.held_bytes + rest
+            self._lagging_bytes += feed.held_bytes + rest
+
+    def _check(self, feed: Feed[Subscriber]) -> Iterator[None]:
+        # A burst larger than a socket's buffer parks everybody for a moment: only who stays behind is slow.
+        limits, now = self._limits(), perf_counter()
+        for checks, subscriber in enumerate(list(feed.parked), 1):
+            if not checks % CHECKS_PER_LOOK:
+                yield
+            if subscriber not in feed.parked:
+                continue  # it caught up or left in the last turn of the loop
+            if subscriber.backlog_bytes <= limits.max_backlog_bytes:
+                self._over.pop(subscriber, None)
+            elif now - self._over.setdefault(subscriber, now) >= limits.backlog_grace_seconds:
+                self._drop(subscriber)
+                yield
+
+    def check_slow(self) -> None:
+        """End those who have been too far behind for too long. Also called by a timer: who stalls makes no event."""
+        if not self._over:
+            return
+        for feed in {subscriber.feed for subscriber in self._over}:
+            self.settle(feed)
+        for subscriber in [s for s in self._over if s not in s.feed.parked]:
+            del self._over[subscriber]
+
+    @property
+    def slow(self) -> Iterator[Subscriber]:
+        """Those whose socket is full."""
+        for feed in self._lagging:
+            yield from feed.parked
+
+
+def _reached(feed: Feed[Subscriber]) -> int:
+    """Up to where every subscriber has got everything but the parked ones."""
+    return feed.end if feed.behind_since is None else feed.reached

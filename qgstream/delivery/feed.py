@@ -1,0 +1,104 @@
+"""A feed: the encoded chunks of one subscription, and the cursors into it. No socket.
+
+All subscribers that asked for the same share one feed. It holds only what somebody has not got yet, so a feed whose
+subscribers keep up is empty.
+"""
+
+from __future__ import annotations
+
+from typing import Generic, Protocol, TypeVar
+
+from qgstream.events.subscription import Subscription
+
+# Offered to the kernel in one send at most: four times what a socket's buffer takes (limits.send_buffer_bytes), so
+# that a long backlog is not copied again for each 64 KiB that a slow reader takes.
+MAX_JOIN_BYTES = 256 * 1024
+
+
+class Follower(Protocol):
+    """What a feed needs to know of those that follow it: where a parked one will go on."""
+
+    parked_at: int
+
+
+F = TypeVar("F", bound=Follower)
+
+
+class Feed(Generic[F]):
+    """Chunks `first` to `end` of a sequence that starts at 0; a cursor is the number of the next chunk to send.
+
+    `subscribers` are live (a dict for its order), `parked` those of them whose socket is full, `replaying` those that
+    will join once they have read the log. `end_bytes` is the length of everything ever appended.
+    """
+
+    __slots__ = (
+        "subscription", "first", "end", "end_bytes", "subscribers", "parked", "replaying", "behind_since", "reached",
+        "_chunks", "_starts",
+    )  # fmt: skip
+
+    def __init__(self, subscription: Subscription) -> None:
+        self.subscription = subscription
+        self.first = 0
+        self.end = 0
+        self.end_bytes = 0
+        self.subscribers: dict[F, None] = {}
+        self.parked: set[F] = set()
+        self.replaying: set[F] = set()
+        # Kept by the fan-out: since when a round is due or under way, and up to where the last one came, which every
+        # subscriber has got but the parked ones.
+        self.behind_since: float | None = None
+        self.reached = 0
+        self._chunks: list[bytes] = []
+        self._starts: list[int] = []  # where each chunk starts, in bytes since the beginning
+
+    def __len__(self) -> int:
+        """Subscribers, live and replaying."""
+        return len(self.subscribers) + len(self.replaying)
+
+    def append(self, chunk: bytes) -> None:
+        """Add the next chunk."""
+        self._chunks.append(chunk)
+        self._starts.append(self.end_bytes)
+        self.end += 1
+        self.end_bytes += len(chunk)
+
+    def join(self, cursor: int, max_bytes: int = MAX_JOIN_BYTES) -> tuple[bytes, int]:
+        """The chunks from `cursor` on as one, and the cursor after them: at least one chunk, at most `max_bytes`
+        unless a single chunk is larger."""
+        index = cursor - self.first
+        if cursor == self.end - 1:
+            return self._chunks[index], self.end  # by far the most common: one event, no copy
+        if self.end_bytes - self._starts[index] <= max_bytes:
+            return b"".join(self._chunks[index:] if index else self._chunks), self.end
+        stop, size = index + 1, len(self._chunks[index])
+        while size + len(self._chunks[stop]) <= max_bytes:
+            size += len(self._chunks[stop])
+            stop += 1
+        return b"".join(self._chunks[index:stop]), self.first + stop
+
+    def split(self, cursor: int, taken_bytes: int) -> tuple[int, memoryview]:
+        """After a send from `cursor` of which `taken_bytes` went out: the first chunk that did not go out whole, as
+        the cursor after it and what is left of it."""
+        index = cursor - self.first
+        while taken_bytes >= len(self._chunks[index]):
+            taken_bytes -= len(self._chunks[index])
+            index += 1
+        return self.first + index + 1, memoryview(self._chunks[index])[taken_bytes:]
+
+    def bytes_before(self, cursor: int) -> int:
+        """The length of everything appended before `cursor`, which must not have been forgotten."""
+        return self.end_bytes if cursor == self.end else self._starts[cursor - self.first]
+
+    @property
+    def held_bytes(self) -> int:
+        """What the feed holds for those that have not got it."""
+        return self.end_bytes - self._starts[0] if self._starts else 0
+
+    def forget(self, reached: int) -> None:
+        """Drop the chunks before `reached`, which every subscriber has got but the parked ones."""
+        needed = min((subscriber.parked_at for subscriber in self.parked), default=reached)
+        needed = min(needed, reached)
+        if needed > self.first:
+            del self._chunks[: needed - self.first]
+            del self._starts[: needed - self.first]
+            self.first = needed

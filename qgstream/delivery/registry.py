@@ -1,0 +1,72 @@
+"""Which streams are open here, how many from each address, and the places of those that are about to open.
+
+Every count is read from it, so none can drift.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from qgstream.delivery.connection import Connection
+
+
+class Registry:
+    """The open connections by id."""
+
+    def __init__(self) -> None:
+        self._connections: dict[int, Connection] = {}
+        self._of_client: dict[str, int] = {}
+        self._last_id = 0
+        self.places = 0  # taken by clients that were admitted, and wait for what the broker says of their ids
+
+    def __len__(self) -> int:
+        return len(self._connections)
+
+    def __iter__(self) -> Iterator[Connection]:
+        return iter(list(self._connections.values()))
+
+    def next_id(self) -> int:
+        """A number that no other connection of this process has had."""
+        self._last_id += 1
+        return self._last_id
+
+    def get(self, id: int) -> Connection | None:
+        """The open connection with this id."""
+        return self._connections.get(id)
+
+    def of_client(self, client_key: str) -> int:
+        """How many are open, or about to open, from this client (`addresses.client_key`)."""
+        return self._of_client.get(client_key, 0)
+
+    def add(self, connection: Connection) -> None:
+        """A stream has opened."""
+        self._connections[connection.id] = connection
+        self._count(connection.client_key)
+
+    def remove(self, connection: Connection) -> None:
+        """A stream has ended; once more does nothing."""
+        if self._connections.pop(connection.id, None) is None:
+            return
+        self._discount(connection.client_key)
+
+    @contextmanager
+    def place(self, client_key: str) -> Iterator[None]:
+        """Keep a place for a stream of this client while something else is waited for."""
+        self.places += 1
+        self._count(client_key)
+        try:
+            yield
+        finally:
+            self.places -= 1
+            self._discount(client_key)
+
+    def _count(self, client_key: str) -> None:
+        self._of_client[client_key] = self.of_client(client_key) + 1
+
+    def _discount(self, client_key: str) -> None:
+        left = self._of_client[client_key] - 1
+        if left:
+            self._of_client[client_key] = left
+        else:
+            del self._of_client[client_key]

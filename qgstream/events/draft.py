@@ -1,0 +1,270 @@
+"""A draft: what somebody wants to publish, checked once, where it comes in. Pure.
+
+After this nothing can go wrong with a publication any more: it fits, it encodes, and it injects nothing.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Generator, Iterable, Sized
+
+import msgspec
+
+from qgstream.errors import BadRequest, InvalidField, TooLarge
+from qgstream.events.namespaces import APPLICATION, scoped
+from qgstream.events.publication import Publication
+from qgstream.events.topics import check_name, check_text
+
+MAX_TOPICS_PER_EVENT = 64
+# A batch goes into the log in one piece: 8 MiB of the smallest events are 300 000, which held the loop for nine
+# seconds.
+MAX_EVENTS_PER_BATCH = 10_000
+# What is read of a batch between two looks at the clock, where an event costs as much as so many bytes: about a
+# millisecond, whether events are small or have 64 topics.
+BYTES_PER_LOOK = 8 * 1024
+_EVENT_COSTS_BYTES = 512
+# Any character of JSON may be written as `\uXXXX`, and what an event has beside its data fits into the second number
+# (64 topics of 256 characters, each as two `\uXXXX`). A longer object is refused unread: 8 MiB of it take 0.3 s.
+_ESCAPED_BYTES = 6
+_MAX_FIELDS_BYTES = 256 * 1024
+MAX_RETRY_MS = 24 * 3600 * 1000
+
+# RFC 8259, 8.1: parsers "MAY ignore the presence of a byte order mark rather than treating it as an error". Editors and
+# programs on Windows write one.
+BYTE_ORDER_MARK = b"\xef\xbb\xbf"
+
+_encode_json = msgspec.json.Encoder().encode
+
+
+class Body(msgspec.Struct, forbid_unknown_fields=True):
+    """The JSON of one published event. `data` stays as it was written: no number loses a digit."""
+
+    topic: str | list[str]
+    data: msgspec.Raw
+    event: str | None = None
+    retry: int | float | None = None
+    private: bool = False
+    idempotency_key: str | None = None
+
+
+_decoder = msgspec.json.Decoder(Body)
+_check_json = msgspec.json.Decoder(msgspec.Raw).decode
+_decode_string = msgspec.json.Decoder(str).decode
+_decode_fields = msgspec.json.Decoder(dict[str, msgspec.Raw]).decode
+# msgspec's words for where: "... - at `$.topic[1]`" in one object, "`$[3].topic`" in the fourth line of a batch.
+_WHERE = re.compile(r" - at `\$(?:\[(\d+)\])?\.?(\w+)?[^`]*`$")
+_FIELD = re.compile(r"field `(\w+)`")
+# Up to the first lone surrogate, as JSON escapes it: over text, pairs, and whatever else stands behind a backslash.
+_TO_LONE_SURROGATE = re.compile(
+    rb"(?s)(?:[^\\]++|\\u[dD][89abAB]..\\u[dD][c-fC-F]..|\\(?!u[dD][89a-fA-F]).)*+(?=\\u[dD][89a-fA-F])"
+)
+# The same in one look, and what looks like one behind an escaped backslash: there, to replace it does no harm.
+_LONE_SURROGATE = re.compile(
+    rb"\\u[dD](?:[89abAB][0-9a-fA-F]{2}(?!\\u[dD][c-fC-F])"
+    rb"|[c-fC-F][0-9a-fA-F]{2}(?<!\\u[dD][89abAB][0-9a-fA-F]{2}\\u[dD][c-fC-F][0-9a-fA-F]{2}))"
+)
+# What stands for one while its field is looked for. Nobody writes it with these capitals.
+_MARK = rb"\uFfFd"
+# A line of a batch that is not blank, without the space before it.
+_LINE = re.compile(rb"\S[^\n]*")
+
+
+def draft(
+    topic: object,
+    data: object,
+    *,
+    event: object = None,
+    retry_ms: object = None,
+    private: bool = False,
+    idempotency_key: object = None,
+    namespace: bytes = APPLICATION,
+    max_event_bytes: int,
+) -> Publication:
+    """A publication of Python values: a string is sent as it is, anything else as JSON. `namespace` is that of the
+    publisher (see `namespaces`)."""
+    encoded = _utf8("data", data) if isinstance(data, str) else _json(data)
+    return _checked(
+        topic, encoded, not isinstance(data, str), event, retry_ms, private, idempotency_key, max_event_bytes,
+        namespace=namespace,
+    )  # fmt: skip
+
+
+def received(
+    topics: Iterable[str],
+    data: bytes,
+    *,
+    is_json: bool = False,
+    event: str | None = None,
+    retry_ms: int | None = None,
+    private: bool = False,
+    offset: int,
+    published_at: float,
+) -> Publication:
+    """A publication of what lies in an engine's log, where anybody may have written it: bytes that are sent as they
+    are, JSON when they are said to be. Raises `InvalidField` for what no stream can carry."""
+    try:
+        data.decode()
+    except UnicodeDecodeError as error:
+        raise InvalidField("data", f"got byte 0x{data[error.start]:02x} at {error.start}, expected UTF-8") from error
+    if is_json:
+        data = data.removeprefix(BYTE_ORDER_MARK)
+        try:
+            _check_json(data)
+        except (msgspec.DecodeError, RecursionError) as error:
+            raise InvalidField("data", f"not JSON: {error}") from error
+        if b"\n" in data or b"\r" in data:
+            data = data.replace(b"\n", b" ").replace(b"\r", b" ")  # only between tokens, see below
+    publication = _checked(tuple(topics), data, is_json, event, retry_ms, private, None, len(data))
+    publication.offset, publication.published_at = offset, published_at
+    return publication
+
+
+def parse_json(body: bytes, max_event_bytes: int, *, namespace: bytes) -> Publication:
+    """One event as a JSON object, from the publisher of this namespace; raises `BadRequest` or `TooLarge` that name the
+    field."""
+    return _parse(body.removeprefix(BYTE_ORDER_MARK), max_event_bytes, namespace)
+
+
+def parse_ndjson(body: bytes, max_event_bytes: int, *, namespace: bytes) -> Generator[None, None, list[Publication]]:
+    """A batch from the publisher of this namespace, one JSON object a line; blank lines are skipped. A job for
+    `Slices.result`, which reads the body once. Its errors name the line (from 1) and the field."""
+    publications: list[Publication] = []
+    number, end, cost = 1, 0, 0
+    start = len(BYTE_ORDER_MARK) if body.startswith(BYTE_ORDER_MARK) else 0
+    for match in _LINE.finditer(body, start):
+        number += body.count(b"\n", end, match.start())
+        end = match.end()
+        if len(publications) == MAX_EVENTS_PER_BATCH:
+            raise BadRequest(
+                f"got more than {MAX_EVENTS_PER_BATCH} events, expected at most so many at once",
+                code="too_many_events",
+            )
+        try:
+            publications.append(_parse(match[0], max_event_bytes, namespace))
+        except (BadRequest, TooLarge) as error:
+            error.args = (f"line {number}: {error}",)
+            raise
+        cost += len(match[0]) + _EVENT_COSTS_BYTES
+        if cost >= BYTES_PER_LOOK:
+            cost = 0
+            yield
+    if not publications:
+        raise BadRequest("got no event, expected at least one JSON object", code="empty_body")
+    return publications
+
+
+def _parse(text: bytes, max_event_bytes: int, namespace: bytes) -> Publication:
+    max_bytes = _ESCAPED_BYTES * max_event_bytes + _MAX_FIELDS_BYTES
+    if len(text) > max_bytes:
+        raise TooLarge("the JSON of an event", len(text), max_bytes)
+    _check_utf8(text)
+    try:
+        return _publication(_decoder.decode(text), max_event_bytes, namespace)
+    except (msgspec.DecodeError, RecursionError) as error:
+        raise _bad_json(error, text) from error
+
+
+def _publication(body: Body, max_event_bytes: int, namespace: bytes) -> Publication:
+    raw = bytes(body.data)
+    is_json = not raw.startswith(b'"')
+    if is_json:
+        # Line ends in valid JSON are only between tokens; inside strings they are escaped.
+        data = raw.replace(b"\n", b" ").replace(b"\r", b" ") if b"\n" in raw or b"\r" in raw else raw
+    else:
+        data = _utf8("data", _decode_string(raw))
+    retry = body.retry
+    if isinstance(retry, float) and retry.is_integer():
+        retry = int(retry)  # JSON does not tell 3000.0 from 3000
+    return _checked(
+        topic=body.topic,
+        data=data,
+        is_json=is_json,
+        event=body.event,
+        retry_ms=retry,
+        private=body.private,
+        key=body.idempotency_key,
+        limit=max_event_bytes,
+        namespace=namespace,
+    )
+
+
+def _json(data: object) -> bytes:
+    try:
+        return _encode_json(data)
+    except (TypeError, ValueError, msgspec.MsgspecError, RecursionError) as error:
+        raise InvalidField("data", f"got {type(data).__name__}, expected what JSON can hold: {error}") from error
+
+
+def _checked(
+    topic: object, data: bytes, is_json: bool, event: object, retry_ms: object, private: bool, key: object, limit: int,
+    *, namespace: bytes = b"",
+) -> Publication:  # fmt: skip
+    if isinstance(topic, str):
+        topics: tuple[str, ...] = (check_name(topic),)
+    elif isinstance(topic, Iterable):
+        if isinstance(topic, Sized) and len(topic) > MAX_TOPICS_PER_EVENT:  # before two million are looked at
+            raise InvalidField("topic", f"got {len(topic)} names, expected 1 to {MAX_TOPICS_PER_EVENT}")
+        topics = tuple(dict.fromkeys(check_name(name) for name in topic))
+        if not 0 < len(topics) <= MAX_TOPICS_PER_EVENT:
+            raise InvalidField("topic", f"got {len(topics)} names, expected 1 to {MAX_TOPICS_PER_EVENT}")
+    else:
+        raise InvalidField("topic", f"got {type(topic).__name__}, expected a name or a list of names")
+    if len(data) > limit:
+        raise TooLarge("data", len(data), limit)
+    if retry_ms is not None and (type(retry_ms) is not int or not 0 <= retry_ms <= MAX_RETRY_MS):
+        raise InvalidField("retry", f"got {retry_ms!r}, expected milliseconds from 0 to {MAX_RETRY_MS}")
+    return Publication(
+        topics,
+        data,
+        is_json=is_json,
+        event=None if event is None else check_text("event", event),
+        retry_ms=retry_ms,
+        private=private,
+        idempotency_key=None if key is None else scoped(namespace, check_text("idempotency_key", key)),
+    )
+
+
+def _utf8(field: str, text: str) -> bytes:
+    try:
+        return text.encode()
+    except UnicodeEncodeError as error:
+        bad = f"U+{ord(text[error.start]):04X} at character {error.start}"
+        raise InvalidField(field, f"got the lone surrogate {bad}, expected Unicode text") from error
+
+
+def _check_utf8(body: bytes) -> None:
+    try:
+        body.decode()
+    except UnicodeDecodeError as error:
+        raise BadRequest(
+            f"got byte 0x{body[error.start]:02x} at {error.start}, expected UTF-8", code="invalid_encoding"
+        ) from error
+
+
+def _find_surrogate(text: bytes) -> str | None:
+    """The field with an escaped lone surrogate. msgspec says of one only that the JSON is malformed or cut off."""
+    # Not with json.loads, which makes an object of everything: 0.3 s for an event of the default bounds.
+    before = _TO_LONE_SURROGATE.match(text)
+    if before is None:
+        return None
+    marked = before[0] + _MARK + text[before.end() + len(_MARK) :]
+    try:
+        fields = _decode_fields(_LONE_SURROGATE.sub(rb"\\ufffd", marked))
+    except (msgspec.DecodeError, RecursionError):
+        return None
+    return next((name for name, value in fields.items() if _MARK in bytes(value)), None)
+
+
+def _bad_json(error: Exception, body: bytes) -> BadRequest:
+    if isinstance(error, RecursionError):
+        return BadRequest("data: nested too deeply", field="data", code="invalid_json")
+    text = str(error)
+    if not isinstance(error, msgspec.ValidationError):
+        field = _find_surrogate(body)
+        if field is not None:
+            return InvalidField(field, "got a lone surrogate, expected Unicode text")
+        return BadRequest(f"not JSON: {text}", code="invalid_json")
+    where, named = _WHERE.search(text), _FIELD.search(text)
+    field = where[2] if where else named[1][:100] if named else None  # an unknown name may be of any length
+    sentence = _WHERE.sub("", text)[:300]
+    return InvalidField(field, sentence) if field else BadRequest(sentence, code="invalid_field")

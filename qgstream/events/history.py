@@ -1,0 +1,452 @@
+"""The window: the newest part of the log, bounded by events, bytes and age. Pure; time is an argument."""
+
+from __future__ import annotations
+
+from bisect import bisect_left, bisect_right
+from collections import deque
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from heapq import merge
+from math import inf
+from operator import attrgetter
+
+from pydantic import Field, field_validator
+
+from qgstream.errors import InvalidField
+from qgstream.events.pattern_sets import PatternSet
+from qgstream.events.prefix_index import Names
+from qgstream.events.publication import Position, Publication
+from qgstream.events.topics import check_pattern, covers, matches
+from qgstream.reasons import ResetReason
+from qgstream.settings import Section
+
+# What is done between two looks at the clock, about a third of a millisecond: so many events are sorted or moved, and
+# events of so many topics dropped. What comes drops less: 64 of them may come between two looks.
+EVENTS_PER_STEP = 256
+TOPICS_PER_STEP = 64
+TOPICS_PER_APPEND = 16
+
+
+class TopicHistory(Section):
+    """`[[history.topics]]`: another history for some topics. The first entry that matches a topic holds for it."""
+
+    pattern: str = Field(description="A topic, or a prefix that ends in `*`.")
+    max_age_seconds: float | None = Field(None, gt=0, description="Instead of history.max_age_seconds.", examples=[60])
+    store: bool = Field(True, description="false: never replayed, and missing it is no reset. For chatter.")
+
+    @field_validator("pattern")
+    @classmethod
+    def _is_pattern(cls, pattern: str) -> str:
+        try:
+            return check_pattern(pattern, field="pattern")
+        except InvalidField as error:
+            raise ValueError(str(error).partition(": ")[2]) from None
+
+
+class HistorySettings(Section):
+    """`[history]`: how much a client that comes back can still get."""
+
+    max_events: int = Field(10_000, ge=0, description="Events kept at most.")
+    max_bytes: int = Field(64 * 1024 * 1024, ge=0, description="Memory for kept events at most, in bytes.")
+    max_age_seconds: float = Field(3600, gt=0, description="Events older than this are forgotten.")
+    topics: tuple[TopicHistory, ...] = Field((), description="Exceptions for some topics.")
+
+    # What is kept lies on shelves: one for each of `topics`, by its index, and the last for all other topics.
+
+    def shelves_of_event(self, topics: Iterable[str]) -> Iterator[int]:
+        """The shelf of each of an event's topics that is stored."""
+        for topic in topics:
+            for shelf, entry in enumerate((*self.topics, None)):
+                if entry is None or matches(entry.pattern, topic):
+                    if entry is None or entry.store:
+                        yield shelf
+                    break
+
+    def shelves_of_patterns(self, patterns: Iterable[str]) -> list[int]:
+        """The shelves on which a subscription's events may lie; no pattern means every topic.
+
+        What was not stored lies on none: nobody is told of missing it.
+        """
+        wanted = tuple(patterns) or ("*",)
+        found = [
+            shelf
+            for shelf, entry in enumerate(self.topics)
+            if entry.store and any(covers(entry.pattern, p) or covers(p, entry.pattern) for p in wanted)
+        ]
+        if not all(any(covers(entry.pattern, pattern) for entry in self.topics) for pattern in wanted):
+            found.append(len(self.topics))
+        return found
+
+
+class Shelf:
+    """The held publications that share an age limit. `forgotten` is the offset of the newest that is not held any more.
+
+    A topic's shelf is chosen by its first matching `TopicHistory`; `pattern` None is the shelf of all others. `since`
+    has for each of `held` when it came here: in the same order, and never falling.
+    """
+
+    __slots__ = ("pattern", "max_age_seconds", "forgotten", "held", "since")
+
+    def __init__(self, pattern: str | None, max_age_seconds: float, forgotten: int) -> None:
+        self.pattern = pattern
+        self.max_age_seconds = max_age_seconds
+        self.forgotten = forgotten
+        self.held: deque[Publication] = deque()
+        self.since: deque[float] = deque()
+
+
+class _Gone:
+    """Where a forgotten publication was in the log, until that is rewritten. What it held is free at once: up to
+    `max_bytes` more would wait for that."""
+
+    __slots__ = ("offset",)
+
+    def __init__(self, offset: int) -> None:
+        self.offset = offset
+
+
+class Window:
+    """The publications that can still be replayed, in the log's order.
+
+    Appending costs the same however much is held, and a position is found in O(log n). An append forgets a few events;
+    call `forgetting` for the rest. `newest` is the offset of the last publication of the log, held or not.
+
+    Ages go by when a publication came here, on the clock of the caller, which must be one that nobody sets. The time
+    that publications bring (`published_at`) is by some other clock: an event that was dated two hours ahead would make
+    all others too old.
+    """
+
+    def __init__(self, settings: HistorySettings, position: Position, earlier: Mapping[str, int] | None = None) -> None:
+        self.epoch = position.epoch
+        self.earlier = earlier or {}  # epochs that the log had before, and up to where their ids are good
+        self.newest = position.offset
+        self.size_bytes = 0
+        self.generation = 0  # of its shelves: whoever keeps some asks for new ones when it has changed
+        self._log: list[Publication | _Gone] = []  # some of it is gone already: see _cut and _rewrite
+        self._log_start = 0  # how many were cut off the front of _log, so that index + _log_start never changes
+        self._gone = 0  # how many in _log are gone
+        self._latest: dict[str, Publication] = {}
+        self._topics = Names()  # those of _latest
+        self._settings = settings
+        self._changes = 0  # of the settings
+        self._shelves = self._new_shelves(settings, position.offset)
+
+    def __len__(self) -> int:
+        """How many publications are held."""
+        return len(self._log) - self._gone
+
+    @property
+    def position(self) -> Position:
+        """The position after the newest publication."""
+        return Position(self.epoch, self.newest)
+
+    @property
+    def settings(self) -> HistorySettings:
+        """The bounds in effect."""
+        return self._settings
+
+    @settings.setter
+    def settings(self, settings: HistorySettings) -> None:
+        for _ in self.change(settings):
+            pass
+
+    def change(self, settings: HistorySettings) -> Iterator[None]:
+        """Take new bounds, in steps. The old ones are in effect until what is held is sorted anew. A later change ends
+        one that is under way. `forgetting` drops what is over the new ones."""
+        self._changes += 1
+        change = self._changes
+        if settings == self._settings:
+            return
+        shelves = self._new_shelves(settings, 0)
+        dropped: list[Publication] = []
+        seen = -1
+        while seen < self._newest_held:  # and once more, for what came meanwhile
+            for step, (publication, at) in enumerate(self._held_since(seen), 1):
+                seen = publication.offset
+                index = _shelf_index(settings, publication)
+                if index is None:
+                    dropped.append(publication)
+                else:
+                    shelves[index].held.append(publication)
+                    shelves[index].since.append(at)
+                if not step % EVENTS_PER_STEP:
+                    yield
+                    if change != self._changes:
+                        return
+        # What was forgotten under the old shelves may concern any of the new ones: each starts with the worst. And what
+        # was not stored at all may be asked for from now on.
+        forgotten = max(shelf.forgotten for shelf in self._shelves)
+        if settings.topics != self._settings.topics and not all(entry.store for entry in self._settings.topics):
+            forgotten = self.newest
+        for shelf in shelves:
+            shelf.forgotten = forgotten
+        self._settings = settings
+        self._shelves = shelves
+        self.generation += 1
+        for publication in dropped:
+            self._drop(publication)
+            yield
+
+    @property
+    def _newest_held(self) -> int:
+        return max((shelf.held[-1].offset for shelf in self._shelves if shelf.held), default=-1)
+
+    def _held_since(self, offset: int) -> Iterator[tuple[Publication, float]]:
+        """What is held now after an offset, oldest first, each with when it came here."""
+        parts: list[Iterator[tuple[Publication, float]]] = []
+        for shelf in self._shelves:
+            # Copied, which is quick: while this is read, others append and forget.
+            held, since = list(shelf.held), list(shelf.since)
+            start = bisect_right(held, offset, key=_offset)
+            parts.append(zip(held[start:], since[start:], strict=True))
+        return parts[0] if len(parts) == 1 else merge(*parts, key=_offset_of_first)
+
+    def _new_shelves(self, settings: HistorySettings, forgotten: int) -> list[Shelf]:
+        default = settings.max_age_seconds
+        shelves = [Shelf(topic.pattern, topic.max_age_seconds or default, forgotten) for topic in settings.topics]
+        return [*shelves, Shelf(None, default, forgotten)]
+
+    # Appending and forgetting.
+
+    def preload(
+        self,
+        publications: Iterable[Publication],
+        newest: int,
+        forgotten_of: Mapping[str, int],
+        *,
+        now: float,
+        unix_now: float,
+    ) -> None:
+        """Take what the log holds already, up to the offset `newest`. `forgotten_of`: what is gone of some topics, by
+        the pattern of their `TopicHistory`. `now` is by the clock of all ages here, `unix_now` by that of
+        `published_at`."""
+        since = -inf
+        for publication in publications:
+            # In the log's order nothing is older than what comes before it, and nothing is from the future.
+            since = max(since, now - max(0.0, unix_now - publication.published_at))
+            self.append(publication, since)
+        self.newest = newest
+        for shelf in self._shelves:
+            shelf.forgotten = max(shelf.forgotten, forgotten_of.get(shelf.pattern or "", 0))
+        self.forget(now)
+
+    def append(self, publication: Publication, now: float) -> None:
+        """Take the next publication of the log, whose offset must be above `newest`. `now` never falls."""
+        self.newest = publication.offset
+        shelf = self._shelf(publication)
+        if shelf is None:
+            return
+        shelf.held.append(publication)
+        shelf.since.append(now)
+        self._log.append(publication)
+        self.size_bytes += publication.size_bytes
+        for topic in publication.topics:
+            if topic not in self._latest:
+                self._topics.add(topic)
+            self._latest[topic] = publication
+        self.forget_some(now)
+
+    def stores(self, publication: Publication) -> bool:
+        """Whether it is, or would have been, kept at all."""
+        return self._shelf(publication) is not None
+
+    def _shelf(self, publication: Publication) -> Shelf | None:
+        """Where it is kept, or None if it is not stored: of several topics the longest-lived decides."""
+        index = _shelf_index(self._settings, publication)
+        return None if index is None else self._shelves[index]
+
+    def _shelves_of_topics(self, publication: Publication) -> Iterator[Shelf]:
+        """The shelf of each of its topics that is stored."""
+        return map(self._shelves.__getitem__, self._settings.shelves_of_event(publication.topics))
+
+    def forget(self, now: float) -> None:
+        """Drop what is over the bounds at the time `now`."""
+        for _ in self.forgetting(now):
+            pass
+
+    def forgetting(self, now: float) -> Iterator[None]:
+        """Do what `forget` does, in steps: thousands of events may become too old at once, or give way to a large
+        one."""
+        while not self.forget_some(now, TOPICS_PER_STEP):
+            yield
+        if self._gone > len(self):
+            yield from self._rewrite()
+
+    def forget_some(self, now: float, most_topics: int = TOPICS_PER_APPEND) -> bool:
+        """Drop of what is over the bounds at the time `now` as many events as have so many topics, one at least; True
+        when nothing is left that is over them."""
+        settings, topics = self._settings, 0
+        while topics < most_topics:
+            for shelf in self._shelves:
+                if shelf.held and shelf.since[0] < now - shelf.max_age_seconds:
+                    break
+            else:
+                if len(self) <= settings.max_events and self.size_bytes <= settings.max_bytes:
+                    return True
+                oldest = min((s for s in self._shelves if s.held), key=_oldest_offset, default=None)
+                if oldest is None:
+                    return True  # the rest is not stored under new settings: `change` is about to drop it
+                shelf = oldest
+            topics += len(shelf.held[0].topics)
+            self._take_down(shelf)
+        return False
+
+    def _take_down(self, shelf: Shelf) -> None:
+        publication = shelf.held.popleft()
+        shelf.since.popleft()
+        self._drop(publication)
+        # Whoever asks for another of its topics misses it too, and looks at that topic's shelf.
+        several = len(publication.topics) > 1 and len(self._shelves) > 1
+        for concerned in self._shelves_of_topics(publication) if several else (shelf,):
+            concerned.forgotten = max(concerned.forgotten, publication.offset)
+
+    def _drop(self, publication: Publication) -> None:
+        index = bisect_left(self._log, publication.offset, key=_offset)
+        if index == len(self._log) or self._log[index] is not publication:
+            return  # it was dropped while the settings changed
+        self._log[index] = _Gone(publication.offset)
+        self._gone += 1
+        self.size_bytes -= publication.size_bytes
+        for topic in publication.topics:
+            if self._latest.get(topic) is publication:
+                del self._latest[topic]
+                self._topics.discard(topic)
+        if not self._gone % EVENTS_PER_STEP or self._gone > len(self):
+            self._cut()
+
+    def _cut(self) -> None:
+        """Let go of the beginning of the list, where all are gone."""
+        gone = next((index for index, entry in enumerate(self._log) if isinstance(entry, Publication)), len(self._log))
+        del self._log[:gone]
+        self._log_start += gone
+        self._gone -= gone
+
+    def _rewrite(self) -> Iterator[None]:
+        """Let go of those in the list that are gone. To rewrite it moves what is held: worth it when that is at most as
+        much as what is gone."""
+        start = 0
+        while start < len(self._log):
+            part = self._log[start : start + EVENTS_PER_STEP]
+            held = [entry for entry in part if isinstance(entry, Publication)]
+            self._log[start : start + EVENTS_PER_STEP] = held
+            self._log_start += len(part) - len(held)
+            self._gone -= len(part) - len(held)
+            start += len(held)
+            yield
+
+    # Reading.
+
+    def _held(self) -> Iterator[Publication]:
+        return (publication for publication in self._log if isinstance(publication, Publication))
+
+    def shelves_of(self, patterns: Iterable[str]) -> tuple[Shelf, ...]:
+        """The shelves on which a subscription's publications may lie; see `HistorySettings.shelves_of_patterns`."""
+        return tuple([self._shelves[index] for index in self._settings.shelves_of_patterns(patterns)])
+
+    def complete_after(self, patterns: Iterable[str]) -> Position:
+        """Behind which all that these topics have a history for is held."""
+        return Position(self.epoch, max((s.forgotten for s in self.shelves_of(patterns)), default=self.newest))
+
+    def locate(self, last_event_id: str) -> Position | None:
+        """The position that an id names, in this epoch if it is good here; None for what is no id of ours."""
+        position = Position.parse(last_event_id)
+        if position is not None and position.offset <= self.earlier.get(position.epoch, -1):
+            return Position(self.epoch, position.offset)
+        return position
+
+    def resume(self, last_event_id: str, patterns: Iterable[str] = ()) -> Position | ResetReason:
+        """Where a client with this id and these topics goes on, or why it cannot.
+
+        Never a guess, never a partial replay. `earliest` is everything that is held: behind the place where the
+        longest of several histories begins.
+        """
+        shelves = self.shelves_of(patterns)
+        if last_event_id == "earliest":
+            return Position(self.epoch, min((shelf.forgotten for shelf in shelves), default=self.newest))
+        position = self.locate(last_event_id)
+        if position is None:
+            return "unknown_id"
+        if position.epoch != self.epoch:
+            return "epoch_changed"
+        if position.offset > self.newest:
+            return "unknown_id"  # from the future
+        if not holds(shelves, position.offset):
+            return "too_old"
+        return position
+
+    def page(self, offset: int, size: int) -> Sequence[Publication]:
+        """What is held after `offset`, oldest first: up to the next multiple of `size` in the log.
+
+        Pages of readers that started anywhere end at the same places, so that their encodings can be shared.
+        """
+        index = bisect_right(self._log, offset, key=_offset)
+        while index < len(self._log):
+            stop = index + size - (self._log_start + index) % size
+            held = [publication for publication in self._log[index:stop] if isinstance(publication, Publication)]
+            if held:
+                return held
+            index = stop  # all of these are gone: what is held behind them is the next page, not nothing
+        return []
+
+    def newest_first(self) -> Iterator[Publication]:
+        """What is held, from its end."""
+        return (publication for publication in reversed(self._log) if isinstance(publication, Publication))
+
+    def at(self, offset: int) -> Publication | None:
+        """The publication with this offset, if it is held."""
+        index = bisect_left(self._log, offset, key=_offset)
+        found = self._log[index] if index < len(self._log) else None
+        return found if isinstance(found, Publication) and found.offset == offset else None
+
+    def newest_on(self, topic: str) -> Publication | None:
+        """The newest publication of this topic, if it is held."""
+        return self._latest.get(topic)
+
+    def sort_topics(self, most: int) -> bool:
+        """Prepare for `topics_under`, at the cost of at most so many topics; True when that is done."""
+        return self._topics.settle(most)
+
+    def topics_under(self, patterns: PatternSet, most: int) -> list[str] | None:
+        """The topics whose newest publication is held and that the patterns cover; None if they are more than `most`.
+
+        The cost is what is found, and a search for each pattern. Call `sort_topics` first, unless the patterns are
+        names or `*`.
+        """
+        found: list[str] = []
+        for pattern in patterns:
+            if not pattern.endswith("*"):
+                found += [pattern] if pattern in self._latest else []
+            elif pattern == "*":
+                return list(self._latest) if len(self._latest) <= most else None
+            elif len(found) + self._topics.count(pattern[:-1]) <= most:
+                found += self._topics.under(pattern[:-1])
+            else:
+                return None
+        return found if len(found) <= most else None
+
+
+def _shelf_index(settings: HistorySettings, publication: Publication) -> int | None:
+    """The shelf on which it is kept, or None if it is not stored: of several topics the longest-lived decides."""
+    topics = settings.topics
+    if not topics:
+        return 0
+
+    def max_age_seconds(index: int) -> float:
+        return (topics[index].max_age_seconds if index < len(topics) else None) or settings.max_age_seconds
+
+    return max(settings.shelves_of_event(publication.topics), key=max_age_seconds, default=None)
+
+
+def holds(shelves: Iterable[Shelf], offset: int) -> bool:
+    """Whether everything after `offset` is still on these shelves."""
+    return all(offset >= shelf.forgotten for shelf in shelves)
+
+
+_offset = attrgetter("offset")
+
+
+def _offset_of_first(held: tuple[Publication, float]) -> int:
+    return held[0].offset
+
+
+def _oldest_offset(shelf: Shelf) -> int:
+    return shelf.held[0].offset

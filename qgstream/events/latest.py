@@ -1,0 +1,76 @@
+"""The state of a subscription: the newest event of each topic that it covers. Pure."""
+
+from __future__ import annotations
+
+from array import array
+from collections.abc import Iterator, Sequence
+
+from qgstream.events.history import Window
+from qgstream.events.pattern_sets import PatternSet, pattern_set
+from qgstream.events.publication import Publication
+from qgstream.events.subscription import Subscription
+
+# Topics looked at between two turns of the loop: about a millisecond.
+LOOKS = 512
+# The state of up to this many topics is found by their names; a larger one by a walk through the log.
+MOST_TOPICS = 1024
+# What a stalled reader keeps alive of the window, beside the page that it is sent.
+STEP_BYTES = 256 * 1024
+
+
+def state(window: Window, subscription: Subscription) -> Iterator[Sequence[Publication]]:
+    """The newest held publication of each topic, where the subscription wants it, in the log's order, in short steps.
+
+    A step is a list, which may be empty; no step at all means that there is nothing. The state is that of the moment
+    of the first step. What is replaced or forgotten before its step is left out: what replaced it comes with the log
+    after that moment.
+    """
+    patterns = pattern_set(subscription.patterns)
+    found: list[Publication] = []
+    looks = size_bytes = 0
+    for publication in _candidates(window, patterns):
+        if publication is None:
+            looks = LOOKS
+        else:
+            looks += len(publication.topics)
+            if _is_newest(window, publication, patterns) and subscription.wants(publication):
+                found.append(publication)
+                size_bytes += publication.size_bytes
+        if looks >= LOOKS or size_bytes >= STEP_BYTES:
+            yield found
+            found = []
+            looks = size_bytes = 0
+    if found:
+        yield found
+
+
+def _is_newest(window: Window, publication: Publication, patterns: PatternSet) -> bool:
+    return any(window.newest_on(topic) is publication and patterns.covers(topic) for topic in publication.topics)
+
+
+def _candidates(window: Window, patterns: PatternSet) -> Iterator[Publication | None]:
+    """What may be part of the state, in order. None stands for work without a result."""
+    newest = window.newest
+    has_prefix = any(len(pattern) > 1 and pattern.endswith("*") for pattern in patterns)
+    while has_prefix and not window.sort_topics(LOOKS):
+        yield None
+    topics = window.topics_under(patterns, MOST_TOPICS)
+    if topics is None:
+        yield from _all(window, newest)
+        return
+    # Offsets, not publications: a slow reader must not keep the events of a whole history alive.
+    held = [window.newest_on(topic) for topic in topics]
+    for offset in array("Q", sorted({p.offset for p in held if p is not None and p.offset <= newest})):
+        publication = window.at(offset)
+        if publication is not None:
+            yield publication
+
+
+def _all(window: Window, newest: int) -> Iterator[Publication]:
+    offset = 0
+    while page := window.page(offset, LOOKS):
+        for publication in page:
+            offset = publication.offset
+            if offset > newest:
+                return
+            yield publication

@@ -1,1 +1,0 @@
-"""The HTTP words: everything that knows of requests and answers, and nothing below it does."""

@@ -1,0 +1,1 @@
+"""`/admin`: what operators ask and change."""

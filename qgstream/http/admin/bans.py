@@ -1,0 +1,100 @@
+"""`/admin/bans`: who is kept away, until when, and why."""
+
+from __future__ import annotations
+
+import difflib
+import time
+from typing import Any
+
+from qgstream.errors import Conflict, InvalidField, NotFound
+from qgstream.events.topics import check_text
+from qgstream.http.admin.base import AdminHandler
+from qgstream.reasons import BAN_KINDS, BanKind
+from qgstream.service.bans import MAX_BANS, Ban, check_value
+
+DEFAULT_SECONDS = 3600.0
+MAX_SECONDS = 366 * 86_400.0
+NEVER = "never"
+_MAX_REASON_CHARACTERS = 200
+_FIELDS = (*BAN_KINDS, "reason", "expires_in_seconds")
+
+
+class BansHandler(AdminHandler):
+    """All bans of this process."""
+
+    def get(self) -> None:
+        """Those in effect, the oldest first."""
+        bans = self.service.bans
+        bans.purge(time.monotonic())
+        self.answer({"bans": [ban.document() for ban in bans], "max_bans": MAX_BANS})
+
+    async def post(self) -> None:
+        """Ban somebody, at once. The answer comes when the last of their streams has been told. A ban that is there
+        already gets the new reason and end."""
+        body = self.json_object()
+        self.check_fields(body, _FIELDS)
+        kind, value = self._target(body)
+        reason = "" if body.get("reason") is None else body["reason"]
+        if reason != "":
+            check_text("reason", reason, max_characters=_MAX_REASON_CHARACTERS)
+        ban, is_new = self.service.bans.add(
+            kind, value, reason=reason, by=self.principal.name, seconds=self._seconds(body),
+            now=time.monotonic(), unix_now=time.time(),
+        )  # fmt: skip
+        # Before its streams are ended: whatever becomes of this request, the ban holds from now on.
+        self.audit("admin.banned", **_facts(ban))
+        kicked = await self.service.end_banned()
+        self.set_status(201 if is_new else 200)
+        self.answer({**ban.document(), "kicked": kicked})
+
+    def _target(self, body: dict[str, Any]) -> tuple[BanKind, str]:
+        given = [kind for kind in BAN_KINDS if body.get(kind) is not None]
+        if len(given) != 1:
+            got = " and ".join(given) or "none of them"
+            raise InvalidField(given[1] if given else "address", f"got {got}, expected one of {', '.join(BAN_KINDS)}")
+        kind = given[0]
+        value = check_value(kind, body[kind])
+        if kind == "key":
+            self._check_key(value)
+        return kind, value
+
+    def _check_key(self, name: str) -> None:
+        # A name that is misspelt would ban nobody. It is not repeated: it may be the key itself.
+        known = self.service.auth.settings.publish_keys
+        if name not in known:
+            near = difflib.get_close_matches(name, known, n=1)
+            hint = f"; did you mean {near[0]}?" if near else ""
+            raise Conflict("key", f"got an unknown name, expected that of a key in auth.publish_keys{hint}")
+
+    def _seconds(self, body: dict[str, Any]) -> float | None:
+        if body.get("expires_in_seconds") == NEVER:
+            return None
+        return self.number_of(body, "expires_in_seconds", DEFAULT_SECONDS, low=1, high=MAX_SECONDS)
+
+
+class BanHandler(AdminHandler):
+    """One ban, by its id."""
+
+    def get(self, id: str) -> None:
+        """It."""
+        self.answer(self._find(id).document())
+
+    def delete(self, id: str) -> None:
+        """Lift it, at once."""
+        ban = self._find(id)
+        self.service.bans.remove(ban.id)
+        self.audit("admin.unbanned", **_facts(ban))
+        self.answer(ban.document())
+
+    def _find(self, id: str) -> Ban:
+        bans = self.service.bans
+        bans.purge(time.monotonic())
+        ban = bans.get(int(id))
+        if ban is None:
+            raise NotFound(f"got {id}, expected the id of a ban: this one is over, or never was")
+        return ban
+
+
+def _facts(ban: Ban) -> dict[str, object]:
+    document = ban.document()
+    return {"ban": ban.id, **{name: document[name] for name in ("kind", "value", "reason", "expires_at")}}

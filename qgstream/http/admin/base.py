@@ -1,0 +1,142 @@
+"""What every handler below `/admin` does: ask for an admin key, and read what is asked for to the letter."""
+
+from __future__ import annotations
+
+import difflib
+import re
+from collections.abc import Collection
+from typing import Any
+
+import msgspec
+
+from qgstream.auth.authenticator import Credentials
+from qgstream.errors import BadRequest, InvalidField, NoAdminKeys, UnsupportedMediaType
+from qgstream.events.draft import BYTE_ORDER_MARK
+from qgstream.http.base import BaseHandler
+from qgstream.logs import log
+from qgstream.net.content_codings import decode_body
+from qgstream.net.sockets import MAX_BODY_BYTES
+
+_JSON_TYPES = ("application/json", "application/merge-patch+json")
+_WHOLE = re.compile(r"[0-9]{1,16}")
+_NUMBER = re.compile(r"[0-9]{1,15}(\.[0-9]{1,20})?([eE][+-]?[0-9]{1,3})?")
+
+
+class AdminHandler(BaseHandler):
+    """Answers those who have an admin key. `parameters` are the names that its query may have."""
+
+    parameters: Collection[str] = ()
+
+    def prepare(self) -> None:
+        """Nothing is done, and nothing told, without a key. A preflight needs none."""
+        if self.request.method == "OPTIONS":
+            return
+        auth = self.service.auth
+        if not auth.settings.admin_keys:
+            raise NoAdminKeys(
+                "got no admin keys in the configuration, expected at least one in auth.admin_keys "
+                '(QGSTREAM_AUTH__ADMIN_KEYS=\'{"name": "key"}\'): without them nobody may use /admin'
+            )
+        # From the header alone: a URL is kept in histories and in logs of proxies, and a cookie comes by itself.
+        credentials = Credentials(authorization=self.request.headers.get("Authorization"))
+        self.principal = self.service.authenticate(credentials, self.remote_ip, place="admin")
+        self.principal.require_admin()
+        self._check_parameters()
+
+    def see_failure(self, error: BaseException) -> None:
+        """See `BaseHandler`: keys are guessed here. What else may be wrong has its answer."""
+        if getattr(error, "status", None) in (401, 403):
+            self.see_refusal("admin.refused", error)
+
+    def head(self, *path: str) -> Any:  # a coroutine where `get` is one
+        """As GET, without its body."""
+        return self.get(*path)
+
+    def audit(self, event: str, **fields: object) -> None:
+        """One line for what an operator did: who, from where, and what."""
+        log.info(event, extra={"admin_key": self.principal.name, "remote_ip": self.remote_ip, **fields})
+
+    # What is asked for. Nothing unknown is passed over: a misspelt filter would mean every stream.
+
+    def _check_parameters(self) -> None:
+        for name, values in self.request.query_arguments.items():
+            if name not in self.parameters:
+                expected = ", ".join(self.parameters) or "no parameters"
+                raise InvalidField(name[:100] or "query", f"unknown parameter, expected {expected}")
+            if len(values) > 1:
+                raise InvalidField(name, f"got it {len(values)} times, expected once")
+
+    def text(self, name: str) -> str | None:
+        """A parameter as it was sent; None without it."""
+        value: str | None = self.get_query_argument(name, None, strip=False)
+        return value
+
+    def whole(self, name: str, default: int, *, low: int = 0, high: int = 10**15) -> int:
+        """A parameter that is a whole number from `low` to `high`."""
+        text = self.text(name)
+        if text is None:
+            return default
+        if not _WHOLE.fullmatch(text) or not low <= int(text) <= high:
+            raise InvalidField(name, f"got {text[:100]!r}, expected a whole number from {low} to {high}")
+        return int(text)
+
+    def number(self, name: str, default: float, *, high: float) -> float:
+        """A parameter that is a number from 0 to `high`."""
+        text = self.text(name)
+        if text is None:
+            return default
+        if not _NUMBER.fullmatch(text) or not float(text) <= high:
+            raise InvalidField(name, f"got {text[:100]!r}, expected a number from 0 to {high:g}")
+        return float(text)
+
+    def flag(self, name: str) -> bool:
+        """A parameter that is `true` or `false`."""
+        text = self.text(name)
+        if text not in (None, "true", "false"):
+            raise InvalidField(name, f"got {text[:100]!r}, expected true or false")
+        return text == "true"
+
+    def check_fields(self, body: dict[str, Any], expected: Collection[str]) -> None:
+        """Raise `InvalidField` for a field of the body that is none of these."""
+        for name in body:
+            if name not in expected:
+                near = difflib.get_close_matches(name, expected, n=1)
+                hint = f"; did you mean {near[0]}?" if near else f", expected {' or '.join(expected)}"
+                raise InvalidField(name[:100], f"unknown field{hint}")
+
+    def number_of(self, body: dict[str, Any], name: str, default: float, *, low: float, high: float) -> float:
+        """A field of the body that is a number from `low` to `high`; null is the default."""
+        value = body.get(name)
+        if value is None:
+            return default
+        if isinstance(value, bool) or not isinstance(value, int | float):
+            raise InvalidField(name, f"got {type(value).__name__}, expected a number")
+        if not low <= value <= high:
+            raise InvalidField(name, f"got {repr(value)[:100]}, expected {low:g} to {high:g}")
+        return value
+
+    def flag_of(self, body: dict[str, Any], name: str, *, default: bool) -> bool:
+        """A field of the body that is true or false."""
+        value = body.get(name, default)
+        if not isinstance(value, bool):
+            raise InvalidField(name, f"got {type(value).__name__}, expected true or false")
+        return value
+
+    def json_object(self, *, required: bool = True) -> dict[str, Any]:
+        """The body, a JSON object; without `required` none at all is an empty one."""
+        if not self.request.body and not required:
+            return {}
+        media_type = self.request.headers.get("Content-Type", "").partition(";")[0].strip().lower()
+        if media_type not in _JSON_TYPES:
+            raise UnsupportedMediaType(f"Content-Type: got {media_type[:100]!r}, expected {_JSON_TYPES[0]}")
+        coding = self.request.headers.get("Content-Encoding", "")
+        body = decode_body(self.request.body, coding, MAX_BODY_BYTES).removeprefix(BYTE_ORDER_MARK)
+        try:
+            document = msgspec.json.decode(body)
+        except (msgspec.DecodeError, UnicodeDecodeError) as error:
+            raise BadRequest(f"body: not JSON: {error}", code="invalid_json") from None
+        except RecursionError:
+            raise BadRequest("body: nested too deeply", code="invalid_json") from None
+        if not isinstance(document, dict):
+            raise BadRequest(f"body: got {type(document).__name__}, expected an object", code="invalid_json")
+        return document

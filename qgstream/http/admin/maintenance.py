@@ -1,0 +1,47 @@
+"""`/admin/maintenance`: without clients for a while, and back."""
+
+from __future__ import annotations
+
+from qgstream.errors import NotFound
+from qgstream.http.admin.base import AdminHandler
+from qgstream.logs import utc_iso
+from qgstream.service.evictions import DEFAULT_SECONDS, MAX_SECONDS
+from qgstream.service.status import readiness
+
+_FIELDS = ("seconds", "publishes")
+
+
+class MaintenanceHandler(AdminHandler):
+    """The reversible drain: the process stays."""
+
+    def get(self) -> None:
+        """Whether it is in effect, and how many streams are left."""
+        maintenance = self.service.maintenance
+        self.answer({
+            "maintenance": maintenance.is_on,
+            "since": None if maintenance.since is None else utc_iso(maintenance.since),
+            "publishes": maintenance.takes_publishes,
+            "connections": len(self.service.hub.registry),
+            "status": readiness(self.service.hub),
+        })  # fmt: skip
+
+    def post(self) -> None:
+        """Begin, or change how it goes on."""
+        body = self.json_object(required=False)
+        self.check_fields(body, _FIELDS)
+        seconds = self.number_of(body, "seconds", DEFAULT_SECONDS, low=0, high=MAX_SECONDS)
+        publishes = self.flag_of(body, "publishes", default=True)
+        self.service.maintenance.begin(seconds, takes_publishes=publishes)
+        self.audit(
+            "admin.maintenance_started", seconds=seconds, publishes=publishes,
+            connections=len(self.service.hub.registry),
+        )  # fmt: skip
+        self.set_status(202)
+        self.get()
+
+    def delete(self) -> None:
+        """Take clients again."""
+        if not self.service.maintenance.end():
+            raise NotFound("got no maintenance that could end")
+        self.audit("admin.maintenance_ended", connections=len(self.service.hub.registry))
+        self.get()

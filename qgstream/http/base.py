@@ -1,0 +1,298 @@
+"""What every handler does: CORS on each answer, errors as JSON, who is asking."""
+
+from __future__ import annotations
+
+import math
+import time
+from asyncio import Future
+from functools import cached_property, lru_cache
+from http.client import responses
+from typing import Any, Literal, cast
+
+from tornado.http1connection import HTTP1Connection
+from tornado.httputil import HTTPServerRequest
+from tornado.web import Application, HTTPError, RequestHandler, stream_request_body
+
+from qgstream.auth.authenticator import ANONYMOUS, Credentials, Principal
+from qgstream.errors import (
+    Forbidden,
+    InvalidField,
+    MethodNotAllowed,
+    NotFound,
+    NotImplementedHere,
+    QgstreamError,
+    UnknownHost,
+    UnsupportedContentCoding,
+)
+from qgstream.logs import log, quote
+from qgstream.net import cors, origins
+from qgstream.net.addresses import Client, find_client
+from qgstream.net.cookies import cookie_value
+from qgstream.service.refusal_log import result_of
+from qgstream.service.service import Service
+from qgstream.talkers import Asker
+
+# What a line of the log holds of a request.
+MAX_METHOD_CHARACTERS = 50
+MAX_PATH_CHARACTERS = 500
+MAX_AGENT_CHARACTERS = 200
+
+# Of requests for other things than streams and publishing, these are logged. A wrong path or parameter has only its
+# answer.
+_REFUSING = frozenset({401, 403, 421, 429, 503})
+
+# Tornado's own errors, by status, in our words. Anything else that is a client's fault is `bad_request`.
+_CODES = {401: "unauthorized", 403: "forbidden", 404: "not_found", 405: "method_not_allowed", 413: "too_large"}
+
+# Those that some path here has; and those that clients know: of RFC 9110 (section 9), of RFC 5789, and QUERY.
+_METHODS = "GET, HEAD, POST, PATCH, DELETE, OPTIONS"
+_KNOWN_METHODS = frozenset({"GET", "HEAD", "POST", "PATCH", "DELETE", "OPTIONS", "PUT", "CONNECT", "TRACE", "QUERY"})
+
+
+# Most clients send one of a few: shared, the text costs a stream nothing (else 0.2 KiB of its 4). Not `sys.intern`: on
+# CPython 3.12.0 to 3.12.5 an interned text stays for ever.
+@lru_cache(maxsize=256)
+def _quoted_agent(user_agent: str) -> str:
+    return quote(user_agent, MAX_AGENT_CHARACTERS)
+
+
+class BaseHandler(RequestHandler):
+    """A handler with the service at hand. Errors of the `errors` tree may be raised anywhere in it."""
+
+    principal: Principal = ANONYMOUS  # until the credentials are found valid
+
+    def __init__(
+        self, application: Application, request: HTTPServerRequest, *, service: Service, **kwargs: Any
+    ) -> None:
+        # Before super().__init__, which calls set_default_headers before initialize().
+        self.service = service
+        # A server that leaves lets go of kept-alive sockets one by one, instead of cutting them all at its end.
+        self.close_after_answer = service.hub.draining
+        super().__init__(application, request, **kwargs)
+
+    def set_default_headers(self) -> None:
+        """CORS on every answer, errors and preflights too. An exception here would cut the connection: none can be."""
+        self.set_header("Server", "qgstream")
+        if self.close_after_answer:
+            self.set_header("Connection", "close")
+        origin = self.request.headers.get("Origin")
+        for name, value in cors.headers(self.service.cors, origin, preflight=self.request.method == "OPTIONS"):
+            self.set_header(name, value)
+
+    def options(self, *_path: str) -> None:
+        """A preflight, on any path; it needs no authentication."""
+        self.set_status(204)
+        self.set_header("Allow", self.allowed_methods)
+
+    @property
+    def allowed_methods(self) -> str:
+        """For the Allow header: the methods that this class writes itself. A HEAD that is a GET goes with the GET."""
+        written = [
+            method for method in self.SUPPORTED_METHODS
+            if getattr(type(self), method.lower()) is not getattr(RequestHandler, method.lower())
+        ]  # fmt: skip
+        return ", ".join(method for method in written if method != "HEAD" or "GET" in written)
+
+    def check_xsrf_cookie(self) -> None:
+        """Nothing, also in an application with `xsrf_cookies`: programs publish with a key and have no such cookie,
+        and of whom a cookie authenticates `authenticate` checks the origin."""
+
+    def decode_argument(self, value: bytes, name: str | None = None) -> str:
+        """A parameter of the query is UTF-8, or the field is named in the error."""
+        try:
+            return value.decode()
+        except UnicodeDecodeError as error:
+            got = f"got byte 0x{value[error.start]:02x} at {error.start}, expected UTF-8"
+            raise InvalidField(name or "path", got) from None
+
+    def read_body_up_to(self, max_bytes: int) -> None:
+        """For handlers of `stream_request_body`. What is answered before the body is read comes with a reset, as the
+        socket closes on a client that is still sending: so a refused body is read and forgotten, up to a bound."""
+        cast(HTTP1Connection, self.request.connection).set_max_body_size(max_bytes)
+
+    # Who is asking.
+
+    @property
+    def remote_ip(self) -> str:
+        """The client's address; behind trusted proxies what they say it is."""
+        return self._client.address
+
+    @cached_property
+    def _client(self) -> Client:
+        # Once for each request: the header may be a megabyte.
+        forwarded_for = self.request.headers.get_list("X-Forwarded-For") if self.service.trusted_proxies else ()
+        return find_client(self.request.remote_ip or "", forwarded_for, self.service.trusted_proxies)
+
+    def is_own_origin(self, origin: str) -> bool:
+        """Whether a page of this origin (as a browser sends it) is a page of this server."""
+        return self._own_origin is not None and origins.parse(origin) == self._own_origin
+
+    @cached_property
+    def _own_origin(self) -> str | None:
+        proxies = self._client.proxies
+        forwarded = origins.forwarded_scheme(self.request.headers.get_list("X-Forwarded-Proto"), proxies)
+        return origins.serialize(forwarded or self.request.protocol, self.request.host)
+
+    def foreign_origin(self, origin: str) -> Forbidden:
+        """The refusal of a page of another origin."""
+        own = self._own_origin
+        message = f"Origin: got {origin[:200]!r}, expected {own!r} (this server's own) or one of cors.allow_origins"
+        if own is not None and origin.lower().partition("://")[2] == own.partition("://")[2]:
+            message += (
+                "; behind a proxy that ends TLS, the proxy must send X-Forwarded-Proto, "
+                "and server.trusted_proxies must name the proxy"
+            )
+        return Forbidden(message)
+
+    @property
+    def asker(self) -> Asker:
+        """Who asks, as far as is known by now, for the log and the tables of talkers."""
+        return Asker.of(self.remote_ip, self.user_agent, self.principal)
+
+    @property
+    def user_agent(self) -> str:
+        """The User-Agent, cut and escaped so that it may be shown."""
+        return _quoted_agent(self.request.headers.get("User-Agent", "")[:MAX_AGENT_CHARACTERS])
+
+    @property
+    def takes_cookie(self) -> bool:
+        """Whether a cookie says who this is. A page of another origin sends it too, and cannot read the answer."""
+        return True
+
+    def authenticate(self) -> Principal:
+        """Who this is; without any credentials, the anonymous. Raises `Unauthorized` for credentials that are not
+        valid, and `TooManyRequests` for an address that has sent too many of these."""
+        jwt = self.service.auth.settings.jwt
+        cookie_name = jwt.cookie if jwt is not None else None
+        credentials = Credentials(
+            authorization=self.request.headers.get("Authorization"),
+            # Of several the last that is not empty, as with every parameter here.
+            access_token=next(filter(None, reversed(self.get_query_arguments("access_token"))), None),
+            cookie=(
+                cookie_value(self.request.headers.get_list("Cookie"), cookie_name)
+                if cookie_name and self.takes_cookie
+                else None
+            ),
+        )
+        if credentials.source == "cookie" and self.request.method not in ("GET", "HEAD"):
+            self._check_origin()
+        self.principal = self.service.authenticate(credentials, self.remote_ip)
+        return self.principal
+
+    def _check_origin(self) -> None:
+        # A cookie comes along with whatever page makes the browser send it, so that page must be one of ours.
+        origin = self.request.headers.get("Origin", "")
+        if not self.is_own_origin(origin) and (
+            "*" in self.service.cors.allow_origins or not cors.is_allowed(self.service.cors, origin)
+        ):
+            raise self.foreign_origin(origin)
+
+    # Answers.
+
+    def compute_etag(self) -> str | None:
+        """None: nothing here is for a cache, and Tornado would answer `If-None-Match: *` with 304."""
+        return None
+
+    def on_finish(self) -> None:
+        """Close the socket behind the answer where that was asked for: a `Connection: close` header alone does not."""
+        if self.close_after_answer:
+            stream = cast(HTTP1Connection, self.request.connection).stream
+            if not stream.closed():
+                stream.write(b"").add_done_callback(lambda _: stream.close())
+
+    def on_connection_close(self) -> None:
+        """Nobody waits for the answer any more: what the request holds is freed now, and not when the cyclic collector
+        comes, which is tuned to come rarely."""
+        super().on_connection_close()
+        self._break_cycles()
+        if hasattr(self.request, "_body_future"):  # of a streamed body; its error holds the frame that waited for it
+            over: Future[None] = Future()
+            over.set_result(None)
+            self.request._body_future = over  # noqa: SLF001  # Tornado has no other name for it
+
+    def answer(self, document: dict[str, object]) -> None:
+        """A JSON answer that no cache keeps."""
+        self.set_header("Content-Type", "application/json; charset=utf-8")
+        self.set_header("Cache-Control", "no-store")
+        self.write(document)
+
+    def write_error(self, status_code: int, **kwargs: Any) -> None:
+        """`{"error": {"code", "message"}}`, for our own errors and for Tornado's."""
+        error = kwargs.get("exc_info", (None, None, None))[1]
+        method = (self.request.method or "")[:MAX_METHOD_CHARACTERS]
+        if isinstance(error, HTTPError) and error.status_code == 405 and method not in _KNOWN_METHODS:
+            # RFC 9110, 9.1: 405 is for a method that is known, and not allowed on this path.
+            error = NotImplementedHere(f"got the method {method!r}, expected one of {_METHODS}")
+        elif isinstance(error, HTTPError) and error.status_code == 405:
+            error = MethodNotAllowed(f"got {method!r}, expected one of {self.allowed_methods}")
+            self.set_header("Allow", self.allowed_methods)
+        if isinstance(error, QgstreamError):
+            self.set_status(error.status)
+            body: dict[str, object] = {"code": error.code, "message": str(error)}
+            if getattr(error, "field", None) is not None:
+                body["field"] = error.field  # type: ignore[attr-defined]  # some of the tree have one
+            retry_after = getattr(error, "retry_after_seconds", None)
+            if retry_after is not None:
+                self.set_header("Retry-After", str(math.ceil(retry_after)))
+            if error.status == 401:
+                self.set_header("WWW-Authenticate", 'Bearer realm="qgstream"')
+            if isinstance(error, UnsupportedContentCoding):
+                self.set_header("Accept-Encoding", error.accepted)
+        else:
+            message = getattr(error, "log_message", None) or responses.get(status_code, "error")
+            args = getattr(error, "args", ())
+            code = _CODES.get(status_code, "bad_request" if status_code < 500 else "server_error")
+            body = {"code": code, "message": message % args if args and "%" in message else message}
+        self.answer({"error": body})
+
+    def see_failure(self, error: BaseException) -> None:
+        """The request ends with this error. A refusal leaves its trace; handlers of streams and publishes have their
+        own."""
+        if getattr(error, "status", None) in _REFUSING:
+            self.see_refusal("request.refused", error)
+
+    def see_refusal(self, event: Literal["request.refused", "admin.refused"], error: BaseException) -> None:
+        """Something else than a stream or a publish is refused."""
+        reason = "unknown_host" if isinstance(error, UnknownHost) else result_of(error)
+        asker = self.asker
+        self.service.hub.talkers.refused_other(asker, reason, time.monotonic())
+        self.service.refusals.see(event, asker, reason, error)
+
+    def log_exception(self, *exc_info: Any) -> None:
+        """A client's mistake is its answer and no traceback; a fault of ours is one line with everything."""
+        error = exc_info[1]
+        self.see_failure(error)
+        if isinstance(error, QgstreamError) or (isinstance(error, HTTPError) and error.status_code < 500):
+            return
+        log.error(
+            "request.failed",
+            exc_info=exc_info,
+            extra={
+                "method": (self.request.method or "")[:MAX_METHOD_CHARACTERS],
+                "path": quote(self.request.path, MAX_PATH_CHARACTERS),
+                "remote_ip": self.remote_ip,
+            },
+        )
+
+
+@stream_request_body
+class NotFoundHandler(BaseHandler):
+    """Any path that no other handler has: JSON and CORS there too."""
+
+    @property
+    def allowed_methods(self) -> str:
+        """A preflight is always answered; `OPTIONS *` asks about the server as a whole (RFC 9110, 9.3.7)."""
+        return _METHODS if self.request.path == "*" else "OPTIONS"
+
+    def prepare(self) -> None:
+        """Somebody who publishes to a wrong path is told so."""
+        self.read_body_up_to(self.service.limits.max_body_bytes)
+
+    def data_received(self, chunk: bytes) -> None:
+        """Nothing here looks at it."""
+
+    def get(self) -> None:
+        """404."""
+        raise NotFound(f"got {self.request.path[:200]!r}, expected one of the paths in the documentation")
+
+    head = post = put = patch = delete = get

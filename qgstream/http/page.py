@@ -1,0 +1,58 @@
+"""A page that is one file, and may load nothing else."""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import re
+from collections.abc import Sequence
+from functools import cache
+from importlib.resources import files
+from typing import ClassVar
+
+from qgstream.http.base import BaseHandler
+
+_INLINE = re.compile(rb"<(script|style)>(.*?)</\1>", re.DOTALL)
+
+
+@cache
+def _load(name: str) -> bytes:
+    return files("qgstream").joinpath("web", name).read_bytes()
+
+
+@cache
+def _policy(name: str, connect: Sequence[str]) -> str:
+    """The page's own script and style and nothing else, known by their hashes (CSP 3, 2.3.1)."""
+    hashes = {"script": "", "style": ""}
+    for kind, text in _INLINE.findall(_load(name)):
+        hashes[kind.decode()] += f" 'sha256-{base64.b64encode(hashlib.sha256(text).digest()).decode()}'"
+    return "; ".join([
+        "default-src 'none'",
+        f"script-src{hashes['script']}",
+        f"style-src{hashes['style']}",
+        "img-src data:",
+        f"connect-src {' '.join(connect)}",
+        "base-uri 'none'",
+        "form-action 'none'",
+        "frame-ancestors 'none'",
+    ])  # fmt: skip
+
+
+class PageHandler(BaseHandler):
+    """Serves the file `page` of qgstream/web. It may `connect` to these sources (CSP) and to no other."""
+
+    page: ClassVar[str]
+    connect: ClassVar[Sequence[str]] = ("'self'",)
+
+    def get(self) -> None:
+        """The page."""
+        self.set_header("Content-Type", "text/html; charset=utf-8")
+        self.set_header("Cache-Control", "no-cache")
+        self.set_header("Content-Security-Policy", _policy(self.page, self.connect))
+        self.set_header("X-Content-Type-Options", "nosniff")
+        self.set_header("Referrer-Policy", "no-referrer")
+        self.write(_load(self.page))
+
+    def head(self) -> None:
+        """The same without its body."""
+        self.get()

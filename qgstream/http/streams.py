@@ -1,0 +1,226 @@
+"""What handlers that open a stream share: what is asked for, and whether it may be had."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass
+
+from tornado.iostream import IOStream
+
+from qgstream.auth.authenticator import Principal
+from qgstream.errors import Banned, InvalidField, TooManyRequests, Unauthorized, Unavailable
+from qgstream.events.publication import Position
+from qgstream.events.subscription import Subscription, narrow
+from qgstream.events.topics import check_pattern, check_text
+from qgstream.http.base import BaseHandler
+from qgstream.limits import Rejection
+from qgstream.net.addresses import client_key
+from qgstream.reasons import RejectReason, ResetReason
+from qgstream.replay.resume import Opening
+from qgstream.service.bans import Ban
+from qgstream.service.refusal_log import result_of
+from qgstream.wire.framing import Framing
+
+_LAST_EVENT_ID_PARAMETERS = ("last_event_id", "lastEventId", "lastEventID")
+_PARAMETERS = frozenset({"topic", "event", "envelope", "replay", "access_token", *_LAST_EVENT_ID_PARAMETERS})
+
+
+@dataclass(frozen=True, slots=True)
+class Wanted:
+    """What somebody asked for: `last_event_id` is where to go on (None for a new stream), and with `latest` who has
+    nothing to resume begins with the newest event of each topic. `ignored` are the parameters that mean nothing."""
+
+    principal: Principal
+    subscription: Subscription
+    last_event_id: str | None
+    latest: bool
+    ignored: tuple[str, ...]
+
+
+class StreamHandler(BaseHandler):
+    """Reads the parameters of a stream, refuses one too many, and hands the others to the hub."""
+
+    is_counted = False  # a refusal: the error that comes of it is not another one
+
+    # What is asked for.
+
+    def wanted(self, framing: Framing) -> Wanted | Rejection:
+        """Who asks for what; a refusal of a banned client, or while nobody can tell who asks. Raises `Unauthorized`,
+        which is counted, `Forbidden` or `InvalidField`."""
+        ban = self.service.ban_of(self.remote_ip)
+        if ban is not None:
+            return self._banned(ban)
+        try:
+            principal = self.authenticate()
+        except Unauthorized as error:
+            # A real 401: a client that was told anything else would come back with the same token for ever.
+            self._rejected("unauthorized", error)
+            raise
+        except Unavailable as error:
+            # Later it can be told, so an EventSource must come back.
+            self._rejected("auth_unavailable", error)
+            return Rejection("auth_unavailable", str(error), False)
+        except TooManyRequests as error:
+            self._rejected("auth_failure_rate_per_ip", error)
+            return Rejection("auth_failure_rate_per_ip", str(error), True, error.retry_after_seconds)
+        ban = self.service.ban_of(self.remote_ip, principal)
+        if ban is not None:
+            return self._banned(ban)
+        subscription = self.subscription(principal, framing)
+        return Wanted(principal, subscription, self._last_event_id(), self._wants_latest(), self._ignored())
+
+    def _banned(self, ban: Ban) -> Rejection:
+        now = time.monotonic()
+        self._rejected("banned", ban.error(now))
+        return ban.rejection(now)
+
+    def subscription(self, principal: Principal, framing: Framing) -> Subscription:
+        """What the query asks for, if this principal may have it."""
+        limits, private = self.service.limits, self.service.private_topics
+        if not self.request.query:  # by far the most common, so nothing is parsed for it
+            principal.require_subscribe(("*",), private.patterns)
+            grants = frozenset(principal.subscribe)
+            return narrow(Subscription(framing=framing, grants=grants, private_topics=private))
+        topics = self._values("topic")
+        if len(topics) > limits.max_topics_per_connection:
+            raise InvalidField("topic", f"got {len(topics)}, expected at most {limits.max_topics_per_connection}")
+        patterns = frozenset(check_pattern(topic) for topic in topics)
+        principal.require_subscribe(patterns or ("*",), private.patterns)
+        events = self._values("event")
+        characters, most = sum(map(len, topics)) + sum(map(len, events)), limits.max_subscription_characters
+        if characters > most:
+            raise InvalidField(
+                "topic" if topics else "event",
+                f"got {characters} characters in all topics and types, expected at most {most} "
+                "(limits.max_subscription_characters)",
+            )
+        if len(events) > limits.max_topics_per_connection:
+            raise InvalidField("event", f"got {len(events)}, expected at most {limits.max_topics_per_connection}")
+        if "*" in patterns:
+            patterns = frozenset()
+        asked = Subscription(
+            patterns=patterns,
+            events=frozenset(check_text("event", event) for event in events),
+            envelope=self._flag("envelope") and framing is not Framing.WEBSOCKET,
+            framing=framing,
+            grants=frozenset(principal.subscribe),
+            private_topics=private,
+        )
+        return narrow(asked)  # whose grants differ only elsewhere shares a feed
+
+    def _wants_latest(self) -> bool:
+        value = self.get_query_argument("replay", "") if self.request.query else ""
+        if value not in ("", "latest"):
+            raise InvalidField("replay", f"got {value[:50]!r}, expected 'latest'")
+        return value == "latest"
+
+    def _ignored(self) -> tuple[str, ...]:
+        if not self.request.query:
+            return ()
+        names = self.request.query_arguments.keys() - _PARAMETERS
+        if not names:
+            return ()
+        # Tornado decodes the names as latin-1, and clients send UTF-8.
+        in_order = [name for name in self.request.query_arguments if name in names]
+        return tuple([name.encode("latin-1").decode("utf-8", "replace") for name in in_order])
+
+    def _values(self, name: str) -> list[str]:
+        # Not get_query_arguments: it turns control characters into spaces, and the topic into another one.
+        return [self.decode_argument(value, name) for value in self.request.query_arguments.get(name, ())]
+
+    def _flag(self, name: str) -> bool:
+        value = self.get_query_argument(name, "0")
+        if value not in ("0", "1", "true", "false"):
+            raise InvalidField(name, f"got {value[:50]!r}, expected 1 or 0")
+        return value in ("1", "true")
+
+    def _last_event_id(self) -> str | None:
+        header = self.request.headers.get("Last-Event-ID")
+        if header:
+            # Headers arrive decoded as latin-1; a browser sends UTF-8.
+            return header.encode("latin-1").decode("utf-8", "replace")
+        for name in _LAST_EVENT_ID_PARAMETERS if self.request.query else ():
+            # Not get_query_argument: it refuses what is not UTF-8, and no id is answered with an error.
+            # An empty one is none: a client that adds a parameter for the id it has not got must not lose the other.
+            for value in filter(None, reversed(self.request.query_arguments.get(name, ()))):
+                return value.decode("utf-8", "replace")
+        return None
+
+    # Whether it may be had.
+
+    def is_outside_window(self, wanted: Wanted) -> bool:
+        """Whether only the broker can tell how the stream begins: then `look_up` first."""
+        return self.service.hub.is_outside_window(wanted.subscription, wanted.last_event_id)
+
+    async def look_up(self, wanted: Wanted) -> Position | ResetReason | Rejection | None:
+        """Where a stream begins of which the window alone cannot tell, see `Hub.look_up`; or its refusal.
+
+        It is admitted first, and keeps its place: a client that is refused causes no work of the broker.
+        """
+        rejection = self.admit()
+        if rejection is not None:
+            return rejection
+        hub = self.service.hub
+        try:
+            with hub.registry.place(client_key(self.remote_ip)):
+                return await hub.look_up(wanted.subscription, wanted.last_event_id or "")
+        except Unavailable as error:
+            # It cannot be known now what this client has missed. Later it can: it keeps its id and comes back.
+            self._rejected("broker_down", error)
+            return Rejection("broker_down", str(error), False)
+
+    def admit(self, *, has_place: bool = False) -> Rejection | None:
+        """See `Service.admit`."""
+        rejection = self.service.admit(self.remote_ip, has_place=has_place, asker=self.asker)
+        self.is_counted = rejection is not None
+        return rejection
+
+    def _rejected(self, reason: RejectReason, error: Exception) -> None:
+        self.is_counted = True
+        self.service.rejected(reason, self.remote_ip, asker=self.asker, error=error)
+
+    def see_failure(self, error: BaseException) -> None:
+        """See `BaseHandler`: the refusals that have no reason of their own in the metrics of streams."""
+        if self.is_counted:
+            return
+        asker, reason = self.asker, result_of(error)
+        self.service.hub.talkers.refused_stream(asker, reason, time.monotonic())
+        self.service.refusals.see("events.rejected", asker, reason, error)
+
+    def refusal(self, rejection: Rejection) -> Banned | TooManyRequests | Unavailable:
+        """What a refused client is answered: 403 if it is banned, 429 if it is over a limit of its own, else 503."""
+        # The socket goes too: kept alive it would still cost a descriptor, which is what there is too little of.
+        self.close_after_answer = True
+        retry_after = self.service.retry_after_seconds(rejection.wait_seconds)
+        if rejection.reason == "banned":
+            return Banned(rejection.message, retry_after_seconds=retry_after)
+        error = TooManyRequests if rejection.per_client else Unavailable
+        return error(rejection.message, retry_after_seconds=retry_after, code=rejection.reason)
+
+    # How it begins. Both are called in the same tick, as in `Hub`.
+
+    def opening(self, wanted: Wanted, older: Position | ResetReason | None) -> Opening:
+        """What the stream is told first."""
+        hub = self.service.hub
+        return hub.open(
+            wanted.subscription, wanted.last_event_id, latest=wanted.latest, older=older, ignored=wanted.ignored
+        )
+
+    def adopt(self, stream: IOStream, wanted: Wanted, opening: Opening) -> None:
+        """Give the hub a detached stream whose headers and first bytes are written."""
+        # The client may have gone by now, or this may be the second of two pipelined requests: then there would be no
+        # close callback any more, and the slot would leak.
+        if stream.closed():
+            return
+        ip = self.remote_ip
+        connection = self.service.hub.adopt(
+            stream, wanted.subscription, opening, ip=ip, client_key=client_key(ip), user_agent=self.user_agent,
+            asker=self.asker,
+        )  # fmt: skip
+        self.service.access.remember(connection, wanted.principal, self._other_origin(), self.service.cors)
+        if wanted.principal.expires_at is not None:
+            self.service.wheel.end_at(connection, wanted.principal.expires_at, "token_expired")
+
+    def _other_origin(self) -> str | None:
+        origin = self.request.headers.get("Origin")
+        return None if origin is None or self.is_own_origin(origin) else origin

@@ -1,0 +1,129 @@
+"""`GET /ws`: the same streams over a WebSocket. Tornado shakes hands; then the stream is the hub's."""
+
+from __future__ import annotations
+
+import binascii
+from typing import Any
+
+from tornado.websocket import WebSocketHandler
+
+from qgstream.errors import InvalidField, UpgradeRequired
+from qgstream.events.publication import Position
+from qgstream.http.streams import StreamHandler, Wanted
+from qgstream.limits import Rejection
+from qgstream.net import cors
+from qgstream.reasons import ResetReason
+from qgstream.wire.framing import Framing
+
+SUBPROTOCOL = "qgstream.v1"
+
+
+class WebSocketEventsHandler(WebSocketHandler, StreamHandler):
+    """Opens a stream on a WebSocket. Its life as a handler ends with the handshake.
+
+    What is wrong is refused before it, in HTTP and JSON as everywhere: Tornado checks again, in plain text.
+    """
+
+    def head(self) -> None:
+        """There is no stream without a handshake."""
+        self._check_handshake()
+        raise UpgradeRequired("got HEAD, expected GET")
+
+    async def get(self) -> None:
+        """The handshake."""
+        self._check_handshake()
+        self._check_page()
+        wanted, older = self.wanted(Framing.WEBSOCKET), None
+        if isinstance(wanted, Rejection):
+            raise self.refusal(wanted)
+        has_place = self.is_outside_window(wanted)
+        if has_place:
+            looked_up = await self.look_up(wanted)
+            if isinstance(looked_up, Rejection):
+                raise self.refusal(looked_up)
+            older = looked_up
+            # What was allowed when the broker was asked may have been changed by a reload since.
+            self._check_page()
+            wanted = self.wanted(Framing.WEBSOCKET)
+            if isinstance(wanted, Rejection):
+                raise self.refusal(wanted)
+        rejection = self.admit(has_place=has_place)
+        if rejection is not None:
+            # No answer makes a browser's WebSocket stop for good, so here it is the one that says what is wrong.
+            raise self.refusal(rejection)
+        self._asked: tuple[Wanted, Position | ResetReason | None] = wanted, older
+        await super().get()
+
+    def open(self) -> None:
+        """The 101 is written: take the stream, before Tornado begins to read it."""
+        protocol = self.ws_connection
+        if protocol is None or protocol.stream is None:
+            return
+        stream, protocol.stream = protocol.stream, None
+        # Its loop ends before it has begun, and so lets go of the handler, the request and the protocol: 4 KiB a stream
+        # instead of 13.
+        protocol.client_terminated = True
+        self.ws_connection = None
+        if stream.closed():
+            return
+        wanted, older = self._asked
+        opening = self.opening(wanted, older)
+        stream.write(b"".join([Framing.WEBSOCKET.frame(message) for message in opening.first]))
+        self.adopt(stream, wanted, opening)
+
+    # The handshake.
+
+    def select_subprotocol(self, subprotocols: list[str]) -> str | None:
+        """Ours, if it is offered: a browser hangs up when it has offered some and none is taken."""
+        return SUBPROTOCOL if SUBPROTOCOL in subprotocols else None
+
+    @property
+    def ping_interval(self) -> float | None:
+        """None, also in an application that has set `websocket_ping_interval`: the heartbeats do that."""
+        return None
+
+    def _check_handshake(self) -> None:
+        headers = self.request.headers
+        if self.request.version == "HTTP/1.0":
+            raise UpgradeRequired("got HTTP/1.0, expected HTTP/1.1")
+        for name, expected in (("Upgrade", "websocket"), ("Connection", "upgrade")):
+            got = headers.get(name, "")
+            if expected not in [word.strip().lower() for word in got.split(",")]:
+                raise UpgradeRequired(f"{name}: got {got[:50]!r}, expected {expected!r} (a WebSocket's handshake)")
+        version = headers.get("Sec-WebSocket-Version", "")
+        if version != "13":
+            raise UpgradeRequired(f"Sec-WebSocket-Version: got {version[:50]!r}, expected '13'")
+        key = headers.get("Sec-WebSocket-Key", "")
+        try:
+            is_key = len(binascii.a2b_base64(key, strict_mode=True)) == 16
+        except ValueError:
+            is_key = False
+        if not is_key:
+            raise InvalidField("Sec-WebSocket-Key", f"got {key[:50]!r}, expected 16 bytes in base64")
+
+    def _check_page(self) -> None:
+        # Browsers let any page open a WebSocket to anywhere and read it: there is no CORS, so this stands for it.
+        origin = self.request.headers.get("Origin")
+        if origin is None:
+            if self.request.headers.get("Sec-Fetch-Site", "none") in ("none", "same-origin"):
+                return  # no browser
+            origin = ""
+        if not self.check_origin(origin):
+            raise self.foreign_origin(origin)
+
+    def check_origin(self, origin: str) -> bool:
+        """Whether this origin's pages may open one."""
+        return self.is_own_origin(origin) or cors.is_allowed(self.service.cors, origin)
+
+    @property
+    def takes_cookie(self) -> bool:
+        """A page of another origin has its visitor's cookie here only where CORS would let it use it."""
+        origin = self.request.headers.get("Origin")
+        return origin is None or self.is_own_origin(origin) or self.service.cors.allow_credentials
+
+    def write_error(self, status_code: int, **kwargs: Any) -> None:
+        """See `BaseHandler`."""
+        super().write_error(status_code, **kwargs)
+        if self.get_status() == UpgradeRequired.status:
+            self.set_header("Upgrade", "websocket")  # RFC 9110, 15.5.22
+            self.set_header("Sec-WebSocket-Version", "13")  # RFC 6455, 4.4

@@ -1,0 +1,245 @@
+"""The configuration: composes the sections that the modules below declare, and loads it.
+
+Precedence: defaults < file < environment < flags. Every value knows where it came from, all problems are found in one
+go, and no problem shows a secret.
+"""
+
+from __future__ import annotations
+
+import difflib
+import re
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Any, Self
+
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, field_validator, model_validator
+
+from qgstream.auth.authenticator import AuthSettings
+from qgstream.brokers.base import DEFAULT_TIMEOUT_SECONDS
+from qgstream.errors import ConfigError
+from qgstream.events.history import HistorySettings
+from qgstream.limits import LimitSettings
+from qgstream.logs import LogSettings
+from qgstream.net.addresses import is_loopback, parse_network
+from qgstream.net.allowed_hosts import parse_allowed_host
+from qgstream.net.cors import CorsSettings
+from qgstream.net.sockets import KEEPALIVE_SECONDS
+from qgstream.process.config_loading import Catalogue, Key, Reading
+from qgstream.service.drain import DrainSettings
+from qgstream.service.heartbeat import HeartbeatSettings
+from qgstream.settings import Section
+from qgstream.sources.base import SourceSettings
+
+ENVIRONMENT_PREFIX = "QGSTREAM_"
+# Names the file itself, so it is no key of the configuration.
+ENVIRONMENT_FILE = "QGSTREAM_CONFIG"
+# What the commands of clients read: known, and no business of a server's.
+_OF_CLIENTS = ("QGSTREAM_PUBLISH_KEY", "QGSTREAM_TOKEN", "QGSTREAM_ADMIN_KEY")
+NO_SECRETS = (
+    "the keys of auth do not come by flag, where every process on the machine can read them: "
+    "use the configuration file or the environment (QGSTREAM_AUTH__...)"
+)
+_NO_SOURCES = (
+    "sources do not come by flag, where every process on the machine can read their options: "
+    "use the configuration file or the environment (QGSTREAM_SOURCES)"
+)
+_NOT_BY_FLAG = {"auth": NO_SECRETS, "sources": _NO_SOURCES}
+# Keys with a flag of their own; the others are `--set key=value`.
+FLAGS = {"server.host": "--host", "server.port": "--port"}
+
+
+def _network(text: str) -> str:
+    try:
+        parse_network(text, strict=True)
+    except ValueError as error:
+        # 10.0.0.1/8 is a typing error that would trust sixteen million addresses: say so instead of guessing.
+        raise ValueError(f"got {text!r}, expected an address or a network such as 10.0.0.0/8 ({error})") from None
+    return text
+
+
+class ServerSettings(Section):
+    """`[server]`: where it listens, and whom it believes about a client's address."""
+
+    host: str = Field("127.0.0.1", min_length=1, description="Address to listen on; 0.0.0.0 is every IPv4 one.")
+    port: int = Field(8000, ge=0, le=65535, description="Port to listen on; 0 is any free one.")
+    certfile: Path | None = Field(
+        None,
+        description="Certificate chain in PEM; with keyfile it serves HTTPS.",
+        examples=["/etc/qgstream/tls.crt"],
+    )
+    keyfile: Path | None = Field(
+        None, description="Private key of the certificate, in PEM.", examples=["/etc/qgstream/tls.key"]
+    )
+    trusted_proxies: tuple[Annotated[str, AfterValidator(_network)], ...] = Field(
+        (), description="Networks or addresses of the proxies whose X-Forwarded-For and X-Forwarded-Proto are believed."
+    )
+    allowed_hosts: tuple[Annotated[str, AfterValidator(parse_allowed_host)], ...] = Field(
+        (),
+        description='Names by which clients reach this server: exact ones, `*.example.com` patterns, or "*" for every '
+        "name. Requests with another Host are refused. Without any, a server on the loopback answers to localhost and "
+        "loopback addresses, and every other server to every name.",
+    )
+    keepalive_seconds: float = Field(
+        KEEPALIVE_SECONDS,
+        gt=0,
+        le=86_400,
+        description="Idle time allowed between two requests on one connection; above that of the proxy in front.",
+    )
+    reuse_port: bool = Field(False, description="Share the port with other processes (SO_REUSEPORT).")
+
+    @model_validator(mode="after")
+    def _certificate_and_key(self) -> Self:
+        if (self.certfile is None) != (self.keyfile is None):
+            got, missing = ("certfile", "keyfile") if self.keyfile is None else ("keyfile", "certfile")
+            raise ValueError(f"got {got} without {missing}, expected both (HTTPS) or neither")
+        return self
+
+
+class AdminSettings(Section):
+    """`[admin]`: where the operator's side is served."""
+
+    host: str = Field("127.0.0.1", min_length=1, description="Address of the operator's port.")
+    port: int = Field(
+        0,
+        ge=0,
+        le=65535,
+        description="Port for /metrics, /ready and /admin, which then leave the public port; "
+        "0 serves them on the public port.",
+    )
+
+
+class BrokerSettings(Section):
+    """`[broker]`: who owns the log of events."""
+
+    url: str = Field(
+        "memory://",
+        description="Its scheme chooses the broker: memory:// lives in this process, sqlite:// on its disk, and others "
+        "in an engine that processes share.",
+        repr=False,  # it may hold a password
+    )
+    timeout_seconds: float = Field(
+        DEFAULT_TIMEOUT_SECONDS, gt=0, le=300, description="A publish that the broker has not taken by then gets 503."
+    )
+    required_for_ready: bool = Field(
+        False,
+        description="Whether /ready is 503 while the broker is away. By default it is 200 with the status degraded, "
+        "because all processes lose one broker at the same moment and still serve new streams.",
+    )
+
+    @field_validator("url")
+    @classmethod
+    def _has_scheme(cls, url: str) -> str:
+        if not re.match(r"[a-z][a-z0-9+.-]*://", url):
+            raise ValueError("expected scheme://..., such as memory://")
+        return url
+
+
+class Config(BaseModel):
+    """The whole configuration; it never changes in place, a reload loads another."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    server: ServerSettings = ServerSettings()
+    cors: CorsSettings = CorsSettings()
+    heartbeat: HeartbeatSettings = HeartbeatSettings()
+    limits: LimitSettings = LimitSettings()
+    history: HistorySettings = HistorySettings()
+    broker: BrokerSettings = BrokerSettings()
+    sources: tuple[SourceSettings, ...] = ()
+    auth: AuthSettings = AuthSettings()
+    admin: AdminSettings = AdminSettings()
+    drain: DrainSettings = DrainSettings()
+    log: LogSettings = LogSettings()
+
+    @field_validator("sources")
+    @classmethod
+    def _names_differ(cls, sources: tuple[SourceSettings, ...]) -> tuple[SourceSettings, ...]:
+        names = [source.label for source in sources]
+        twice = sorted({name for name in names if names.count(name) > 1})
+        if twice:
+            raise ValueError(f"got the name {twice[0]!r} more than once, expected one of its own for each: set name")
+        return sources
+
+
+_CATALOGUE = Catalogue(Config, environment_prefix=ENVIRONMENT_PREFIX)
+
+
+@dataclass(frozen=True)
+class Loaded:
+    """A configuration that can be used, what is odd about it, and where each value came from."""
+
+    config: Config
+    # Sentences for the operator; none of them stops a start.
+    warnings: tuple[str, ...]
+    # Dotted key to "default", "file conf/x.toml", "environment QGSTREAM_...", or "flag --port".
+    came_from: Mapping[str, str]
+
+    def effective(self) -> Iterator[tuple[str, object, str]]:
+        """Every key, its value as plain JSON without secrets, and where it came from."""
+        for key, value in values(self.config):
+            yield key.name, key.visible(value), self.came_from[key.name]
+
+
+def values(config: Config) -> Iterator[tuple[Key, object]]:
+    """Every key and its value as it is, secrets included. `Key.visible` says what may be shown of a value."""
+    for name, key in _CATALOGUE.keys.items():
+        value: Any = config
+        for part in name.split("."):
+            value = getattr(value, part, None)
+        yield key, value
+
+
+def load(
+    path: Path | None = None, environ: Mapping[str, str] | None = None, flags: Mapping[str, object] | None = None
+) -> Loaded:
+    """Read the file, then the environment, then the flags (dotted key to value), each over the one before.
+
+    Without a path, `QGSTREAM_CONFIG` in the environment names the file. Lists in the environment are JSON or separated
+    by commas. Text among the flags is read as a TOML value, or else as it stands. Raises `ConfigError` with every
+    problem found.
+    """
+    environ = {} if environ is None else environ
+    reading = Reading(Config, _CATALOGUE)
+    if path is None and environ.get(ENVIRONMENT_FILE):
+        path = Path(environ[ENVIRONMENT_FILE])
+    if path is not None:
+        reading.read_file(path)
+    reading.read_environment(environ, ignore=[ENVIRONMENT_FILE, *_OF_CLIENTS])
+    for key, value in ({} if flags is None else flags).items():
+        if (section := re.split(r"[.[]", key)[0]) in _NOT_BY_FLAG:
+            reading.problems.append(f"flag --set {key}: {_NOT_BY_FLAG[section]}")
+        else:
+            reading.read_flag(key, value, FLAGS.get(key, f"--set {key}"))
+    config = reading.finish()
+    _check_limited_keys(config, reading)
+    if config.server.reuse_port and config.broker.url.startswith("memory:"):
+        reading.warnings.append(
+            f"server.reuse_port: got true with broker.url = {config.broker.url!r}, expected a broker that processes "
+            "share: an event published to one process will not reach the streams of another"
+        )
+    server = config.server
+    is_local = server.host == "localhost" or is_loopback(server.host)
+    if is_local and server.trusted_proxies and not server.allowed_hosts:
+        reading.warnings.append(
+            f"server.allowed_hosts: got none with server.host = {server.host!r} and server.trusted_proxies, expected "
+            "the names by which clients reach the proxy: requests with another Host than localhost are refused"
+        )
+    found = reading.found
+    came_from = {name: found[name].source if name in found else "default" for name in _CATALOGUE.keys}
+    return Loaded(config, tuple(reading.warnings), came_from)
+
+
+def _check_limited_keys(config: Config, reading: Reading[Config]) -> None:
+    # A name that is misspelt would be a key without a limit.
+    known = config.auth.publish_keys
+    problems = []
+    for name in config.limits.per_key:
+        if name not in known:
+            near = difflib.get_close_matches(name, known, n=1)
+            problems.append(
+                f"{reading.found['limits.per_key'].source}: limits.per_key.{name[:100]}: no key in auth.publish_keys "
+                f"has this name{f'; did you mean {near[0]}?' if near else ''}"
+            )
+    if problems:
+        raise ConfigError(problems)

@@ -1,0 +1,143 @@
+"""The log before the window: pages of the broker's, for replays that start further back than this process remembers."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Iterable, Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+
+from cachetools import TTLCache
+
+from qgstream.brokers.base import Broker, Forgotten
+from qgstream.events.history import Window
+from qgstream.events.publication import Publication
+from qgstream.replay.pages import PAGE_PUBLICATIONS
+
+# Kept for others, because after an outage everybody asks for the same ones: so much memory, and so many pages.
+CACHED_BYTES = 16 * 1024 * 1024
+CACHED_PAGES = 64
+# For so long: a log is trimmed at its old end, and who begins in what is gone would be cut off at the next page.
+CACHE_SECONDS = 10.0
+# Reads under way at once: a storm of clients must not become a storm at the broker.
+MAX_READS = 4
+
+# Epoch, where it starts, and the shelves.
+_Key = tuple[str, int, tuple[str | None, ...]]
+
+
+@dataclass(frozen=True, slots=True)
+class Stretch:
+    """All that is to be replayed of the log up to the offset `end`, where the next stretch starts. `end` is None when
+    the log holds no more."""
+
+    publications: Sequence[Publication]
+    end: int | None
+
+    @property
+    def size_bytes(self) -> int:
+        """About the memory that the publications take."""
+        return sum([publication.size_bytes for publication in self.publications])
+
+
+class Archive:
+    """Reads stretches, each once for all who ask for it at about the same time."""
+
+    def __init__(self, broker: Broker) -> None:
+        self._broker = broker
+        self._pages: TTLCache[_Key, Stretch] = TTLCache(CACHED_BYTES, CACHE_SECONDS, getsizeof=_size_in_cache)
+        self._reads: dict[_Key, asyncio.Task[Stretch]] = {}
+        self._at_broker: set[_Key] = set()  # those of the reads that have a slot
+        self._slots = asyncio.Semaphore(MAX_READS)
+        self._expiry: asyncio.TimerHandle | None = None
+
+    async def after(self, offset: int, patterns: Iterable[str], window: Window) -> Stretch:
+        """The log after an offset, for a subscription to these patterns. Raises what `Broker.read` raises."""
+        # Pages start at multiples, wherever their readers do, so that these share them. In a log whose offsets have
+        # gaps that is not enough: there it is also asked whether a page that starts earlier goes so far.
+        start = offset - offset % PAGE_PUBLICATIONS
+        earlier = self._nearest(offset, patterns, window)
+        for begin in dict.fromkeys((start if earlier is None else earlier, start)):
+            if begin == offset:
+                break
+            try:
+                page = await self._page(begin, patterns, window)
+            except Forgotten:
+                continue  # perhaps only what lies before the offset
+            if page.end is None or page.end > offset:
+                return Stretch([p for p in page.publications if p.offset > offset], page.end)
+        return await self._page(offset, patterns, window)
+
+    def _nearest(self, offset: int, patterns: Iterable[str], window: Window) -> int | None:
+        """Where the last page that starts before an offset starts, of those that are here or being read."""
+        # Not of the reads that wait for a slot: a storm has thousands of these, and each client would look at all.
+        epoch, _, shelves = self._key(0, patterns, window)
+        known = (*self._pages, *self._at_broker)
+        starts = [key[1] for key in known if key[0] == epoch and key[2] == shelves and key[1] <= offset]
+        return max(starts, default=None)
+
+    def _key(self, start: int, patterns: Iterable[str], window: Window) -> _Key:
+        # What is forgotten depends on the shelves alone: subscriptions to the same ones share their pages too.
+        return window.epoch, start, tuple([shelf.pattern for shelf in window.shelves_of(patterns)])
+
+    async def _page(self, start: int, patterns: Iterable[str], window: Window) -> Stretch:
+        is_shared = self._key(start, patterns, window) in self._reads
+        page = await self._shared(start, patterns, window)
+        if page.end is None and is_shared:
+            # That read may have begun before what is asked for was appended. One that begins now does not.
+            page = await self._shared(start, patterns, window)
+        return page
+
+    async def _shared(self, start: int, patterns: Iterable[str], window: Window) -> Stretch:
+        key = self._key(start, patterns, window)
+        page = self._pages.get(key)
+        if page is not None:
+            return page
+        task = self._reads.get(key)
+        if task is None:
+            task = self._reads[key] = asyncio.get_running_loop().create_task(
+                self._read(key, start, tuple(patterns), window)
+            )
+            task.add_done_callback(lambda task: self._done(key, task))
+        return await asyncio.shield(task)
+
+    async def _read(self, key: _Key, start: int, patterns: Sequence[str], window: Window) -> Stretch:
+        async with self._slots:
+            self._at_broker.add(key)
+            try:
+                found = await self._broker.read(start, PAGE_PUBLICATIONS, patterns)
+            finally:
+                self._at_broker.discard(key)
+        if not found:
+            return Stretch((), None)
+        return Stretch([publication for publication in found if window.stores(publication)], found[-1].offset)
+
+    def _done(self, key: _Key, task: asyncio.Task[Stretch]) -> None:
+        del self._reads[key]
+        # A failure is for those who waited for it, and the end of the log is no end for long.
+        if task.cancelled() or task.exception() is not None or task.result().end is None:
+            return
+        with suppress(ValueError):  # larger than the whole cache
+            self._pages[key] = task.result()
+        if self._expiry is None:
+            self._expire()
+
+    def _expire(self) -> None:
+        """Free what is too old, also while nobody asks for anything."""
+        self._pages.expire()
+        self._expiry = None
+        if self._pages:
+            self._expiry = asyncio.get_running_loop().call_later(CACHE_SECONDS, self._expire)
+
+    async def close(self) -> None:
+        """Give up what is under way."""
+        if self._expiry is not None:
+            self._expiry.cancel()
+        tasks = list(self._reads.values())
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+
+
+def _size_in_cache(page: Stretch) -> int:
+    return max(page.size_bytes, CACHED_BYTES // CACHED_PAGES)

@@ -1,0 +1,70 @@
+"""Pages of the log, encoded: what replays send. Shared, because after an outage everybody asks for the same ones."""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+from qgstream.events.history import Window
+from qgstream.events.publication import Publication
+from qgstream.events.subscription import Subscription
+
+# A page ends at a multiple of this many publications, wherever its reader started, so that readers meet; and it is how
+# many are looked at between two turns of the loop by a filter that wants none of them.
+PAGE_PUBLICATIONS = 256
+# One send of a replay at most (unless a single event is larger), and what a stalled replay keeps alive of it
+# (benchmarks/replay_pages.py).
+PAGE_BYTES = 64 * 1024
+# Kept for others: 128 pages are at most 8 MB.
+CACHED_PAGES = 128
+
+
+@dataclass(frozen=True, slots=True)
+class Page:
+    """The frames of `events` publications as one; the next page starts after the offset `end`."""
+
+    data: bytes
+    events: int
+    end: int
+
+
+class Pages:
+    """Makes pages, and remembers the ones that nothing can be added to."""
+
+    def __init__(self, window: Window) -> None:
+        self._window = window
+        self._cache: OrderedDict[tuple[Subscription, frozenset[str], int], Page] = OrderedDict()
+
+    def after(self, subscription: Subscription, offset: int) -> Page:
+        """What the subscription wants of the log after `offset`. A page whose `end` is the log's newest is the last."""
+        # What is private may change, and a page that was made before must not be sent after that.
+        key = (subscription, subscription.private_topics.patterns, offset)
+        page = self._cache.get(key)
+        if page is not None:
+            self._cache.move_to_end(key)
+            return page
+        window = self._window
+        publications = window.page(offset, PAGE_PUBLICATIONS)
+        page = self.of(subscription, publications)
+        if publications and page.end < window.newest:
+            self._cache[key] = page
+            if len(self._cache) > CACHED_PAGES:
+                self._cache.popitem(last=False)
+        elif not publications:
+            page = Page(b"", 0, window.newest)  # nothing is held there: what follows was not stored, or is gone
+        return page
+
+    def of(self, subscription: Subscription, publications: Iterable[Publication]) -> Page:
+        """The first of these publications, as many as fit; `end` is the last one looked at."""
+        frames: list[bytes] = []
+        size, end = 0, 0
+        for publication in publications:
+            if subscription.wants(publication):
+                frame = subscription.frame(publication, self._window.epoch, {})
+                if frames and size + len(frame) > PAGE_BYTES:
+                    break
+                frames.append(frame)
+                size += len(frame)
+            end = publication.offset
+        return Page(b"".join(frames), len(frames), end)

@@ -1,0 +1,182 @@
+"""A replay: one subscriber's walk through the log, until it joins its feed."""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable, Iterator, Sequence
+from typing import Literal
+
+from qgstream.delivery.subscriber import Subscriber
+from qgstream.events.history import Shelf, Window
+from qgstream.events.publication import Publication
+from qgstream.replay.pages import Page, Pages
+
+# Makes a heartbeat's bytes, with an id or without.
+MakeHeartbeat = Callable[[str | None], bytes]
+
+
+class Replay:
+    """Sends the steps of `state`, then the log after `offset`, page by page as the socket drains.
+
+    When a page reaches the end of the log the subscriber joins its feed in the same tick, so that nothing falls between
+    and nothing comes twice. What the window does not hold (any more) is asked for by `fetch(subscriber)`: that gets it
+    to `take`, and runs the replay on. `everything` means that what is forgotten by now is not missed (`earliest`).
+    """
+
+    __slots__ = (
+        "subscriber", "window", "pages", "offset", "events", "waits_for", "is_stalled", "_message", "_heartbeat",
+        "_first", "_state", "_is_fetched", "_generation", "_shelves", "_fetch", "_join",
+    )  # fmt: skip
+
+    def __init__(
+        self,
+        subscriber: Subscriber,
+        window: Window,
+        pages: Pages,
+        offset: int,
+        *,
+        state: Iterator[Sequence[Publication]] | None = None,
+        everything: bool = False,
+        fetch: Callable[[Subscriber], None],
+        join: Callable[[Subscriber], None],
+    ) -> None:
+        self.subscriber = subscriber
+        self.window = window
+        self.pages = pages
+        self.offset = offset
+        self.events = 0
+        # For `take`, or for its turn to join: until then nothing runs it.
+        self.waits_for: Literal["", "log", "turn"] = ""
+        self.is_stalled = False  # its socket calls when it has room
+        self._message: bytes | None = None
+        self._heartbeat: MakeHeartbeat | None = None
+        self._first: deque[Publication] = deque()
+        self._state = state
+        self._is_fetched = False  # what `_first` holds: it can be had again
+        self._watch(everything=everything)
+        self._fetch = fetch
+        self._join = join
+        subscriber.feed.replaying.add(subscriber)
+
+    def _watch(self, *, everything: bool = False) -> None:
+        """Where what it wants may be forgotten, and what it does not miss."""
+        shelves = self.window.shelves_of(self.subscriber.feed.subscription.patterns)
+        self._generation = self.window.generation
+        self._shelves: list[tuple[Shelf, int]] = [
+            (shelf, shelf.forgotten if everything else 0) for shelf in shelves
+        ]  # fmt: skip
+
+    def take(self, publications: Sequence[Publication], end: int) -> None:
+        """What was fetched: all that there is to send up to the offset `end`."""
+        self._first.extend(publications)
+        self._is_fetched = True
+        if not publications:
+            self.offset = end
+
+    def let_go(self) -> None:
+        """Free what was fetched and is not sent yet. It is fetched again when its socket takes it."""
+        if self._is_fetched:
+            self._first.clear()
+
+    def restart(self, window: Window, pages: Pages, message: bytes) -> None:
+        """The log it reads is gone: say `message` instead of the rest, and go on at the beginning of a new window.
+
+        Whoever runs it runs it on: it is either waiting for its socket, or due."""
+        self.window, self.pages = window, pages
+        self.offset = window.newest
+        self._first.clear()
+        self._state = None
+        self._message = message
+        self._watch()
+
+    def beat(self, heartbeat: MakeHeartbeat) -> None:
+        """Send a heartbeat at the next opportunity. Call this only while the socket has nothing to write.
+
+        A replay may look through a long log for a long time and find nothing for its client, or wait for the broker:
+        the client would take the silence for the end.
+        """
+        if self.subscriber not in self.subscriber.feed.replaying:
+            return  # it has left: its goodbye is out, and the connection closes in the next turn of the loop
+        if self.waits_for == "log":
+            self._offer(heartbeat(self._id))
+        elif not self.waits_for:  # its turn comes soon
+            self._heartbeat = heartbeat
+
+    @property
+    def _id(self) -> str | None:
+        """The id up to which the client was told everything; None where there is no such place."""
+        # The state lies before the offset, and is not sent yet.
+        is_told = (
+            self._message is None and self._state is None and (not self._first or self._first[0].offset > self.offset)
+        )
+        return f"{self.window.epoch}-{self.offset}" if is_told else None
+
+    def run(self) -> Iterator[None]:
+        """Go on until the socket is full or the present is reached. A job for `Slices`."""
+        subscriber = self.subscriber
+        while subscriber in subscriber.feed.replaying:
+            if self._heartbeat is not None:
+                heartbeat, self._heartbeat = self._heartbeat, None
+                if not self._offer(heartbeat(self._id)):
+                    return
+            if self._message is not None:
+                page, self._message = Page(self._message, 1, self.offset), None
+            elif self._first:
+                page = self._page_of_first()
+            elif self._state is not None:
+                step = next(self._state, None)
+                if step is None:
+                    self._state = None
+                elif step:
+                    self._first.extend(step)
+                else:
+                    yield
+                continue
+            elif self._has_lost_something():
+                self.waits_for = "log"
+                self._fetch(subscriber)
+                return
+            elif self.offset == self.window.newest:
+                self.waits_for = "turn"
+                self._join(subscriber)
+                return
+            else:
+                page = self.pages.after(subscriber.feed.subscription, self.offset)
+                self.offset = page.end
+            if page.events and not self._send(page):
+                return
+            yield
+
+    def _has_lost_something(self) -> bool:
+        if self._generation != self.window.generation:
+            self._watch()  # a reload: the window has other shelves
+        return any(shelf.forgotten > max(self.offset, missed) for shelf, missed in self._shelves)
+
+    def _page_of_first(self) -> Page:
+        page = self.pages.of(self.subscriber.feed.subscription, self._first)
+        while self._first and self._first[0].offset <= page.end:
+            self._first.popleft()
+        self.offset = max(self.offset, page.end)  # the state lies before it
+        return page
+
+    def _send(self, page: Page) -> bool:
+        self.events += page.events
+        self.subscriber.sent(page.events, len(page.data))
+        return self._offer(page.data)
+
+    def _offer(self, data: bytes) -> bool:
+        """Give bytes to the socket. False when it did not take them all: it calls for the rest, or is gone."""
+        subscriber = self.subscriber
+        try:
+            taken = subscriber.send(data)
+        except BlockingIOError:
+            taken = 0
+        except OSError as error:
+            subscriber.fail(error)
+            return False
+        if taken < len(data):
+            subscriber.rest_bytes = len(data) - taken
+            self.is_stalled = True
+            subscriber.write_rest(memoryview(data)[taken:])
+            return False
+        return True

@@ -1,0 +1,192 @@
+"""The replays under way: what the window holds they read themselves, and the rest is got from the broker for them."""
+
+from __future__ import annotations
+
+import asyncio
+from collections import OrderedDict
+from collections.abc import Callable, Iterator
+from typing import cast
+
+from qgstream.backoff import Backoff
+from qgstream.brokers.base import Broker, Forgotten
+from qgstream.delivery.connection import Connection
+from qgstream.delivery.slices import Slices
+from qgstream.delivery.subscriber import Subscriber
+from qgstream.errors import Unavailable
+from qgstream.events.history import Window
+from qgstream.events.publication import Position
+from qgstream.events.subscription import Subscription
+from qgstream.logs import Seldom, log
+from qgstream.metrics import Metrics
+from qgstream.replay.log_reader import Archive
+from qgstream.replay.pages import Pages
+from qgstream.replay.replay import Replay
+from qgstream.replay.resume import Opening
+
+# What all replays together may have fetched from the broker and not sent yet. A stalled reader holds a page of 1 MiB:
+# a thousand of them would hold a gigabyte. Beyond this bound the page that waits longest is freed, and fetched again
+# when its reader goes on.
+MAX_HELD_BYTES = 64 * 1024 * 1024
+
+
+class Replays:
+    """Runs each replay until its connection is live.
+
+    `in_turn(callback)` calls back when the feeds have everything that the log has now (`Dispatch.call`).
+    `fell_behind(subscriber)` ends one that the log ran away from.
+    """
+
+    def __init__(
+        self,
+        broker: Broker,
+        slices: Slices,
+        metrics: Metrics,
+        *,
+        in_turn: Callable[[Callable[[], None]], None],
+        fell_behind: Callable[[Subscriber], None],
+    ) -> None:
+        self._archive = Archive(broker)
+        self._slices = slices
+        self._metrics = metrics
+        self._in_turn = in_turn
+        self._fell_behind = fell_behind
+        self._fetching: set[asyncio.Task[None]] = set()
+        # The bytes that each replay fetched last. The first has held them longest, or has sent them long ago.
+        self._holders: OrderedDict[Replay, int] = OrderedDict()
+        self._held_bytes = 0
+        self._failures = Seldom()
+
+    def read(self, window: Window) -> None:
+        """From now on this is the window that replays read."""
+        self._window = window
+        self._pages = Pages(window)
+
+    async def close(self) -> None:
+        """Fetch no more."""
+        for task in self._fetching:
+            task.cancel()
+        await asyncio.gather(*self._fetching, return_exceptions=True)
+        await self._archive.close()
+
+    async def look_back(self, subscription: Subscription, last_event_id: str) -> Position | None:
+        """Where a stream begins whose id is from before the window; None where the broker has no more than the window.
+
+        Raises `errors.Unavailable` when the broker is away.
+        """
+        window, patterns = self._window, subscription.patterns
+        limit = window.complete_after(patterns)
+        position = window.locate(last_event_id) or Position(window.epoch, 0)
+        while position < limit:
+            try:
+                await self._archive.after(position.offset, patterns, window)  # the replay will find it there
+            except Forgotten as forgotten:
+                if last_event_id != "earliest":
+                    return None
+                position = Position(window.epoch, max(forgotten.after, position.offset + 1))
+            else:
+                return position
+        return None
+
+    def start(self, connection: Connection, opening: Opening, replay_from: int) -> None:
+        """Replay to a new connection what its opening promised, from the offset `replay_from` on."""
+        connection.replay = Replay(
+            connection, self._window, self._pages, replay_from, state=opening.latest, everything=opening.everything,
+            fetch=self._fetch, join=self._join,
+        )  # fmt: skip
+        self.go_on(connection)
+
+    def go_on(self, connection: Connection) -> None:
+        """Run a replay on, which nothing runs now, as soon as its socket takes bytes."""
+        replay = connection.replay
+        if not connection.stream.writing():
+            self._slices.add(self._guarded(connection, replay.run()))
+        elif not replay.is_stalled:
+            replay.is_stalled = True
+            connection.write_rest(b"")  # it has room when what is pending is out
+
+    def _guarded(self, connection: Connection, run: Iterator[None]) -> Iterator[None]:
+        try:
+            yield from run
+        except Exception as error:  # noqa: BLE001
+            self._fail(connection, error)
+
+    def _fail(self, connection: Connection, error: Exception) -> None:
+        """A fault of ours: the client comes back with its id, instead of waiting for ever."""
+        if self._failures.is_due():
+            log.error("replay.failed", exc_info=error)
+        connection.close("server_error")
+
+    def has_room(self, connection: Connection) -> None:
+        """The socket of a replay takes bytes again."""
+        connection.rest_bytes = 0
+        replay = connection.replay
+        replay.is_stalled = False
+        if not replay.waits_for:  # else it was a heartbeat that the socket had not taken whole
+            self.go_on(connection)
+
+    def restart(self, connection: Connection, message: bytes) -> None:
+        """The log that a replay reads is gone: say so instead, and go on in the new window."""
+        connection.replay.restart(self._window, self._pages, message)
+
+    def _join(self, subscriber: Subscriber) -> None:
+        connection = cast(Connection, subscriber)
+        replay = connection.replay
+
+        def join() -> None:
+            if connection.replay is replay:  # and has not ended meanwhile
+                connection.join()
+                self._joined(connection, replay.events)
+
+        self._in_turn(join)
+
+    def ended(self, connection: Connection) -> None:
+        """A connection has no replay any more: it is live, or gone."""
+        self._held_bytes -= self._holders.pop(connection.replay, 0)
+        connection.replay = None
+
+    def _joined(self, connection: Connection, events: int) -> None:
+        self.ended(connection)
+        self._metrics.replayed(events)
+        self._metrics.delivered(connection.events_sent, connection.bytes_sent)
+
+    def _fetch(self, subscriber: Subscriber) -> None:
+        task = asyncio.get_running_loop().create_task(self._fetch_older(cast(Connection, subscriber)))
+        self._fetching.add(task)
+        task.add_done_callback(self._fetching.discard)
+
+    async def _fetch_older(self, connection: Connection) -> None:
+        """Get a replay what only the broker has, and run it on."""
+        replay, window, backoff = connection.replay, self._window, Backoff()
+        patterns = connection.feed.subscription.patterns
+        if replay is None:
+            return  # its client left before this task began
+        while connection.replay is replay and replay.window is window:
+            newest = window.newest
+            try:
+                stretch = await self._archive.after(replay.offset, patterns, window)
+            except Forgotten:  # faster than it reads
+                self._fell_behind(connection)
+                return
+            except Unavailable:
+                await asyncio.sleep(backoff.seconds())
+                continue
+            except Exception as error:  # noqa: BLE001
+                self._fail(connection, error)
+                return
+            if connection.replay is replay and replay.window is window:
+                # What the broker has and the window has not got yet is for later: no replay is ahead of its window.
+                end = newest if stretch.end is None else min(stretch.end, window.newest)
+                replay.take([p for p in stretch.publications if p.offset <= end], end)
+                self._hold(replay, stretch.size_bytes)
+            break
+        if connection.replay is replay and connection.is_open:
+            replay.waits_for = ""
+            self.go_on(connection)
+
+    def _hold(self, replay: Replay, size_bytes: int) -> None:
+        self._held_bytes += size_bytes - self._holders.pop(replay, 0)
+        self._holders[replay] = size_bytes
+        while self._held_bytes > MAX_HELD_BYTES and len(self._holders) > 1:
+            oldest, held_bytes = self._holders.popitem(last=False)
+            self._held_bytes -= held_bytes
+            oldest.let_go()

@@ -1,0 +1,310 @@
+"""The service: what the handlers share. The hub, who may do what, and how many."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import time
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Self
+
+from qgstream.auth.authenticator import ANONYMOUS, Authenticator, AuthSettings, Credentials, Principal
+from qgstream.auth.jwks import KeySet
+from qgstream.errors import ConfigError, QgstreamError, Unauthorized
+from qgstream.events.topics import PrivateTopics
+from qgstream.gauges import KeySetState
+from qgstream.hub import Hub
+from qgstream.limits import RETRY_JITTER, Admission, LimitSettings, Rejection, jittered
+from qgstream.net.addresses import Network, client_key, parse_networks
+from qgstream.net.allowed_hosts import parse_allowed_host
+from qgstream.net.cors import CorsSettings
+from qgstream.net.timer import Timer
+from qgstream.reasons import RejectReason
+from qgstream.service.access import AccessList
+from qgstream.service.admin_streams import Viewers
+from qgstream.service.bans import Ban, Bans
+from qgstream.service.drain import DrainRetry, drain, is_spread
+from qgstream.service.evictions import Evictions
+from qgstream.service.failed_logins import Guesses
+from qgstream.service.heartbeat import HeartbeatSettings, Wheel
+from qgstream.service.limit_changes import tune
+from qgstream.service.maintenance import Maintenance
+from qgstream.service.publish_rates import PublishRates
+from qgstream.service.refusal_log import RefusalLog
+from qgstream.service.reloads import Reloads
+from qgstream.talkers import Asker
+
+# Often, because each time a part of the keys is looked at: 100 000 at once held the loop for 11 ms.
+_SWEEP_SECONDS = 1
+_FLUSH_SECONDS = 5
+
+
+class Service:
+    """One process's hub with its policies. Everything here may be replaced while it runs.
+
+    `async with` starts it and, at the end, closes what is left; before that `drain` says goodbye slowly.
+    `trusted_proxies` are networks or addresses, also as text. `allowed_hosts` are names and `*.example.com` patterns by
+    which clients reach it; without any, every `Host` is answered (see `app.public_app` for sockets of the loopback).
+    """
+
+    def __init__(
+        self,
+        hub: Hub,
+        *,
+        cors: CorsSettings | None = None,
+        auth: AuthSettings | None = None,
+        heartbeat: HeartbeatSettings | None = None,
+        trusted_proxies: Sequence[Network | str] = (),
+        allowed_hosts: Sequence[str] = (),
+    ) -> None:
+        self.hub = hub
+        self._cors = cors or CorsSettings()
+        self.auth = Authenticator(auth or AuthSettings())
+        self._key_set = self._key_set_for(self.auth)
+        self.private_topics = PrivateTopics((auth or AuthSettings()).private_topics)
+        self.access = AccessList(hub)
+        self.trusted_proxies = parse_networks([str(network) for network in trusted_proxies])
+        self.allowed_hosts = tuple(parse_allowed_host(host) for host in allowed_hosts)
+        self.publishing = 0  # publishes under way, which a server that leaves still answers
+        self.bodies = hub.bodies  # of those
+        self.takes_events = True  # until the last moment of a drain
+        self.drain_retry: DrainRetry = "auto"  # see `DrainSettings.retry`
+        self.wheel = Wheel(hub, heartbeat or HeartbeatSettings())
+        self.viewers = Viewers(hub)
+        self.bans = Bans()
+        self.evictions = Evictions(hub)
+        self.maintenance = Maintenance(hub, self.evictions)
+        self.tuned: set[str] = set()  # limits that an operator has changed, see `tune`
+        # What only the process around it knows. A program that embeds the hub may leave both out.
+        self.effective: Callable[[], Iterable[tuple[str, object, str]]] | None = None
+        self.leave: Callable[[float | None, bool], float] | None = None
+        # Reads the configuration again, or (True) only says what that would change. Raises `ConfigError`.
+        self.reload: Callable[[bool], Mapping[str, object]] | None = None
+        self.reloads = Reloads(hub.metrics)
+        self._admission = Admission()
+        self._publish_rates = PublishRates()
+        self._guesses = Guesses()
+        self._sweeper = Timer(self._sweep, _SWEEP_SECONDS)
+        self.refusals = RefusalLog()
+        self._flusher = Timer(self.refusals.flush, _FLUSH_SECONDS)
+        hub.metrics.gauges.watch_key_set(self._key_set_state)
+        hub.metrics.watch_bans(lambda kind: self.bans.count(kind, time.monotonic()))
+
+    @property
+    def limits(self) -> LimitSettings:
+        """The limits in effect."""
+        return self.hub.limits
+
+    @property
+    def cors(self) -> CorsSettings:
+        """Which origins may read. Streams of pages whose origin is no longer among new ones are ended."""
+        return self._cors
+
+    @cors.setter
+    def cors(self, settings: CorsSettings) -> None:
+        if settings != self._cors:
+            self._cors = settings
+            self._review_access()
+
+    async def start(self) -> None:
+        """Open the hub and begin the heartbeats."""
+        await self.hub.start()
+        self.wheel.start()
+        self._sweeper.start()
+        self._flusher.start()
+        if self._key_set is not None:
+            self._key_set.start()
+            # Better that the first clients wait for the keys than that they are told to come back, if not for long.
+            await self._key_set.tried()
+
+    async def __aenter__(self) -> Self:
+        await self.start()
+        return self
+
+    async def __aexit__(self, *error: object) -> None:
+        await self.stop()
+
+    async def drain(self, seconds: float) -> None:
+        """End the streams over `seconds`, each told when to come back. From now on new ones are refused."""
+        self.hub.draining = True
+        await drain(self.hub, seconds, asyncio.Event(), retry=self.drain_retry)
+
+    async def stop(self) -> None:
+        """Close what is left."""
+        self.wheel.stop()
+        self._sweeper.stop()
+        self._flusher.stop()
+        self.refusals.flush(everything=True)
+        if self._key_set is not None:
+            self._key_set.stop()
+        self.evictions.stop()
+        self.viewers.close("drain")
+        await self.hub.stop()
+
+    def reload_auth(self, auth: AuthSettings) -> None:
+        """Take new keys and private topics, which hold for open streams too. Raises `ConfigError` and changes nothing
+        for bad ones.
+
+        From now on a topic that has become private goes only to streams with a grant. Streams that would not be let in
+        any more are ended with the reason `access_changed`, in slices: there may be thousands.
+        """
+        new = Authenticator(auth)
+        self._take_key_set(new)
+        self.auth = new
+        self.private_topics.patterns = frozenset(auth.private_topics)
+        self.viewers.review(new)
+        self._review_access()
+
+    def _review_access(self) -> None:
+        if len(self.hub.registry):
+            # By what holds when the job gets to a stream: there may have been another reload by then.
+            self.hub.slices.add(self.access.review(lambda access: access.holds(self.auth, self.cors)))
+
+    def _key_set_for(self, auth: Authenticator) -> KeySet | None:
+        jwt = auth.settings.jwt
+        if jwt is None or jwt.jwks_url is None:
+            return None
+        key_set = KeySet(jwt.jwks_url, self._replace_jwks)
+        auth.on_unknown_key_id = key_set.refresh
+        return key_set
+
+    def _replace_jwks(self, document: object) -> int:
+        auth = self.auth  # the authenticator that is in effect by then
+        before, settings_change = auth.token_keys, auth.awaits_keys
+        count = auth.replace_jwks(document)
+        if settings_change or auth.token_keys != before:
+            self._review_access()
+        return count
+
+    def _take_key_set(self, new: Authenticator) -> None:
+        """See that the authenticator that follows refuses no token for the want of keys: it gets what was fetched, or
+        goes on with the keys of before until the first set from another URL has come."""
+        old, jwt = self._key_set, new.settings.jwt
+        if old is not None and jwt is not None and old.url == jwt.jwks_url and old.document is not None:
+            # No key of it may fit other algorithms. Then it is fetched again, at once.
+            with contextlib.suppress(ConfigError):
+                new.replace_jwks(old.document)
+                new.on_unknown_key_id = old.refresh
+                return
+        if old is not None:
+            old.stop()
+        self._key_set = self._key_set_for(new)
+        if self._key_set is not None:
+            new.keep_tokens_of(self.auth)
+            self._key_set.has_keys = new.token_keys is not None
+            self._key_set.start()
+
+    def _key_set_state(self) -> KeySetState | None:
+        if self._key_set is None:
+            return None
+        return KeySetState(self._key_set.last_success_at, len(self.auth.token_keys or ()))
+
+    def tune(self, changes: Mapping[str, object]) -> dict[str, tuple[object, object]]:
+        """Change limits, at once and until the process ends or a reload changes them. Returns what was and what is, of
+        those that differ.
+
+        Raises `InvalidField` or `Conflict`, and changes nothing for bad ones. See `limit_changes.tune`.
+        """
+        old = self.limits
+        keys = self.auth.settings.publish_keys
+        new = self.hub.limits = tune(old, changes, streams=len(self.hub.registry), keys=keys)
+        changed = {name: (getattr(old, name), getattr(new, name)) for name in changes}
+        changed = {name: (was, is_) for name, (was, is_) in changed.items() if was != is_}
+        self.tuned.update(changed)
+        return changed
+
+    # Who may do what.
+
+    def authenticate(self, credentials: Credentials, address: str, *, place: str = "") -> Principal:
+        """Who asks; see `Authenticator.authenticate`.
+
+        An address with too many failures gets `TooManyRequests` instead, whatever it sends. Failures at different
+        places are counted apart: those of `/events` do not lock an operator behind the same address out of `/admin`.
+        """
+        limits = self.limits
+        if not limits.auth_failure_rate_per_ip or credentials.source == "none":
+            return self.auth.authenticate(credentials, time.time())
+        client = (place, client_key(address))
+        self._guesses.check(limits, client, time.monotonic())
+        try:
+            return self.auth.authenticate(credentials, time.time())
+        except Unauthorized as error:
+            self._guesses.failed(limits, client, error, time.monotonic())
+            raise
+
+    def ban_of(self, address: str, principal: Principal = ANONYMOUS) -> Ban | None:
+        """What keeps this client away; None without a ban."""
+        return self.bans.find(address, principal, time.monotonic()) if self.bans else None
+
+    def check_ban(self, address: str, principal: Principal = ANONYMOUS) -> None:
+        """Raise `Banned` for a client that is kept away."""
+        ban = self.ban_of(address, principal)
+        if ban is not None:
+            raise ban.error(time.monotonic())
+
+    async def end_banned(self) -> int:
+        """End the streams of all that are banned, each told to come back late; returns how many those were."""
+
+        def retry_ms(ban: Ban) -> int:
+            return int(1000 * self.retry_after_seconds(ban.rejection(time.monotonic()).wait_seconds))
+
+        return await self.hub.slices.result(self.access.end_banned(self.ban_of, retry_ms))
+
+    def admit(self, address: str, *, has_place: bool = False, asker: Asker | None = None) -> Rejection | None:
+        """Whether one more stream of this address may open now; a refusal is counted.
+
+        `has_place`: it was admitted before it had to wait, and kept its place meanwhile (`Registry.place`). `asker`:
+        what else is known of the client, for the log and `/admin/talkers`.
+        """
+        hub, key = self.hub, client_key(address)
+        rejection: Rejection | None = None
+        if hub.draining:
+            rejection = Rejection("draining", "the server is leaving, another one will answer", False)
+        elif hub.maintenance:
+            rejection = Rejection("maintenance", "the server is under maintenance and takes no streams", False)
+        elif not has_place:
+            rejection = self._admission.admit(
+                hub.limits, key, now=time.monotonic(), connections=len(hub.registry) + hub.registry.places,
+                connections_of_client=hub.registry.of_client(key),
+            )  # fmt: skip
+        if rejection is not None:
+            self.rejected(rejection.reason, address, asker=asker)
+        return rejection
+
+    def rejected(
+        self, reason: RejectReason, address: str, *, asker: Asker | None = None, error: Exception | None = None
+    ) -> None:
+        """Count and log a refused stream; `error` is what its client is told, where that says more than the reason."""
+        self.hub.metrics.rejected(reason)
+        asker = asker or Asker(address)
+        self.hub.talkers.refused_stream(asker, reason, time.monotonic())
+        self.refusals.see("events.rejected", asker, reason, error)
+
+    def refused_request(self, address: str, error: QgstreamError) -> None:
+        """Log a request that breaks HTTP, or is longer than any that is read: no handler has seen it."""
+        asker = Asker(address)
+        self.hub.talkers.refused_other(asker, "bad_request", time.monotonic())
+        self.refusals.see("request.refused", asker, "bad_request", error)
+
+    def retry_after_seconds(self, at_least: float = 0.0) -> float:
+        """When a refused client should come back: jittered, because they all were refused at once."""
+        if self.hub.draining and not is_spread(self.drain_retry, self.hub.broker):
+            # It has met the one process that leaves, over a connection that a proxy had kept, for instance.
+            return jittered(max(at_least, self.limits.retry_seconds), self.hub.random, RETRY_JITTER)
+        return jittered(max(at_least, self.limits.overload_retry_seconds), self.hub.random)
+
+    def charge(self, principal: Principal, events: int, address: str) -> None:
+        """Take `events` from the publishing rates of a key and of an address; raises `TooManyRequests` when one of them
+        is used up."""
+        self._publish_rates.charge(
+            self.limits, events, client=client_key(address), publisher=principal.namespace, key=principal.key_name,
+            now=time.monotonic(),
+        )  # fmt: skip
+
+    def _sweep(self) -> None:
+        now, limits = time.monotonic(), self.limits
+        self._admission.sweep(limits, now)
+        self._publish_rates.sweep(limits, now)
+        self._guesses.sweep(limits, now)
+        self.bans.purge(now)
+        self.hub.forget()

@@ -1,0 +1,164 @@
+"""What was read from before the window is shared, and bounded in pages, bytes and time, also in a storm."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Collection, Sequence
+from typing import cast
+
+import pytest
+from tornado.iostream import IOStream
+
+import qgstream.replay.log_reader
+import qgstream.replay.runner
+from qgstream.brokers.base import Opened, Sink
+from qgstream.brokers.memory import MemoryBroker
+from qgstream.delivery.connection import Connection
+from qgstream.events.history import HistorySettings, Window
+from qgstream.events.publication import Position, Publication
+from qgstream.events.subscription import Subscription
+from qgstream.hub import Hub
+from qgstream.replay.log_reader import CACHED_BYTES, CACHED_PAGES, MAX_READS, Archive
+from qgstream.replay.pages import PAGE_PUBLICATIONS
+from qgstream.wire.framing import Framing
+from tests.fakes import ENDLESS, FakeStream, ManualSlices, turns
+
+EVENTS = 200 * PAGE_PUBLICATIONS
+
+
+class Log(MemoryBroker):
+    """So many events from before this process, each of `size` bytes, and how it was asked."""
+
+    def __init__(self, size: int = 10) -> None:
+        super().__init__()
+        self.size = size
+        self.reads: list[int] = []
+        self.at_once = self.most_at_once = 0
+
+    async def open(self, sink: Sink, history: HistorySettings) -> Opened:
+        await super().open(sink, history)
+        self._newest = EVENTS
+        return Opened(Position("log", EVENTS), (), EVENTS)
+
+    async def read(self, after: int, limit: int, topics: Collection[str] = ()) -> Sequence[Publication]:
+        self.reads.append(after)
+        self.at_once += 1
+        self.most_at_once = max(self.most_at_once, self.at_once)
+        await asyncio.sleep(0)
+        self.at_once -= 1
+        end = min(EVENTS, after + min(limit, max(1, 1024 * 1024 // self.size)))
+        return [Publication(("a",), b"x" * self.size, is_json=False, offset=n) for n in range(after + 1, end + 1)]
+
+
+def archive_of(log: Log) -> tuple[Archive, Window]:
+    return Archive(log), Window(HistorySettings(), Position("log", EVENTS))
+
+
+@pytest.mark.gen_test
+async def test_those_who_ask_for_the_same_share_a_read() -> None:
+    log = Log()
+    archive, window = archive_of(log)
+    pages = await asyncio.gather(*[archive.after(offset, ("a",), window) for offset in range(PAGE_PUBLICATIONS)])
+    assert [len(page.publications) for page in pages] == list(range(PAGE_PUBLICATIONS, 0, -1))
+    await archive.after(5, ("a",), window)
+    assert log.reads == [0]
+    await archive.close()
+
+
+@pytest.mark.gen_test
+@pytest.mark.parametrize("size", [10, 3000])
+async def test_a_storm_of_ids_leaves_no_more_than_the_cache_takes(size: int) -> None:
+    log = Log(size)
+    archive, window = archive_of(log)
+    await asyncio.gather(*[archive.after(page * PAGE_PUBLICATIONS, ("a",), window) for page in range(200)])
+    assert len(set(log.reads)) == 200
+    assert log.most_at_once == MAX_READS
+    assert not archive._reads
+    assert not archive._at_broker
+    assert 0 < len(archive._pages) <= CACHED_PAGES
+    assert sum(page.size_bytes for page in archive._pages.values()) <= CACHED_BYTES
+    await archive.close()
+
+
+@pytest.mark.gen_test
+async def test_a_page_larger_than_the_cache_is_answered_and_not_kept() -> None:
+    archive, window = archive_of(Log(CACHED_BYTES))
+    assert len((await archive.after(0, ("a",), window)).publications) == 1
+    assert not archive._pages
+    await archive.close()
+
+
+@pytest.mark.gen_test
+async def test_nothing_is_kept_for_long_also_when_nobody_asks(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(qgstream.replay.log_reader, "CACHE_SECONDS", 0.05)
+    archive, window = archive_of(Log())
+    await archive.after(0, ("a",), window)
+    assert archive._pages
+    while archive._expiry is not None:  # noqa: ASYNC110  # the test's own time limit ends a wait in vain
+        await asyncio.sleep(0.01)
+    assert not archive._pages
+    await archive.close()
+
+
+@pytest.mark.gen_test
+async def test_a_failed_read_is_for_those_who_waited() -> None:
+    class Away(Log):
+        async def read(self, after: int, limit: int, topics: Collection[str] = ()) -> Sequence[Publication]:
+            await super().read(after, limit, topics)
+            if len(self.reads) == 1:
+                raise ConnectionError
+            return await super().read(after, limit, topics)
+
+    archive, window = archive_of(Away())
+    answers = await asyncio.gather(*[archive.after(0, ("a",), window)] * 2, return_exceptions=True)
+    assert [type(answer) for answer in answers] == [ConnectionError] * 2
+    assert len((await archive.after(0, ("a",), window)).publications) == PAGE_PUBLICATIONS
+    await archive.close()
+
+
+# What replays hold of it.
+
+
+def replaying(hub: Hub, offset: int, room: int) -> tuple[Connection, FakeStream]:
+    subscription, stream = Subscription(frozenset(["a"]), framing=Framing.RAW), FakeStream(room)
+    opening = hub.open(subscription, f"log-{offset}", older=Position("log", offset))
+    adopted = hub.adopt(
+        cast(IOStream, stream), subscription, opening, ip="192.0.2.1", client_key="192.0.2.1", user_agent="fake"
+    )
+    return adopted, stream
+
+
+async def rest(hub: Hub) -> None:
+    """Until nothing goes on by itself."""
+    assert isinstance(hub.slices, ManualSlices)
+    for _ in range(3000):
+        hub.slices.run()
+        await turns()
+        if not hub.slices and not hub._replays._fetching:
+            return
+    raise AssertionError("it does not come to rest")
+
+
+@pytest.mark.gen_test
+async def test_stalled_replays_hold_no_more_than_the_bound(monkeypatch: pytest.MonkeyPatch) -> None:
+    bound = 4 * 1024 * 1024
+    monkeypatch.setattr(qgstream.replay.runner, "MAX_HELD_BYTES", bound)
+    hub = Hub(broker=Log(3000), slices=ManualSlices())
+    await hub.start()
+    streams = [replaying(hub, number * 3 * PAGE_PUBLICATIONS, room=100) for number in range(20)]
+    await rest(hub)
+    held = [sum(p.size_bytes for p in connection.replay._first) for connection, _ in streams]
+    assert 0 < sum(held) <= bound
+    assert held.count(0) > 10
+    # They go on where they stopped, all the same.
+    connection, stream = streams[0]
+    assert held[0] == 0
+    stream.give_room(ENDLESS)
+    await rest(hub)
+    assert connection.is_live
+    ids = [line for line in stream.socket.received.decode().split("\n") if line.startswith("id: ")]
+    assert ids == [f"id: log-{offset}" for offset in range(1, EVENTS + 1)]
+    for connection, _ in streams:
+        connection.close("client")
+    assert (len(hub._replays._holders), hub._replays._held_bytes) == (0, 0)
+    await hub.stop()
