@@ -1,1 +1,4 @@
-"""Ready-made sources, one file for each; `base` has the contract and finds them by name."""
+"""Sources: events that the server fetches. `base` has the contract and finds sources by name; `runner` runs them.
+
+Each ready-made source is a module of its own.
+"""

@@ -1,1 +1,1 @@
-"""`/admin`: what operators ask and change."""
+"""The paths below `/admin`: what operators ask and change. `base` asks for an admin key."""
