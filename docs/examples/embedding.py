@@ -1,11 +1,11 @@
-"""Live events inside an application of your own: orders are taken by your handler and seen by everybody at once.
+"""Live events inside your own application: your handler accepts orders, and every subscriber sees them at once.
 
     python docs/examples/embedding.py 8888
     curl -N localhost:8888/live/events?topic=orders
     curl -d '{"item": "tea"}' localhost:8888/orders
 
-`await hub.publish(...)` may be called from any handler or task on the same loop. SIGTERM and Ctrl-C end the streams
-over a second, each told when to come back.
+Any handler or task on the same event loop may call `await hub.publish(...)`. On SIGTERM and Ctrl-C, the program ends
+the streams over a second, and tells each client when to reconnect.
 """
 # ruff: noqa: INP001  # a program, not a part of a package
 
@@ -23,16 +23,16 @@ from qgstream import CorsSettings, Hub, LimitSettings, Service, routes
 
 
 class OrdersHandler(RequestHandler):
-    """An endpoint of yours, with its own rules, that publishes."""
+    """Your own endpoint, with your own rules. The endpoint publishes."""
 
     numbers = itertools.count(1)
 
     def initialize(self, hub: Hub) -> None:
-        """Tornado passes on what the URL table below says."""
+        """Tornado passes the arguments of the URL table below."""
         self.hub = hub
 
     async def post(self) -> None:
-        """Take an order. Answered when the event is in the log, so that nobody is told of an order that is lost."""
+        """Accept an order. Respond after the event is in the log, so that no client hears of an order that is lost."""
         try:
             item = json.loads(self.request.body)["item"]
         except (ValueError, KeyError, TypeError):

@@ -4,7 +4,7 @@
     import = "rabbitmq_source:messages"
     options = { url = "amqp://localhost", queue = "events" }
 
-It needs aio-pika: pip install 'qgstream[rabbitmq]'
+The source needs aio-pika: pip install 'qgstream[rabbitmq]'
 """
 # ruff: noqa: INP001  # a module that the configuration names
 
@@ -19,12 +19,12 @@ from qgstream import Draft
 
 
 async def messages(*, url: str, queue: str, prefetch: int = 100) -> AsyncIterator[Draft]:
-    """One event for each message: the topic is its routing key, the type its type, the data its body.
+    """Yield one event for each message: its routing key as the topic, its type as the type, its body as the data.
 
-    A message is acknowledged when its event is in the log, so it is never lost; and with a `message_id` it is never
-    published twice, also if this process dies between the two.
+    The source acknowledges a message when its event is in the log, so no message is lost. A message with a
+    `message_id` is never published twice, even if this process dies between the two steps.
     """
-    # Not `connect_robust`: who cannot go on says so, and is begun again.
+    # Not `connect_robust`: a source that cannot continue fails, and the server starts it again.
     async with await aio_pika.connect(url) as connection:
         channel = await connection.channel()
         await channel.set_qos(prefetch_count=prefetch)
@@ -33,12 +33,12 @@ async def messages(*, url: str, queue: str, prefetch: int = 100) -> AsyncIterato
             async for message in incoming:
                 topic = message.routing_key or queue
                 yield Draft(topic, data_of(message), event=message.type, idempotency_key=message.message_id)
-                # Also for one that was refused as an event: the log says so, and it would be refused again.
+                # Also if the server refuses the event: the log has the reason, and a second try would fail, too.
                 await message.ack()
 
 
 def data_of(message: aio_pika.abc.AbstractIncomingMessage) -> object:
-    """JSON if it says so and is, else text."""
+    """Return JSON if the content type and the body are JSON, else text."""
     text = message.body.decode(errors="replace")
     if message.content_type == "application/json":
         try:

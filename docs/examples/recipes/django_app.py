@@ -1,4 +1,4 @@
-"""A Django project in one file whose orders everybody sees as soon as they are committed.
+"""A Django project in one file. Every subscriber sees an order as soon as its transaction is committed.
 
 python docs/examples/recipes/django_app.py runserver 8002
 curl -d item=tea localhost:8002/orders
@@ -33,7 +33,7 @@ settings.configure(
 
 @functools.cache
 def publisher() -> Publisher:
-    """One a process: made when it is first asked for, which is after a server has forked its workers."""
+    """Make one publisher for each process, at the first call: a server has forked its workers by then."""
     return Publisher(settings.EVENTS_URL, key=settings.EVENTS_KEY, deadline_seconds=5)
 
 
@@ -41,7 +41,7 @@ def publisher() -> Publisher:
 @require_POST
 @transaction.atomic
 def create_order(request: HttpRequest) -> JsonResponse:
-    """Take an order. The event follows the commit: nobody is told of an order that was rolled back."""
+    """Accept an order. The event follows the commit, so no subscriber sees an order that was rolled back."""
     with connection.cursor() as cursor:
         cursor.execute("CREATE TABLE IF NOT EXISTS orders (id INTEGER PRIMARY KEY, item TEXT NOT NULL)")
         cursor.execute("INSERT INTO orders (item) VALUES (%s)", [request.POST["item"]])
@@ -49,7 +49,7 @@ def create_order(request: HttpRequest) -> JsonResponse:
     if order["item"] == "coffee":
         transaction.set_rollback(True)
         return JsonResponse({"error": "there is no coffee"}, status=409)
-    # robust: the order stands, also when the event cannot be published; Django logs that.
+    # robust: the order stays valid even if the publish fails; Django logs the failure.
     transaction.on_commit(functools.partial(publisher().publish, "orders", order, event="created"), robust=True)
     return JsonResponse(order)
 

@@ -1,9 +1,9 @@
-"""A FastAPI application whose orders everybody sees at once. qgstream holds the streams; this only publishes.
+"""A FastAPI application that publishes its orders. Every subscriber sees them at once; qgstream holds the streams.
 
     uvicorn --app-dir docs/examples/recipes fastapi_app:app --port 8001
     curl -H 'Content-Type: application/json' -d '{"item": "tea"}' localhost:8001/orders
 
-It is the same for Starlette: its `lifespan` and `request.app.state` are these.
+Starlette works the same way: it has the same `lifespan` and `request.app.state`.
 """
 # ruff: noqa: INP001  # a program, not a part of a package
 
@@ -23,14 +23,14 @@ URL, KEY = os.environ.get("EVENTS_URL", "http://localhost:8000"), os.environ.get
 
 
 class Order(BaseModel):
-    """What is ordered."""
+    """The body of an order."""
 
     item: str
 
 
 @asynccontextmanager
 async def lifespan(app: FastAPI) -> AsyncIterator[None]:
-    """One publisher for the life of the application: it keeps its connections."""
+    """Open one publisher for the life of the application, because a publisher keeps its connections."""
     async with AsyncPublisher(URL, key=KEY) as publisher:
         app.state.publisher = publisher
         yield
@@ -42,7 +42,7 @@ numbers = itertools.count(1)
 
 @app.post("/orders")
 async def create_order(order: Order, request: Request) -> dict[str, object]:
-    """Take an order. It is answered when the event is in the log, so that nobody is told of an order that is lost."""
+    """Accept an order. Respond after the event is in the log, so that no client hears of an order that is lost."""
     created = {"order": next(numbers), "item": order.item}
     published = await request.app.state.publisher.publish("orders", created, event="created")
     return {**created, "id": published.id}

@@ -31,12 +31,12 @@ def message(**fields: Any) -> str:
 
 
 def own(event: str) -> str:
-    """A message of the server's own."""
+    """One of the server's own messages."""
     return message(event=event, timestamp=datetime.now(UTC).isoformat())
 
 
 async def generate(request: Request, queue: asyncio.Queue[str]) -> AsyncIterator[str]:
-    """What a client gets."""
+    """Yield the messages for one client."""
     try:
         yield own("connected")
         while not await request.is_disconnected():
@@ -61,7 +61,7 @@ async def events(request: Request) -> StreamingResponse:
 
 @app.post("/broadcast")
 async def broadcast(data: dict[str, Any]) -> dict[str, int]:
-    """Send an event to everybody who is here now."""
+    """Send an event to every connected client."""
     for queue in clients:
         queue.put_nowait(message(**data))
     return {"clients": len(clients)}

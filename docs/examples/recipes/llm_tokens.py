@@ -1,9 +1,9 @@
-"""The answer of a language model, token by token, to a page that may lose its connection in the middle.
+"""Sends the answer of a language model, token by token, to a page that may lose its connection in the middle.
 
     uvicorn --app-dir docs/examples/recipes llm_tokens:app --port 8001
     curl -H 'Content-Type: application/json' -d '{"prompt": "Why?"}' localhost:8001/questions
 
-Put the model's own streaming call where `model` is.
+Replace `model` with your model's own streaming call.
 """
 # ruff: noqa: INP001  # a program, not a part of a package
 
@@ -24,20 +24,20 @@ URL, KEY = os.environ.get("EVENTS_URL", "http://localhost:8000"), os.environ.get
 
 
 class Question(BaseModel):
-    """What is asked."""
+    """The body of a question."""
 
     prompt: str
 
 
 async def model(prompt: str) -> AsyncIterator[str]:
-    """A model that is not large."""
+    """A small stand-in for a language model."""
     for word in f"You ask: {prompt} I do not know, and I say it slowly.".split(" "):
         yield word + " "
         await asyncio.sleep(0.02)
 
 
 async def answer(publisher: AsyncPublisher, topic: str, prompt: str) -> None:
-    """Publish the tokens, one after the other, and the end, whatever it is."""
+    """Publish the tokens one after the other, and then an `end` event, also after a failure."""
     reason = "failed"
     try:
         async for token in model(prompt):
@@ -49,7 +49,7 @@ async def answer(publisher: AsyncPublisher, topic: str, prompt: str) -> None:
 
 @asynccontextmanager
 async def lifespan(app: FastAPI) -> AsyncIterator[None]:
-    """One publisher, and the answers that are being given: they are finished before the application ends."""
+    """Open one publisher, and let running answers finish before the application ends."""
     app.state.answers = set()
     async with AsyncPublisher(URL, key=KEY) as publisher:
         app.state.publisher = publisher
@@ -62,9 +62,9 @@ app = FastAPI(lifespan=lifespan)
 
 @app.post("/questions")
 async def ask(question: Question) -> dict[str, str]:
-    """Begin to answer, under a topic that nobody can guess."""
+    """Start to answer, on a topic that cannot be guessed."""
     topic = f"answers/{secrets.token_urlsafe(16)}"
     task = asyncio.create_task(answer(app.state.publisher, topic, question.prompt))
-    app.state.answers.add(task)  # or nobody would hold it
+    app.state.answers.add(task)  # a task without a reference may be collected
     task.add_done_callback(app.state.answers.discard)
     return {"topic": topic}

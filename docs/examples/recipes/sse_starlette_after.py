@@ -11,7 +11,7 @@ from collections.abc import AsyncIterator
 
 
 async def prices() -> AsyncIterator[dict[str, object]]:
-    """A price every so often."""
+    """Yield a price 20 times a second."""
     for number in range(1, 1_000_000):
         yield {"topic": "prices", "event": "price", "data": {"number": number, "price": 100 + number % 7}}
         await asyncio.sleep(0.05)

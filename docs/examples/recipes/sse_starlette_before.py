@@ -1,4 +1,4 @@
-"""Before: prices with sse-starlette. Every client has a generator, a task and a queue of its own in this process.
+"""Before: prices with sse-starlette. Every client has its own generator, task and queue in this process.
 
 uvicorn --app-dir docs/examples/recipes sse_starlette_before:app --port 8001
 """
@@ -17,7 +17,7 @@ from starlette.routing import Route
 
 
 async def prices() -> AsyncIterator[dict[str, str]]:
-    """A price every so often."""
+    """Yield a price 20 times a second."""
     for number in range(1, 1_000_000):
         yield {"event": "price", "data": json.dumps({"number": number, "price": 100 + number % 7})}
         await asyncio.sleep(0.05)
