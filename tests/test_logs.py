@@ -45,6 +45,10 @@ def test_a_line_has_its_time_level_event_environment_and_fields(lines: Any) -> N
     }  # fmt: skip
 
 
+def test_operators_filter_by_these_names() -> None:
+    assert (logs.log.name, logs.access_log.name) == ("qgstream", "qgstream.access")
+
+
 def test_others_are_named_and_quieter_ones_unheard(lines: Any, expect_log: Any) -> None:
     expect_log("something", logger="tornado.general")
     logging.getLogger("tornado.general").warning("%s went wrong", "something")
