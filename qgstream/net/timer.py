@@ -1,27 +1,28 @@
-"""A timer that goes by the monotonic clock, whatever happens to the other one."""
+"""A periodic callback that goes by the monotonic clock."""
 
 from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable
 
+from tornado.ioloop import IOLoop, PeriodicCallback
+
 from qgstream.logs import Seldom, log
 
 
-class Timer:
-    """Calls `callback` every so many seconds on the running loop, from `start` to `stop`.
+class Timer(PeriodicCallback):
+    """Calls `callback`, a plain function, every so many seconds on the running loop, from `start` to `stop`.
 
-    Tornado's PeriodicCallback goes by the wall clock: when that is stepped back by an hour, as it is on machines that
-    find out the time only then, it is silent for an hour.
+    Tornado's own PeriodicCallback goes by the wall clock. When that clock is stepped back by an hour, Tornado's is
+    silent for an hour.
 
-    The moments at which a call is due are `start` and whole intervals after it, however late a call comes. One that
-    comes a whole interval late stands for the others that were due meanwhile: `missed` of them are not made up for.
+    A call is due at `start` plus each whole multiple of the interval, however late a call comes. A call that comes more
+    than one interval late stands for the calls that were due meanwhile: `missed` of them are not made up for.
     """
 
     def __init__(self, callback: Callable[[], object], seconds: float) -> None:
-        self._callback = callback
+        super().__init__(callback, seconds * 1000)  # type: ignore[arg-type]  # what it returns is not looked at
         self._seconds = seconds
-        self._next: asyncio.TimerHandle | None = None
         # Of the call that is under way, or was the last.
         self.late_seconds = 0.0
         self.missed = 0
@@ -29,29 +30,24 @@ class Timer:
 
     def start(self) -> None:
         """Begin; the first call comes after one interval."""
-        loop = asyncio.get_running_loop()
-        self._call_at(loop.time() + self._seconds, loop)
+        self.io_loop = IOLoop.current()
+        self._running = True
+        self._next_timeout = asyncio.get_running_loop().time()
+        self._schedule_next()
 
-    def stop(self) -> None:
-        """Call no more."""
-        if self._next is not None:
-            self._next.cancel()
-            self._next = None
+    def _schedule_next(self) -> None:
+        if self._running:
+            loop = asyncio.get_running_loop()
+            self._update_next(loop.time())
+            self._timeout = loop.call_at(self._next_timeout, self._call)
 
-    def is_running(self) -> bool:
-        """Whether there will be a call."""
-        return self._next is not None
-
-    def _call_at(self, due: float, loop: asyncio.AbstractEventLoop) -> None:
-        self._next = loop.call_at(due, self._run, due, loop)
-
-    def _run(self, due: float, loop: asyncio.AbstractEventLoop) -> None:
-        # Before the call, which may stop it, and may fail: the next one comes all the same.
-        self.late_seconds = max(0.0, loop.time() - due)
+    def _call(self) -> None:
+        self.late_seconds = max(0.0, asyncio.get_running_loop().time() - self._next_timeout)
         self.missed = int(self.late_seconds // self._seconds)
-        self._call_at(due + self._seconds * (1 + self.missed), loop)
+        # Before the call, which may stop this timer, and may fail: the next call comes all the same.
+        self._schedule_next()
         try:
-            self._callback()
+            self.callback()
         except Exception:
             if self._failures.is_due():  # some call 20 times a second
                 log.exception("timer.failed")

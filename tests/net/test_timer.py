@@ -6,6 +6,7 @@ import asyncio
 import time
 
 import pytest
+from tornado.ioloop import PeriodicCallback
 
 from qgstream.net.timer import Timer
 from tests.conftest import ExpectLog
@@ -15,6 +16,10 @@ async def until_called(calls: list[float], count: int) -> None:
     async with asyncio.timeout(10):
         while len(calls) < count:  # noqa: ASYNC110  # nobody tells
             await asyncio.sleep(0.005)
+
+
+def test_it_is_a_periodic_callback_of_tornado() -> None:
+    assert issubclass(Timer, PeriodicCallback)
 
 
 @pytest.mark.gen_test
