@@ -95,6 +95,11 @@ def connections(server: ServerProcess) -> float:
     return float(found[1])
 
 
+def wait_for_connections(server: ServerProcess, count: int) -> None:
+    """Until the server has this many. It notices the end of one later than the page does."""
+    wait_until(lambda: connections(server) == count, what=f"{count} open connections")
+
+
 @pytest.fixture
 def open_tab(
     engine: Engine, start_server: Callable[..., ServerProcess], start_relay: Callable[[ServerProcess], Relay]
@@ -177,7 +182,7 @@ def common_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ServerPr
 @pytest.fixture
 def server(common_server: ServerProcess) -> ServerProcess:
     """One for all tests that leave it as it was, and nobody is connected to it."""
-    wait_until(lambda: connections(common_server) == 0, what="the end of the last test's connections")
+    wait_for_connections(common_server, 0)
     return common_server
 
 

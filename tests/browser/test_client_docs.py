@@ -6,11 +6,11 @@ import re
 
 import pytest
 
-from tests.browser.conftest import OpenTab, StartRelay, connections
+from tests.browser.conftest import OpenTab, StartRelay, wait_for_connections
 from tests.browser.streams import Frontend, wait_for, wait_for_own
 from tests.documents import ROOT, Block, blocks
 from tests.publishing import publish
-from tests.serving import ServerProcess, wait_until
+from tests.serving import ServerProcess
 
 SHOWN = [block for block in blocks("javascript") if "page" in block.flags]
 PAGES = blocks("html")
@@ -29,7 +29,7 @@ def test_what_the_documentation_shows_works(
         }""",
         block.text.replace("localhost:8000", f"localhost:{server.port}"),
     )
-    wait_until(lambda: connections(server) == 1, what="the connection")
+    wait_for_connections(server, 1)
     publish(server, "orders", {"order": 7}, event="created")
     page.wait_for("logged.some((text) => text.startsWith('created 7'))")
 
@@ -67,7 +67,7 @@ def test_the_policy_that_the_documentation_shows_is_enough(
     publish(server, "orders", 1)
     for each in (page, other):
         wait_for(each, 1)
-    assert connections(server) == 1
+    wait_for_connections(server, 1)
     # The policy holds: nothing else may be asked.
     blocked = page.evaluate("fetch('/away.html').then(() => 'allowed', () => 'blocked')")
     assert blocked == "blocked"

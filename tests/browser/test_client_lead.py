@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from tests.browser.conftest import connections
+from tests.browser.conftest import wait_for_connections
 from tests.browser.streams import CHROMIUM_ALONE, GONE, WAYS, Frontend, published, wait_for, wait_for_own
 from tests.publishing import publish, publish_all
 from tests.serving import ServerProcess, wait_until
@@ -34,7 +34,7 @@ def test_back_from_another_page(server: ServerProcess, frontend: Frontend, page_
     publish(server, "orders", 1)
     wait_for(page, 1)
     page.goto(f"http://localhost:{page_port}/away.html")
-    wait_until(lambda: connections(server) == 0, what="the end of the connection")
+    wait_for_connections(server, 0)
     publish(server, "orders", 2)
     page.back()
     page.wait_for("document.body.dataset.ready")
@@ -47,7 +47,7 @@ def test_back_from_another_page(server: ServerProcess, frontend: Frontend, page_
         wait_for_own(page, "connected")
     publish(server, "orders", 3)
     wait_for(page, 3)
-    assert connections(server) == 1
+    wait_for_connections(server, 1)
 
 
 @CHROMIUM_ALONE
@@ -75,7 +75,7 @@ def test_a_page_that_does_not_answer_loses_the_lead(server: ServerProcess, front
     for page in [leader, *others]:
         wait_for(page, 4)
         assert published(page) == [1, 2, 3, 4]
-    wait_until(lambda: connections(server) == 1, what="one connection")
+    wait_for_connections(server, 1)
     assert leader.evaluate("stream.isShared")
 
 
@@ -90,7 +90,7 @@ def test_eight_tabs_go_to_another_page_and_back(server: ServerProcess, frontend:
         wait_for(page, 1)
     for page in pages:
         page.goto(f"http://localhost:{page_port}/away.html")
-    wait_until(lambda: connections(server) == 0, what="the end of the connection")
+    wait_for_connections(server, 0)
     publish(server, "orders", 2)
     kept = []
     for page in pages:
@@ -108,4 +108,4 @@ def test_eight_tabs_go_to_another_page_and_back(server: ServerProcess, frontend:
         wait_for(page, 3)
         assert published(page) == ([1, 2, 3] if page in kept else published(page)[-1:])
         page.wait_for("stream.isShared")
-    wait_until(lambda: connections(server) == 1, what="one connection")
+    wait_for_connections(server, 1)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from tests.browser.conftest import StartRelay, connections
+from tests.browser.conftest import StartRelay, wait_for_connections
 from tests.browser.engines.base import Tab
 from tests.browser.relay import BAD_GATEWAY
 from tests.browser.streams import (
@@ -28,7 +28,7 @@ def test_a_type_can_be_listened_to_later(server: ServerProcess, frontend: Fronte
     wait_for_own(page, "connected")
     page.evaluate("hear('late')")
     wait_until(lambda: publish(server, "orders", 1, event="late") and seen(page, "late"), what="an event")
-    assert connections(server) == 1
+    wait_for_connections(server, 1)
 
 
 def connect_another(server: ServerProcess, frontend: Frontend, beside: Tab) -> None:
@@ -52,7 +52,7 @@ def test_close_in_a_listener_is_the_end(
     relay.restore()
     asked = len(relay.requests)
     connect_another(server, frontend, page)
-    wait_until(lambda: connections(server) == 0, what="the end of the connection")
+    wait_for_connections(server, 0)
     # A request may have been on its way, but the first one is sent after the listeners.
     assert len(relay.requests) <= (0 if state == "connecting" else asked + 1)
     assert page.evaluate("[stream.state, stream.readyState]") == ["closed", 2]
@@ -89,7 +89,7 @@ def test_other_topics_in_every_listener(server: ServerProcess, frontend: Fronten
     assert published(page) == [1, 2]
     topics = page.evaluate("stream.topics")
     server.wait_for_log("events.connected", topics=topics)
-    assert connections(server) == 1
+    wait_for_connections(server, 1)
 
 
 def test_a_listener_that_throws_stops_nothing(server: ServerProcess, frontend: Frontend) -> None:

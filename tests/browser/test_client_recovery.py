@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.browser.conftest import StartRelay, StartServer, connections
+from tests.browser.conftest import StartRelay, StartServer, wait_for_connections
 from tests.browser.relay import BAD_GATEWAY
 from tests.browser.streams import (
     BACKOFF_MS,
@@ -44,7 +44,7 @@ def test_a_server_that_is_killed_and_started_again(
         assert wait_for_state(each, "waiting")["why"] in ("lost", "unreachable")
         assert each.evaluate("stream.state") == "open"
         assert seen(each, "reset") == []
-    assert connections(again) == 2
+    wait_for_connections(again, 2)
 
 
 def test_a_gap_is_told_whatever_happens_then(server: ServerProcess, frontend: Frontend) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from tests.browser.conftest import StartRelay, connections
+from tests.browser.conftest import StartRelay, wait_for_connections
 from tests.browser.engines.base import Tab
 from tests.browser.relay import BAD_GATEWAY
 from tests.browser.streams import (
@@ -21,7 +21,7 @@ from tests.browser.streams import (
     wait_for_state,
 )
 from tests.publishing import publish, publish_all
-from tests.serving import ServerProcess, wait_until
+from tests.serving import ServerProcess
 
 
 def test_a_tab_whose_topics_are_refused_does_not_disturb_the_others(
@@ -35,7 +35,7 @@ def test_a_tab_whose_topics_are_refused_does_not_disturb_the_others(
     assert not refused.evaluate("stream.isShared")
     publish(server, "orders", 1)
     wait_for(good, 1)
-    wait_until(lambda: connections(server) == 1, what="one connection")
+    wait_for_connections(server, 1)
     assert good.evaluate("stream.isShared")
     refused.evaluate("stream.setTopics(['orders'])")
     wait_for_own(refused, "connected")
@@ -57,7 +57,7 @@ def test_a_tab_that_was_refused_joins_again(server: ServerProcess, frontend: Fro
     wait_for_own(good, "connected")
     refused = frontend(server.port, topics=["b"], before=REFUSE_B, beside=good)
     wait_for_state(refused, "waiting", why="refused", status=403, code="forbidden", message="not b")
-    wait_until(lambda: connections(server) == 1, what="one connection")
+    wait_for_connections(server, 1)
     publish(server, "a", 1)
     wait_for(good, 1)
     for page in (good, refused):
@@ -65,7 +65,7 @@ def test_a_tab_that_was_refused_joins_again(server: ServerProcess, frontend: Fro
     wait_for_own(refused, "connected")
     for page in (good, refused):
         page.wait_for("stream.isShared")
-    wait_until(lambda: connections(server) == 1, what="one connection")
+    wait_for_connections(server, 1)
     publish_all(server, [{"topic": topic, "data": n} for n, topic in enumerate("abab")])
     wait_for(good, 2)
     wait_for(refused, 3)
@@ -96,7 +96,7 @@ def test_when_all_are_refused_they_stay_together(with_tokens: ServerProcess, fro
     publish(server, "mine", 1)
     for each in (page, other):
         wait_for(each, 1)
-    assert connections(server) == 1
+    wait_for_connections(server, 1)
 
 
 @pytest.mark.parametrize("share", WAYS)
@@ -123,7 +123,7 @@ def test_the_page_says_what_is_fatal(
     # The other stream of the page goes on.
     relay.restore()
     wait_for_own(page, "connected")
-    wait_until(lambda: connections(server) == 1, what="one connection")
+    wait_for_connections(server, 1)
 
 
 def refuse_b(pages: list[Tab], *, refuses: bool) -> None:
@@ -163,7 +163,7 @@ def test_a_tab_that_was_let_in_and_is_refused_later_stops_no_other(
                 61_000 * (turn - 1),
             )
         refused.wait_for("stream.isShared")
-        wait_until(lambda: connections(server) == 1, what="one connection")
+        wait_for_connections(server, 1)
     publish_all(server, [{"topic": topic, "data": 10 + n} for n, topic in enumerate("abab")])
     wait_for(good, 12)
     wait_for(refused, 13)

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import pytest
 
-from tests.browser.conftest import connections
+from tests.browser.conftest import wait_for_connections
 from tests.browser.streams import UNREADABLE, Frontend, opened, published, seen, wait_for, wait_for_own
 from tests.publishing import publish, publish_all
-from tests.serving import KEY, ServerProcess, wait_until
+from tests.serving import KEY, ServerProcess
 
 # The client as the API's server gives it, and as a frontend's own copy.
 ORIGINS = [pytest.param(8, "", id="from the API"), pytest.param(3, "&own", id="own copy")]
@@ -21,7 +21,7 @@ def test_all_tabs_live_on_one_connection(server: ServerProcess, frontend: Fronte
     for page in [first, *others]:
         wait_for_own(page, "connected")
         assert page.evaluate("stream.isShared")
-    assert connections(server) == 1
+    wait_for_connections(server, 1)
     assert publish(server, "orders", 1)["subscribers"] == 1
     assert publish(server, "orders", 2, event="created")["subscribers"] == 1
     for page in [first, *others]:
@@ -42,7 +42,7 @@ def test_all_tabs_live_on_one_connection(server: ServerProcess, frontend: Fronte
     assert opened(server) == before + 2
     for page in [*others, late]:
         page.close()
-    wait_until(lambda: connections(server) == 0, what="the end of the connection")
+    wait_for_connections(server, 0)
 
 
 def test_tabs_that_start_at_once_find_each_other(server: ServerProcess, frontend: Frontend) -> None:
@@ -53,7 +53,7 @@ def test_tabs_that_start_at_once_find_each_other(server: ServerProcess, frontend
     first.evaluate("() => { channel.postMessage('go'); start(); }")
     for page in pages:
         wait_for_own(page, "connected")
-    assert connections(server) == 1
+    wait_for_connections(server, 1)
 
 
 def test_each_tab_gets_its_own_topics(server: ServerProcess, frontend: Frontend) -> None:
@@ -64,7 +64,7 @@ def test_each_tab_gets_its_own_topics(server: ServerProcess, frontend: Frontend)
     b = frontend(server.port, topics=["b/*", "d, e"], types=["paid"], beside=a, before=silent)
     wait_for_own(b, "connected")
     server.wait_for_log("events.connected", topics=["a", "b/*", "d, e"])
-    wait_until(lambda: connections(server) == 1, what="one connection")
+    wait_for_connections(server, 1)
     for topic in ("a", "b/1", "c", "d, e", ["a", "b/2"]):
         publish_all(server, [{"topic": topic, "data": str(topic)}])
     publish(server, "b/3", "paid", event="paid")
@@ -78,7 +78,7 @@ def test_each_tab_gets_its_own_topics(server: ServerProcess, frontend: Frontend)
     # What a tab wanted is not asked for without it.
     b.close()
     server.wait_for_log("events.connected", topics=["a"], count=2)
-    wait_until(lambda: connections(server) == 1, what="one connection")
+    wait_for_connections(server, 1)
 
 
 def test_another_group_has_another_connection(server: ServerProcess, frontend: Frontend) -> None:
@@ -86,7 +86,7 @@ def test_another_group_has_another_connection(server: ServerProcess, frontend: F
     bob = frontend(server.port, share="bob", beside=ann)
     for page in (ann, bob):
         wait_for_own(page, "connected")
-    assert connections(server) == 2
+    wait_for_connections(server, 2)
 
 
 NOTHING_TO_SHARE = {
@@ -106,7 +106,7 @@ def test_without_locks_a_page_has_one_connection(server: ServerProcess, frontend
         page.wait_for("(t) => seen.some((x) => x.type === 'connected' && x.json.topics[0] === t)", topic)
     assert page.evaluate("[first.isShared, stream.isShared]") == [False, False]
     server.wait_for_log("events.connected", topics=["a", "b"])
-    wait_until(lambda: connections(server) == 1, what="one connection")
+    wait_for_connections(server, 1)
     for topic in ("a", "b", "c"):
         publish(server, topic, topic)
     publish(server, "b", "end")
@@ -124,14 +124,14 @@ def test_a_stream_with_credentials_is_shared_only_under_a_name(
     for page in (ann, bob):
         wait_for_own(page, "connected")
         assert not page.evaluate("stream.isShared")
-    assert connections(server) == 2
+    wait_for_connections(server, 2)
     for page in (ann, bob):
         named = {"topics": ["mine"], "tokens": [600], "share": "ann"}
         page.evaluate("(options) => { stream.close(); start(options); }", named)
     for page in (ann, bob):
         wait_for_own(page, "connected", count=2)
         assert page.evaluate("stream.isShared")
-    wait_until(lambda: connections(server) == 1, what="one connection")
+    wait_for_connections(server, 1)
     # Cookies go to the page's own origin, and elsewhere with `withCredentials`.
     names = ann.evaluate(
         """(port) => {
@@ -164,7 +164,7 @@ def test_a_stream_that_begins_at_a_position_catches_up_alone_and_joins(
     assert (published(resumed), published(latest), published(page)) == ([1, 2], [2], [])
     assert [x["json"]["replay"] for x in seen(resumed, "connected")] == ["complete"]
     resumed.wait_for("stream.isShared")
-    wait_until(lambda: connections(server) == 2, what="the end of the connection")
+    wait_for_connections(server, 2)
     assert not latest.evaluate("stream.isShared")
     publish(server, "numbers", 3)
     for each in (page, resumed, latest):

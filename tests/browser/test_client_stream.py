@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import pytest
 
-from tests.browser.conftest import StartRelay, connections
+from tests.browser.conftest import StartRelay, wait_for_connections
 from tests.browser.streams import GONE, WAYS, Frontend, opened, published, seen, wait_for, wait_for_own, wait_for_state
 from tests.publishing import publish, publish_all
-from tests.serving import ServerProcess, wait_until
+from tests.serving import ServerProcess
 
 
 def test_close_is_the_end(server: ServerProcess, frontend: Frontend) -> None:
@@ -16,7 +16,7 @@ def test_close_is_the_end(server: ServerProcess, frontend: Frontend) -> None:
         page = frontend(server.port, share=share)
         wait_for_own(page, "connected")
         page.evaluate("() => { stream.close(); stream.close(); }")
-        wait_until(lambda: connections(server) == 0, what="the end of the connection")
+        wait_for_connections(server, 0)
         page.wait_for_text("#state", "closed")
     page.evaluate("() => { start(); stream.close(); }")
     page.evaluate("() => { start({share: false}); stream.close(); }")
@@ -149,6 +149,6 @@ def test_a_signal_closes_it(server: ServerProcess, frontend: Frontend) -> None:
         window.aborted = new stream.constructor(stream.url, {signal: AbortSignal.abort(), share: false});
     }""")
     page.wait_for("other.state === 'open'")
-    assert connections(server) == 2
+    wait_for_connections(server, 2)
     assert page.evaluate("() => { controller.abort(); return [other.state, aborted.state]; }") == ["closed", "closed"]
-    wait_until(lambda: connections(server) == 1, what="the end of the connection")
+    wait_for_connections(server, 1)

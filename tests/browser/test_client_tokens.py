@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from tests.browser.conftest import StartRelay, connections
+from tests.browser.conftest import StartRelay, wait_for_connections
 from tests.browser.streams import GONE, REFUSED, WAYS, Frontend, published, seen, wait_for, wait_for_own, wait_for_state
 from tests.publishing import publish
 from tests.serving import ServerProcess, wait_until
@@ -43,7 +43,7 @@ def test_a_tab_that_has_no_token_lets_another_give_one(with_tokens: ServerProces
         wait_for(each, 1)
     assert page.evaluate("asked") >= 2
     assert other.evaluate("asked") == 1
-    assert connections(server) == 1
+    wait_for_connections(server, 1)
 
 
 HANG = """
@@ -75,7 +75,7 @@ def test_tabs_that_do_not_answer_keep_no_other_from_a_token(with_tokens: ServerP
     publish(server, "mine", 1)
     for page in pages:
         wait_for(page, 1)
-    assert connections(server) == 1
+    wait_for_connections(server, 1)
     assert pages[-1].evaluate("asked") == 1
 
 

@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 from playwright.sync_api import expect
 
-from tests.browser.conftest import connections
+from tests.browser.conftest import wait_for_connections
 from tests.browser.engines.base import Tab
 from tests.deploy.programs import free_port
 from tests.documents import ROOT
@@ -105,7 +105,7 @@ def test_in_development_and_strict_mode(built: Path, start_server: StartServer, 
         expect(original).to_contain_text(re.compile(r"connected, heartbeat: 20\d\d-"))
         expect(hook).to_contain_text(re.compile(r"open, heartbeat: 20\d\d-"))
         # Strict mode mounts twice, and nothing of the first time is left.
-        wait_until(lambda: connections(server) == 2, what="one connection of each")
+        wait_for_connections(server, 2)
         page.get_by_label("Topic").fill("orders")
         server.wait_for_log("events.connected", topics=["orders"])
         for topic in ("news", "orders"):
@@ -208,7 +208,7 @@ def test_other_topics_go_on_from_the_same_position(start_server: StartServer, co
         publish(server, "t", number)
     wait_for(tab, "a", 9)
     assert heard(tab, "a") == list(range(10))
-    wait_until(lambda: connections(server) == 1, what="one connection")
+    wait_for_connections(server, 1)
 
 
 @EVERYWHERE
@@ -218,7 +218,7 @@ def test_a_component_that_was_hidden_has_missed_nothing(start_server: StartServe
     publish(server, "orders", 0)
     wait_for(tab, "a", 0)
     show(tab, {"name": "a", "hidden": True}, {"name": "b", "topics": ["other"]})
-    wait_until(lambda: connections(server) == 1, what="the end of its stream")
+    wait_for_connections(server, 1)
     publish(server, "orders", 1, event="created")
     show(tab, {"name": "a"}, {"name": "b", "topics": ["other"]})
     wait_for(tab, "a", 1)
@@ -237,7 +237,7 @@ def test_a_stream_that_is_made_anew_begins_where_the_old_one_ended(
         publish(server, "orders", number + 0.5)
     wait_for(tab, "a", 4.5)
     assert heard(tab, "a") == [n / 2 for n in range(10)]
-    wait_until(lambda: connections(server) == 1, what="one connection")
+    wait_for_connections(server, 1)
 
 
 @EVERYWHERE
@@ -246,7 +246,7 @@ def test_components_share_a_stream_and_none_misses_what_the_others_got(
 ) -> None:
     server = start_server()
     tab = components(server, {"name": "a"}, {"name": "b", "events": ["paid"]})
-    assert connections(server) == 1
+    wait_for_connections(server, 1)
     publish(server, "orders", 0, event="created")
     publish(server, "orders", 1, event="paid")
     publish(server, "orders", 2)
