@@ -4,12 +4,10 @@ from __future__ import annotations
 
 import functools
 import http.server
-import re
 import threading
 import time
-import urllib.request
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from urllib.parse import quote, urlsplit
 
@@ -22,6 +20,7 @@ from tests.browser.engines.firefox import Firefox
 from tests.browser.engines.webkit import WebKit
 from tests.browser.relay import Relay
 from tests.browser.streams import BACKOFF_MS
+from tests.hostile.observing import metrics
 from tests.serving import KEY, ServerProcess, wait_until
 from tests.signing import SECRET, sign
 
@@ -87,17 +86,9 @@ def start_relay() -> Iterator[Callable[[ServerProcess], Relay]]:
         yield lambda server: stack.enter_context(Relay(server.port))
 
 
-def connections(server: ServerProcess) -> float:
-    """The server's own gauge."""
-    with urllib.request.urlopen(f"{server.url}/metrics", timeout=60) as answer:
-        found = re.search(r"^qgstream_connections (\S+)$", answer.read().decode(), re.MULTILINE)
-    assert found is not None
-    return float(found[1])
-
-
 def wait_for_connections(server: ServerProcess, count: int) -> None:
     """Until the server has this many. It notices the end of one later than the page does."""
-    wait_until(lambda: connections(server) == count, what=f"{count} open connections")
+    wait_until(lambda: metrics(server)["connections"] == count, what=f"{count} open connections")
 
 
 @pytest.fixture
@@ -140,7 +131,8 @@ class _Quiet(http.server.SimpleHTTPRequestHandler):
         self.send_header("Content-Type", "text/plain")
         self.send_header("Content-Length", str(len(text)))
         self.end_headers()
-        self.wfile.write(text.encode())
+        with suppress(ConnectionError):  # the page does not want it any more
+            self.wfile.write(text.encode())
 
     def translate_path(self, path: str) -> str:
         # A frontend may serve its own copy of the client.

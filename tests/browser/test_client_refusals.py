@@ -82,17 +82,33 @@ def test_one_tab_that_is_refused_from_the_beginning_stops_no_other(server: Serve
 
 
 def test_when_all_are_refused_they_stay_together(with_tokens: ServerProcess, frontend: Frontend) -> None:
-    server, bad = with_tokens, [-60] * 4
-    # Both tabs may be asked, or only one.
-    options = {"topics": ["mine"], "share": "ann", "expected": REFUSED, "backoffMs": [100, 100]}
-    page = frontend(server.port, tokens=[3, *bad, 600], **options)
+    server = with_tokens
+    # Whichever tab is asked gives a token that is good for `seconds`. When it `refuses`, the token of now is no good.
+    mint = """
+        const real = window.fetch;
+        window.seconds = 600;
+        window.refuses = false;
+        window.fetch = (url, ...more) => {
+            if (String(url).startsWith("/mint")) return real(`/mint/${window.seconds}`, ...more);
+            if (!window.refuses) return real(url, ...more);
+            window.refuses = false;
+            return Promise.resolve(new Response("", {status: 401}));
+        };
+    """
+    options = {"topics": ["mine"], "share": "ann", "expected": REFUSED, "backoffMs": [100, 100], "tokens": [600]}
+    page = frontend(server.port, before=mint, **options)
     wait_for_own(page, "connected")
-    other = frontend(server.port, tokens=[3, *bad, 600], beside=page, **options)
+    other = frontend(server.port, before=mint, beside=page, **options)
     wait_for_own(other, "connected")
     for each in (page, other):
+        each.evaluate("() => { seconds = -60; }")
+    page.evaluate("() => { refuses = true; stream.reconnect(); }")
+    for each in (page, other):
         wait_for_state(each, "waiting", why="refused", status=401)
-        each.wait_for("stream.state === 'open'")
-        assert each.evaluate("stream.isShared")
+    for each in (page, other):
+        each.evaluate("() => { seconds = 600; }")
+    for each in (page, other):
+        each.wait_for("stream.state === 'open' && stream.isShared")
     publish(server, "mine", 1)
     for each in (page, other):
         wait_for(each, 1)

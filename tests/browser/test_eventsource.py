@@ -179,7 +179,7 @@ def test_with_a_list_of_origins_a_foreign_page_is_refused_and_ours_is_not(
     refused = open_tab(frontend(page_port, server.port, page_host="127.0.0.1"), expected=UNREADABLE)
     refused.wait_for_text("#state", "closed for good")
     if engine.name == "chromium":
-        assert any(f"from origin '{foreign}' has been blocked by CORS policy" in text for text in refused.said)
+        refused.wait_for_said(f"from origin '{foreign}' has been blocked by CORS policy")
     assert refused.evaluate(POST, [server.port, KEY]).startswith("TypeError")
 
     for options in ("", "&credentials"):

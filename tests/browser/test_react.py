@@ -16,6 +16,7 @@ from playwright.sync_api import expect
 
 from tests.browser.conftest import wait_for_connections
 from tests.browser.engines.base import Tab
+from tests.browser.streams import opened
 from tests.deploy.programs import free_port
 from tests.documents import ROOT
 from tests.publishing import publish, publish_all
@@ -174,10 +175,6 @@ def heard(tab: Tab, name: str) -> list[object]:
     return events
 
 
-def opened(server: ServerProcess) -> int:
-    return len([line for line in server.lines() if line["event"] == "events.connected"])
-
-
 @EVERYWHERE
 @pytest.mark.parametrize("query", ["", "&strict"], ids=["plain", "strict mode"])
 def test_other_event_types_are_listened_to_on_the_same_stream(
@@ -274,4 +271,5 @@ def test_many_events_are_few_renderings(start_server: StartServer, components: C
     publish_all(server, [{"topic": "orders", "data": number} for number in range(500)])
     wait_for(tab, "a", 499)
     assert tab.evaluate("shown.a.messages.map((x) => x.data)") == list(range(500))
-    assert tab.evaluate("renderings.a") - before < 100
+    # At most one for each frame, and not one for each event; how many frames there are is the machine's business.
+    assert tab.evaluate("renderings.a") - before < 250

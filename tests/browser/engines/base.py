@@ -102,6 +102,13 @@ class Tab(ABC):
 
         wait_until(is_there, seconds=PATIENCE_SECONDS, what=f"a way {delta} in the history from {before}")
 
+    def wait_for_said(self, text: str) -> None:
+        """Until its console has said this. What it says comes while the page is asked something, and perhaps later."""
+        wait_until(
+            lambda: self.evaluate("true") and any(text in one for one in self.said),
+            seconds=PATIENCE_SECONDS, what=f"{text!r} in the console",
+        )  # fmt: skip
+
     def unexpected(self) -> list[str]:
         """What the console said that the test did not expect."""
         return [text for text in self.said if not any(part in text for part in self.expected)]
