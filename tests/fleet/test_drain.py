@@ -208,8 +208,9 @@ def check_spread(server: ServerProcess, listeners: list[Listener]) -> None:
     times = [seconds_since(started, listener.told_at) for listener in listeners if listener.told_at is not None]
     assert len(times) == len(listeners), "everybody who reads is told"
     assert min(times) >= -0.01
-    # Those whose turn it was while a busy machine had no time for the server are told together.
-    assert fullest_tenth(times, WINDOW_SECONDS) <= 0.4, sorted(times)[:: len(times) // 20]
+    # Those whose turn it was while a busy machine had no time for the server are told together. Where all are told
+    # together it is 1, where half of them are 0.5.
+    assert fullest_tenth(times, WINDOW_SECONDS) < 0.5, sorted(times)[:: len(times) // 20]
     # In random order: who came first does not go first.
     assert abs(statistics.correlation(range(len(times)), times)) < 0.15
     retries = [listener.retry_ms / 1000 - RETRY_SECONDS for listener in listeners if listener.retry_ms is not None]
@@ -270,7 +271,7 @@ def admin_port() -> int:
 
 
 def test_ready_says_so_first_then_the_door_closes_then_the_streams_end(tmp_path: Path, admin_port: int) -> None:
-    with ServerProcess(tmp_path, admin__port=admin_port, drain__seconds=2, drain__notice_seconds=2) as server:
+    with ServerProcess(tmp_path, admin__port=admin_port, drain__seconds=5, drain__notice_seconds=5) as server:
         client = RawClient(server.port).get("/events")
         client.until(b'"connected"')
         server.process.send_signal(signal.SIGTERM)
