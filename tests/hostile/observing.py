@@ -84,13 +84,19 @@ def until_data(client: RawClient, prefix: str) -> list[str]:
 
 
 class Watch:
-    """What ended, was refused and is open, since this was made."""
+    """What ended, was refused and is open, since this was made.
+
+    It begins when the streams of earlier tests have ended: the server may notice their end later than they do.
+    """
 
     def __init__(self, server: ServerProcess, *, tls: ssl.SSLContext | None = None) -> None:
         self.server = server
         self.tls = tls
+        wait_until(lambda: metrics(server, tls=tls)["connections"] == 0, what="the end of earlier streams")
         self.before = metrics(server, tls=tls)
-        self._lines_before = len(server.lines())
+        ended = sum(value for name, value in self.before.items() if name.startswith("connections_closed_total{"))
+        wait_until(lambda: len(self._ends()) >= ended, what="their lines in the log")
+        self._lines_before = len(self._ends())
 
     def _grown(self, name: str) -> dict[str, int]:
         now = metrics(self.server, tls=self.tls)
@@ -114,7 +120,10 @@ class Watch:
 
     def disconnected(self) -> list[dict[str, Any]]:
         """The lines of the log about streams that ended."""
-        return [line for line in self.server.lines()[self._lines_before :] if line["event"] == "events.disconnected"]
+        return self._ends()[self._lines_before :]
+
+    def _ends(self) -> list[dict[str, Any]]:
+        return [line for line in self.server.lines() if line["event"] == "events.disconnected"]
 
     def expect(self, *, left: int = 0, **closed: int) -> list[dict[str, Any]]:
         """Wait until exactly these streams have ended and so many are left; the log says the same."""

@@ -192,9 +192,7 @@ class Soak:
         found = problems(self.samples, last, self.before)
         if verdict.violation is not None:
             found.insert(0, str(verdict.violation))
-        self.server.lines()
-        said = (self.server.counts["events.connected"], self.server.counts["events.disconnected"])
-        if said != (last.opened, last.closed):
+        if (said := await self._said(last)) != (last.opened, last.closed):
             found.append(f"{said} lines about streams, expected {(last.opened, last.closed)}")
         return self._document(plan, verdict, last, found)
 
@@ -206,6 +204,16 @@ class Soak:
             if is_calm or time.monotonic() > deadline:
                 return last
             await asyncio.sleep(0.2)
+
+    async def _said(self, last: Sample) -> tuple[int, int]:
+        """The lines about streams: of their beginnings, and of their ends. The log is written behind the loop."""
+        deadline = time.monotonic() + 60
+        while True:
+            await asyncio.to_thread(self.server.lines)
+            said = (self.server.counts["events.connected"], self.server.counts["events.disconnected"])
+            if min(said[0] - last.opened, said[1] - last.closed) >= 0 or time.monotonic() > deadline:
+                return said
+            await asyncio.sleep(0.02)
 
     def _document(self, plan: Plan, verdict: Verdict, last: Sample, found: list[str]) -> dict[str, Any]:
         judged = warm(self.samples)

@@ -52,7 +52,7 @@ async def asking_for_health(port: int) -> AsyncIterator[list[float]]:
             reader, writer = await asyncio.open_connection("127.0.0.1", port)
             try:
                 writer.write(b"GET /health HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n")
-                async with asyncio.timeout(20):
+                async with asyncio.timeout(60):
                     answer = await reader.read()
             finally:
                 writer.close()

@@ -37,7 +37,7 @@ def serve(tmp_path: Path, **settings: Any) -> ServerProcess:
 
 
 def connect(server: ServerProcess, *, receive_buffer: int | None = None) -> RawClient:
-    client = RawClient(server.port, host=Line.HERE, receive_buffer=receive_buffer, timeout_seconds=30)
+    client = RawClient(server.port, host=Line.HERE, receive_buffer=receive_buffer)
     client.get("/events?topic=a").until(b'"connected"')
     return client
 
