@@ -8,13 +8,14 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from heapq import merge
 from math import inf
 from operator import attrgetter
+from typing import NamedTuple
 
 from pydantic import Field, field_validator
 
 from qgstream.errors import InvalidField
 from qgstream.events.pattern_sets import PatternSet
-from qgstream.events.prefix_index import Names
 from qgstream.events.publication import Position, Publication
+from qgstream.events.topic_index import TopicIndex
 from qgstream.events.topics import check_pattern, covers, matches
 from qgstream.reasons import ResetReason
 from qgstream.settings import Section
@@ -24,6 +25,14 @@ from qgstream.settings import Section
 EVENTS_PER_STEP = 256
 TOPICS_PER_STEP = 64
 TOPICS_PER_APPEND = 16
+# So many publications are looked at rather than that topics are looked up for them, or sorted.
+MOST_LOOKS = 64
+# A page is looked for in so many topics at most, which takes about a millisecond.
+MOST_TOPICS = 4096
+# Topics sorted in one go: about a millisecond.
+TOPICS_SORTED = 512
+# Spreads offsets evenly over the higher bits of the product (Knuth's multiplicative hash).
+_MIX = 2654435761
 
 
 class TopicHistory(Section):
@@ -94,6 +103,13 @@ class Shelf:
         self.since: deque[float] = deque()
 
 
+class Part(NamedTuple):
+    """Publications of the log, and the offset up to which there are no others of the kind."""
+
+    publications: Sequence[Publication]
+    end: int
+
+
 class _Gone:
     """Where a forgotten publication was in the log, until that is rewritten. What it held is free at once: up to
     `max_bytes` more would wait for that."""
@@ -124,8 +140,7 @@ class Window:
         self._log: list[Publication | _Gone] = []  # some of it is gone already: see _cut and _rewrite
         self._log_start = 0  # how many were cut off the front of _log, so that index + _log_start never changes
         self._gone = 0  # how many in _log are gone
-        self._latest: dict[str, Publication] = {}
-        self._topics = Names()  # those of _latest
+        self._topics = TopicIndex()
         self._settings = settings
         self._changes = 0  # of the settings
         self._shelves = self._new_shelves(settings, position.offset)
@@ -239,10 +254,7 @@ class Window:
         shelf.since.append(now)
         self._log.append(publication)
         self.size_bytes += publication.size_bytes
-        for topic in publication.topics:
-            if topic not in self._latest:
-                self._topics.add(topic)
-            self._latest[topic] = publication
+        self._topics.add(publication)
         self.forget_some(now)
 
     def stores(self, publication: Publication) -> bool:
@@ -300,16 +312,15 @@ class Window:
             concerned.forgotten = max(concerned.forgotten, publication.offset)
 
     def _drop(self, publication: Publication) -> None:
-        index = bisect_left(self._log, publication.offset, key=_offset)
-        if index == len(self._log) or self._log[index] is not publication:
-            return  # it was dropped while the settings changed
+        index = self._gone  # where it is when all that went before are those before it in the log
+        if index >= len(self._log) or self._log[index] is not publication:
+            index = bisect_left(self._log, publication.offset, key=_offset)
+            if index == len(self._log) or self._log[index] is not publication:
+                return  # it was dropped while the settings changed
         self._log[index] = _Gone(publication.offset)
         self._gone += 1
         self.size_bytes -= publication.size_bytes
-        for topic in publication.topics:
-            if self._latest.get(topic) is publication:
-                del self._latest[topic]
-                self._topics.discard(topic)
+        self._topics.discard(publication)
         if not self._gone % EVENTS_PER_STEP or self._gone > len(self):
             self._cut()
 
@@ -399,29 +410,41 @@ class Window:
 
     def newest_on(self, topic: str) -> Publication | None:
         """The newest publication of this topic, if it is held."""
-        return self._latest.get(topic)
+        return self._topics.newest_on(topic)
 
     def sort_topics(self, most: int) -> bool:
         """Prepare for `topics_under`, at the cost of at most so many topics; True when that is done."""
-        return self._topics.settle(most)
+        return self._topics.sort(most)
 
     def topics_under(self, patterns: PatternSet, most: int) -> list[str] | None:
-        """The topics whose newest publication is held and that the patterns cover; None if they are more than `most`.
+        """See `TopicIndex.topics_under`; call `sort_topics` first."""
+        return self._topics.topics_under(patterns, most)
 
-        The cost is what is found, and a search for each pattern. Call `sort_topics` first, unless the patterns are
-        names or `*`.
+    def page_of(self, patterns: PatternSet, offset: int, size: int) -> Part | None:
+        """What may concern a subscription to these patterns of what is held after `offset`, oldest first: at most so
+        many publications. None while more topics must be sorted for it: some of them have been, now.
+
+        Either only the topics are looked at that the patterns cover, or all that lies behind the offset, whichever is
+        less.
         """
-        found: list[str] = []
-        for pattern in patterns:
-            if not pattern.endswith("*"):
-                found += [pattern] if pattern in self._latest else []
-            elif pattern == "*":
-                return list(self._latest) if len(self._latest) <= most else None
-            elif len(found) + self._topics.count(pattern[:-1]) <= most:
-                found += self._topics.under(pattern[:-1])
-            else:
+        behind = len(self._log) - bisect_right(self._log, offset, key=_offset)
+        if behind > MOST_LOOKS and not patterns.is_everything:
+            if patterns.has_prefix and not self.sort_topics(TOPICS_SORTED):
                 return None
-        return found if len(found) <= most else None
+            topics = self._topics.topics_under(patterns, min(MOST_TOPICS, behind))
+            if topics is not None:
+                return self._part_of(topics, offset, size)
+        found = self.page(offset, size)
+        return Part(found, found[-1].offset if found else self.newest)
+
+    def _part_of(self, topics: Iterable[str], offset: int, size: int) -> Part:
+        found = self._topics.after(offset, topics, size)
+        # Readers of the same topics that started anywhere meet soon: half of the pages end at one of these places.
+        # Multiples would not do: some topic has every second event of the log.
+        for index, publication in enumerate(found, 1):
+            if not (publication.offset * _MIX >> 16) % (size // 2):
+                return Part(found[:index], publication.offset)
+        return Part(found, found[-1].offset if len(found) == size else self.newest)
 
 
 def _shelf_index(settings: HistorySettings, publication: Publication) -> int | None:

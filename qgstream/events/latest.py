@@ -51,8 +51,7 @@ def _is_newest(window: Window, publication: Publication, patterns: PatternSet) -
 def _candidates(window: Window, patterns: PatternSet) -> Iterator[Publication | None]:
     """What may be part of the state, in order. None stands for work without a result."""
     newest = window.newest
-    has_prefix = any(len(pattern) > 1 and pattern.endswith("*") for pattern in patterns)
-    while has_prefix and not window.sort_topics(LOOKS):
+    while patterns.has_prefix and not patterns.is_everything and not window.sort_topics(LOOKS):
         yield None
     topics = window.topics_under(patterns, MOST_TOPICS)
     if topics is None:

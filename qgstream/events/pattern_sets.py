@@ -15,7 +15,7 @@ class PatternSet:
     `covers` takes O(log n) for n patterns: a publisher may name 64 topics, and a subscriber 64 patterns.
     """
 
-    __slots__ = ("_patterns", "_stems")
+    __slots__ = ("is_everything", "has_prefix", "_patterns", "_stems")
 
     def __init__(self, patterns: Iterable[str]) -> None:
         self._patterns: list[str] = []
@@ -25,6 +25,8 @@ class PatternSet:
             if not self._patterns or not matches(self._patterns[-1], stem):
                 self._stems.append(stem)
                 self._patterns.append(pattern)
+        self.is_everything = self._patterns[0] == "*"
+        self.has_prefix = any(pattern.endswith("*") for pattern in self._patterns)
 
     def __iter__(self) -> Iterator[str]:
         return iter(self._patterns)

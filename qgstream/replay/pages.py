@@ -7,6 +7,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 
 from qgstream.events.history import Window
+from qgstream.events.pattern_sets import pattern_set
 from qgstream.events.publication import Publication
 from qgstream.events.subscription import Subscription
 
@@ -37,7 +38,10 @@ class Pages:
         self._cache: OrderedDict[tuple[Subscription, frozenset[str], int], Page] = OrderedDict()
 
     def after(self, subscription: Subscription, offset: int) -> Page:
-        """What the subscription wants of the log after `offset`. A page whose `end` is the log's newest is the last."""
+        """What the subscription wants of the log after `offset`. A page whose `end` is the log's newest is the last.
+
+        While the window has topics to sort first, the page is empty and ends at `offset`.
+        """
         # What is private may change, and a page that was made before must not be sent after that.
         key = (subscription, subscription.private_topics.patterns, offset)
         page = self._cache.get(key)
@@ -45,26 +49,28 @@ class Pages:
             self._cache.move_to_end(key)
             return page
         window = self._window
-        publications = window.page(offset, PAGE_PUBLICATIONS)
-        page = self.of(subscription, publications)
-        if publications and page.end < window.newest:
+        part = window.page_of(pattern_set(subscription.patterns), offset, PAGE_PUBLICATIONS)
+        if part is None:
+            return Page(b"", 0, offset)
+        page = self.of(subscription, part.publications, part.end)
+        if page.end < window.newest:
             self._cache[key] = page
             if len(self._cache) > CACHED_PAGES:
                 self._cache.popitem(last=False)
-        elif not publications:
-            page = Page(b"", 0, window.newest)  # nothing is held there: what follows was not stored, or is gone
         return page
 
-    def of(self, subscription: Subscription, publications: Iterable[Publication]) -> Page:
-        """The first of these publications, as many as fit; `end` is the last one looked at."""
+    def of(self, subscription: Subscription, publications: Iterable[Publication], end: int = 0) -> Page:
+        """The first of these publications, as many as fit. The page's `end` is the last one looked at, or `end` when
+        all of them fit."""
         frames: list[bytes] = []
-        size, end = 0, 0
+        size = looked_at = 0
         for publication in publications:
             if subscription.wants(publication):
                 frame = subscription.frame(publication, self._window.epoch, {})
                 if frames and size + len(frame) > PAGE_BYTES:
+                    end = looked_at
                     break
                 frames.append(frame)
                 size += len(frame)
-            end = publication.offset
-        return Page(b"".join(frames), len(frames), end)
+            looked_at = publication.offset
+        return Page(b"".join(frames), len(frames), end or looked_at)

@@ -57,8 +57,11 @@ class Scene:
         await hub.start()
         return cls(hub, Wheel(hub, HeartbeatSettings(interval_seconds=0.05)))
 
-    def connect(self, last_event_id: str | None, topic: str, *, latest: bool = False, room: int = ENDLESS) -> None:
-        subscription = Subscription(frozenset([topic]), framing=Framing.RAW)
+    def connect(
+        self, last_event_id: str | None, topic: str, *, event: str = "message", latest: bool = False,
+        room: int = ENDLESS,
+    ) -> None:  # fmt: skip
+        subscription = Subscription(frozenset([topic]), frozenset([event]), framing=Framing.RAW)
         self.connection, self.stream = connect(self.hub, subscription, last_event_id, latest=latest, room=room)
         self.said()
 
@@ -83,11 +86,12 @@ class Scene:
 
 
 async def looking(*, room: int = ENDLESS) -> Scene:
-    """A replay in the middle of a window that holds nothing for it but the last event."""
+    """A replay in the middle of a window that holds nothing for it but the last event. It looks at all of them: they
+    are on its topic, and of another type."""
     scene = await Scene.begin()
     first = str(scene.hub.window.position)
     for _ in range(5 * PAGE_PUBLICATIONS):
-        await scene.hub.publish("other", 1)
+        await scene.hub.publish("mine", 1, event="other")
     await scene.hub.publish("mine", 1)
     scene.connect(first, "mine", room=room)
     scene.step()
@@ -101,8 +105,8 @@ async def test_a_replay_that_finds_nothing_says_that_it_lives_and_where_it_is() 
     scene.beat()
     scene.step()
     said = scene.said()
-    epoch = scene.hub.window.epoch
-    assert f"id: {epoch}-{PAGE_PUBLICATIONS - 1}\n" in said or f"id: {epoch}-{PAGE_PUBLICATIONS}\n" in said
+    place = int(said.partition("id: ")[2].partition("\n")[0].rpartition("-")[2])
+    assert 0 < place <= 2 * PAGE_PUBLICATIONS
     assert said.count("heartbeat") == 1
     scene.finish()
     assert "heartbeat" not in scene.said()  # one for each beat
