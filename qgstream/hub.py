@@ -6,6 +6,7 @@ import time
 from collections import OrderedDict
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import chain
 from random import Random
 from typing import cast
 
@@ -147,8 +148,8 @@ class Hub(Host, Sink):
         return self.window.forgetting(time.monotonic())
 
     def forget(self) -> None:
-        """Forget what has become too old; called every so often."""
-        self.slices.begin(self._forgetting(), LOOKS_AT_ONCE)
+        """Forget what has become too old, and sort the topics of what came; called every so often."""
+        self.slices.begin(chain(self._forgetting(), self.window.sorting()), LOOKS_AT_ONCE)
 
     @property
     def is_started(self) -> bool:

@@ -1070,3 +1070,17 @@ async def test_many_stalled_goodbyes_are_closed_one_by_one(clock: Clock) -> None
         hub.slices.step()
         left.append(len(hub.registry))
     assert sorted(set(left), reverse=True) == [4, 3, 2, 1, 0]
+
+
+@pytest.mark.gen_test
+async def test_the_topics_of_what_came_are_sorted_before_anybody_asks_for_a_prefix() -> None:
+    slices = ManualSlices()
+    hub = Hub(slices=slices)
+    await hub.start()
+    for number in range(1000):
+        await hub.publish(f"topic/{number}", 1)
+    hub.forget()
+    assert not hub.window.sort_topics(0)  # in steps
+    slices.run()
+    assert hub.window.sort_topics(0)
+    await hub.stop()

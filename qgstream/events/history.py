@@ -416,6 +416,19 @@ class Window:
         """Prepare for `topics_under`, at the cost of at most so many topics; True when that is done."""
         return self._topics.sort(most)
 
+    def sorting(self) -> Iterator[None]:
+        """Sort all topics, in steps: whoever asks for a prefix next has less to wait for."""
+        while not self._topics.sort(TOPICS_PER_STEP):
+            yield
+
+    def count_topics_under(self, patterns: PatternSet) -> int:
+        """See `TopicIndex.count_under`; call `sort_topics` first."""
+        return self._topics.count_under(patterns)
+
+    def some_topics_under(self, patterns: PatternSet, most: int) -> Iterator[list[str]]:
+        """See `TopicIndex.some_topics_under`; call `sort_topics` first."""
+        return self._topics.some_topics_under(patterns, most)
+
     def topics_under(self, patterns: PatternSet, most: int) -> list[str] | None:
         """See `TopicIndex.topics_under`; call `sort_topics` first."""
         return self._topics.topics_under(patterns, most)

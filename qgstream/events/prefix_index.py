@@ -54,6 +54,13 @@ class Names:
         """The names that begin with `prefix`, in order."""
         yield from self._sorted.islice(*self._range(prefix))
 
+    def some_under(self, prefix: str, after: str | None, most: int) -> list[str]:
+        """The first `most` of these names, or of those after one of them: the others may change in between."""
+        start, stop = self._range(prefix)
+        if after is not None:
+            start = self._sorted.bisect_right(after)
+        return list(self._sorted.islice(start, min(stop, start + most)))
+
     def _range(self, prefix: str) -> tuple[int, int]:
         start: int = self._sorted.bisect_left(prefix)
         end = _end(prefix)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from bisect import bisect_left, bisect_right
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from heapq import merge
 from operator import attrgetter
 
@@ -124,6 +124,27 @@ class TopicIndex:
             else:
                 return None
         return found if len(found) <= most else None
+
+    def count_under(self, patterns: PatternSet) -> int:
+        """About how many topics the patterns cover. Call `sort` first, as for `topics_under`."""
+        if patterns.is_everything:
+            return len(self._of)
+        return sum([self._names.count(p[:-1]) if p.endswith("*") else p in self._of for p in patterns])
+
+    def some_topics_under(self, patterns: PatternSet, most: int) -> Iterator[list[str]]:
+        """What `topics_under` finds, at most so many topics at a time: others may come and go in between."""
+        for pattern in patterns:
+            if pattern == "*":
+                topics = list(self._of)
+                yield from [topics[start : start + most] for start in range(0, len(topics), most)]
+                continue
+            if not pattern.endswith("*"):
+                yield [pattern]
+                continue
+            after = None
+            while names := self._names.some_under(pattern[:-1], after, most):
+                yield names
+                after = names[-1]
 
     def after(self, offset: int, topics: Iterable[str], most: int) -> Sequence[Publication]:
         """The first `most` publications after an offset that have one of these topics, each once, oldest first.

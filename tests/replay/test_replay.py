@@ -15,7 +15,7 @@ from qgstream.brokers.base import Opened, Sink
 from qgstream.brokers.memory import MemoryBroker
 from qgstream.delivery.connection import Connection
 from qgstream.events.history import HistorySettings
-from qgstream.events.latest import LOOKS, MOST_TOPICS
+from qgstream.events.latest import LOOKS
 from qgstream.events.publication import Position, Publication
 from qgstream.events.subscription import Subscription
 from qgstream.hub import Hub
@@ -210,7 +210,7 @@ async def test_before_the_state_has_come_there_is_no_place() -> None:
 @pytest.mark.gen_test
 async def test_a_large_state_is_sent_in_steps_and_what_comes_meanwhile_follows_it() -> None:
     scene = await Scene.begin()
-    topics = 2 * (LOOKS + MOST_TOPICS)
+    topics = 6 * LOOKS
     for number in range(topics):
         await scene.hub.publish(f"mine/{number:05}", number)
     while not scene.hub.window.sort_topics(LOOKS):
