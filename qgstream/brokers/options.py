@@ -5,16 +5,42 @@ An engine declares its options as a `Section`; what is wrong with a URL is said 
 
 from __future__ import annotations
 
+import ssl
 from dataclasses import dataclass
 from typing import Self, TypeVar
 from urllib.parse import parse_qsl, unquote, urlsplit
 
-from pydantic import ValidationError
+from pydantic import Field, ValidationError
 
 from qgstream.errors import ConfigError
+from qgstream.net.certificates import load_cert_chain
 from qgstream.settings import Section
 
 _S = TypeVar("_S", bound=Section)
+
+
+class TlsOptions(Section):
+    """The certificates that a URL's query names."""
+
+    cafile: str | None = Field(None, description="Certificates to know the server by, instead of the system's.")
+    certfile: str | None = Field(None, description="A certificate to show the server.")
+    keyfile: str | None = Field(None, description="Its key, unless it is in the same file.")
+
+    def context(self, scheme: str, *, plain: str, with_tls: str) -> ssl.SSLContext | None:
+        """What TLS to the engine needs; None for the scheme `plain`. `with_tls` is the scheme to suggest instead.
+
+        Raises `ConfigError` for certificates with `plain`, and for files that cannot be used."""
+        if scheme == plain:
+            if self.cafile or self.certfile or self.keyfile:
+                raise ConfigError([f"broker.url: got certificates for {plain}://, expected {with_tls}://"])
+            return None
+        try:
+            context = ssl.create_default_context(cafile=self.cafile)
+            if self.certfile:
+                load_cert_chain(context, self.certfile, self.keyfile)
+        except OSError as error:
+            raise ConfigError([f"broker.url: the certificates cannot be used: {error}"]) from error
+        return context
 
 
 @dataclass(frozen=True)

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import argparse
-import difflib
 import re
 import sys
 from collections.abc import Sequence
 from typing import Any, NoReturn
 
 from qgstream.cli import _streams
+from qgstream.suggestions import did_you_mean
 
 
 class Parser(argparse.ArgumentParser):
@@ -38,10 +38,9 @@ class Parser(argparse.ArgumentParser):
 
     def _about(self, flag: str) -> str:
         known = re.findall(r"--[a-z][a-z-]*", self.format_help())
-        near = difflib.get_close_matches(flag, known, n=1)
         if re.fullmatch(r"--\w+\.\w+", flag) and "--set" in known:
-            near = [f"--set {flag.removeprefix('--')}=VALUE"]
-        return f"unknown flag {flag}" + (f"; did you mean {near[0]}?" if near else "")
+            return f"unknown flag {flag}; did you mean --set {flag.removeprefix('--')}=VALUE?"
+        return f"unknown flag {flag}{did_you_mean(flag, known)}"
 
     def error(self, message: str) -> NoReturn:
         """Say what is wrong in one line and where the help is."""

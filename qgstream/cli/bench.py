@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import difflib
 import json
 import os
 import signal
@@ -13,6 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from qgstream.cli import _streams
+from qgstream.suggestions import did_you_mean
 
 if TYPE_CHECKING:
     from argparse import _SubParsersAction
@@ -169,8 +169,7 @@ def _say(text: str, *, keep: bool = False) -> None:
 
 def _scenario(text: str) -> str:
     if text not in SCENARIOS and text != "all":
-        near = difflib.get_close_matches(text, [*SCENARIOS, "all"], n=1)
-        hint = f"; did you mean {near[0]}?" if near else f", expected one of {', '.join(SCENARIOS)}, all"
+        hint = did_you_mean(text, [*SCENARIOS, "all"]) or f", expected one of {', '.join(SCENARIOS)}, all"
         raise argparse.ArgumentTypeError(f"got {text!r}{hint}")
     return text
 

@@ -6,7 +6,6 @@ go, and no problem shows a secret.
 
 from __future__ import annotations
 
-import difflib
 import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -30,6 +29,7 @@ from qgstream.service.drain import DrainSettings
 from qgstream.service.heartbeat import HeartbeatSettings
 from qgstream.settings import Section
 from qgstream.sources.base import SourceSettings
+from qgstream.suggestions import did_you_mean
 
 ENVIRONMENT_PREFIX = "QGSTREAM_"
 # Names the file itself, so it is no key of the configuration.
@@ -233,13 +233,11 @@ def load(
 def _check_limited_keys(config: Config, reading: Reading[Config]) -> None:
     # A name that is misspelt would be a key without a limit.
     known = config.auth.publish_keys
-    problems = []
-    for name in config.limits.per_key:
-        if name not in known:
-            near = difflib.get_close_matches(name, known, n=1)
-            problems.append(
-                f"{reading.found['limits.per_key'].source}: limits.per_key.{name[:100]}: no key in auth.publish_keys "
-                f"has this name{f'; did you mean {near[0]}?' if near else ''}"
-            )
+    source = reading.found["limits.per_key"].source if config.limits.per_key else ""
+    problems = [
+        f"{source}: limits.per_key.{name[:100]}: no key in auth.publish_keys has this name{did_you_mean(name, known)}"
+        for name in config.limits.per_key
+        if name not in known
+    ]
     if problems:
         raise ConfigError(problems)

@@ -6,7 +6,6 @@ No problem shows a secret: values of secret keys, of unknown ones and of whole t
 
 from __future__ import annotations
 
-import difflib
 import json
 import re
 import tomllib
@@ -20,6 +19,7 @@ from pydantic.fields import FieldInfo
 from pydantic_core import ErrorDetails
 
 from qgstream.errors import ConfigError
+from qgstream.suggestions import did_you_mean, nearest
 
 M = TypeVar("M", bound=BaseModel)
 
@@ -171,10 +171,10 @@ class Catalogue:
         last = name.rpartition(".")[2]
         if last in by_last:
             return by_last[last]
-        if near := difflib.get_close_matches(name, names, n=1):
-            return near[0]
-        near = difflib.get_close_matches(last, by_last, n=1)
-        return by_last[near[0]] if near else None
+        near = nearest(name, names)
+        if near is None:
+            near = by_last.get(nearest(last, by_last) or "")
+        return near
 
     def did_you_mean(self, name: str) -> str:
         """`; did you mean ...?` for an unknown dotted name, or nothing when nothing is near."""
@@ -318,8 +318,7 @@ class Reading(Generic[M]):
         elif kind in _SENTENCES:
             said = _SENTENCES[kind]
             if kind == "extra_forbidden" and key is not None and key.item is not None:
-                near = difflib.get_close_matches(last, field_names(key.item), n=1)
-                said += f"; did you mean {near[0]}?" if near else ""
+                said += did_you_mean(last, field_names(key.item))
         else:
             got = "a value that is not shown" if key is None or key.hides(last) else key.shown(details["input"])
             said = f"got {got}, expected {'a table' if kind == 'model_type' else _expected(message)}"

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Collection, Mapping
 from typing import Any
 
@@ -11,6 +10,7 @@ from pydantic import ValidationError
 from qgstream.errors import ConfigError, Conflict, InvalidField
 from qgstream.limits import LimitSettings
 from qgstream.net.sockets import raise_descriptor_limit
+from qgstream.suggestions import did_you_mean
 
 
 def tune(
@@ -26,8 +26,7 @@ def tune(
     """
     for name in changes:
         if name not in LimitSettings.model_fields:
-            near = difflib.get_close_matches(name, LimitSettings.model_fields, n=1, cutoff=0.5)
-            raise InvalidField(name[:100], f"unknown limit{f'; did you mean {near[0]}?' if near else ''}")
+            raise InvalidField(name[:100], f"unknown limit{did_you_mean(name, LimitSettings.model_fields)}")
     merged = limits.model_dump() | {name: _whole(value) for name, value in changes.items()}
     if "per_key" in changes:
         merged["per_key"] = _merge_keys(limits, changes["per_key"], keys)

@@ -27,7 +27,8 @@ from qgstream.errors import BadRequest, ConfigError, InvalidField
 from qgstream.events.draft import draft
 from qgstream.events.publication import Publication
 from qgstream.settings import Section
-from qgstream.sources.options import check_options, did_you_mean
+from qgstream.sources.options import check_options
+from qgstream.suggestions import did_you_mean
 
 # Packages bring sources under this group of entry points: `use = "NAME"` finds them.
 ENTRY_POINTS = "qgstream.sources"

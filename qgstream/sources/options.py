@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-import difflib
 import inspect
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, create_model
 from pydantic.errors import PydanticUserError
 
 from qgstream.errors import ConfigError
+from qgstream.suggestions import did_you_mean
 
 
 def check_options(function: Callable[..., object], options: Mapping[str, object], place: str) -> dict[str, object]:
@@ -63,9 +63,3 @@ def _model(function: Callable[..., object]) -> tuple[type[BaseModel], dict[str, 
     except PydanticUserError:
         untyped: dict[str, Any] = {field: (Any, info) for field, (_, info) in definitions.items()}
         return create_model("Options", __config__=config, **untyped), names
-
-
-def did_you_mean(name: str, known: Sequence[str]) -> str:
-    """`; did you mean ...?`, or nothing when nothing is near."""
-    near = difflib.get_close_matches(name, known, n=1)
-    return f"; did you mean {near[0]}?" if near else ""

@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import json
 import re
-import ssl
 import time
 from collections.abc import AsyncGenerator, Mapping, Sequence
 from contextlib import asynccontextmanager, suppress
@@ -29,7 +28,7 @@ from qgstream.errors import ConfigError, TooLarge
 from qgstream.events.history import HistorySettings
 from qgstream.events.publication import Publication
 from qgstream.logs import log
-from qgstream.net.certificates import expires_at, load_cert_chain
+from qgstream.net.certificates import expires_at
 
 PORT = 4222
 # A connection that is given up may take this long to end.
@@ -59,7 +58,7 @@ class NatsBroker(Remote):
         self.stream = address.path or stream.STREAM
         self._address = address
         self._options = options
-        self._tls = self._tls_context()
+        self._tls = options.context(address.scheme, plain="nats", with_tls="nats+tls")
         self._certificate_expires_at = expires_at(options.certfile) if options.certfile else None
         self._client: Client | None = None
         self._last_error: Exception | None = None
@@ -90,20 +89,6 @@ class NatsBroker(Remote):
     def certificate_expires_at(self) -> float | None:
         """See `Broker.certificate_expires_at`."""
         return self._certificate_expires_at
-
-    def _tls_context(self) -> ssl.SSLContext | None:
-        options = self._options
-        if self._address.scheme == "nats":
-            if options.cafile or options.certfile or options.keyfile:
-                raise ConfigError(["broker.url: got certificates for nats://, expected nats+tls://"])
-            return None
-        try:
-            context = ssl.create_default_context(cafile=options.cafile)
-            if options.certfile:
-                load_cert_chain(context, options.certfile, options.keyfile)
-        except OSError as error:
-            raise ConfigError([f"broker.url: the certificates cannot be used: {error}"]) from error
-        return context
 
     # Connecting.
 

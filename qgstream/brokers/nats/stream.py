@@ -13,10 +13,10 @@ from typing import Any
 from pydantic import Field, field_validator
 
 from qgstream.brokers.base import IDEMPOTENCY_SECONDS
+from qgstream.brokers.options import TlsOptions
 from qgstream.brokers.remote import longest_seconds
 from qgstream.events.history import HistorySettings
 from qgstream.limits import MIB
-from qgstream.settings import Section
 
 Document = Mapping[str, Any]
 
@@ -28,7 +28,7 @@ MIN_BYTES = MIB
 _PREFIX = re.compile(r"[A-Za-z0-9_-]+(\.[A-Za-z0-9_-]+)*")
 
 
-class Options(Section):
+class Options(TlsOptions):
     """The query of the URL."""
 
     prefix: str = Field(STREAM, description="The subjects of the log are `<prefix>.<topic>`.")
@@ -36,9 +36,6 @@ class Options(Section):
     max_bytes: int | None = Field(None, ge=0, description="Instead of history.max_bytes, in the stream.")
     max_age_seconds: float | None = Field(None, gt=0, description="Instead of history.max_age_seconds, in the stream.")
     replicas: int = Field(1, ge=1, le=5, description="Servers of a cluster that hold the stream, when it is made.")
-    cafile: str | None = Field(None, description="Certificates to know the server by, instead of the system's.")
-    certfile: str | None = Field(None, description="A certificate to show the server.")
-    keyfile: str | None = Field(None, description="Its key, unless it is in the same file.")
 
     @field_validator("prefix")
     @classmethod

@@ -24,7 +24,7 @@ from qgstream.brokers.rabbitmq import witness
 from qgstream.brokers.rabbitmq.link import FAILURES, Cancelled, Link, Reader, Undecodable, answered, quiet
 from qgstream.brokers.rabbitmq.marks import Slip, SlipKind, mark_of, says_epoch
 from qgstream.brokers.rabbitmq.messages import MAX_SHORT_BYTES, Entry, NoStream, marked, parse
-from qgstream.brokers.rabbitmq.options import Options, tls_context, urls, user_of, users
+from qgstream.brokers.rabbitmq.options import Options, urls, user_of, users
 from qgstream.brokers.rabbitmq.outbox import Blocked, Outbox
 from qgstream.brokers.rabbitmq.repeats import REACH, Repeats, first_needed
 from qgstream.brokers.remote import PAGE_EVENTS, Bounds, Page, Placed, Remote, Replaced, longest_seconds
@@ -73,7 +73,7 @@ class RabbitmqBroker(Remote):
         self.exchange = options.exchange
         self._options = options
         self._urls = urls(address)
-        self._tls = tls_context(address, options)
+        self._tls = options.context(address.scheme, plain="amqp", with_tls="amqps")
         self._certificate_expires_at = expires_at(options.certfile) if options.certfile else None
         self._user, self._users = user_of(address), users(address, options)
         self._name = secrets.token_hex(8)

@@ -1,23 +1,18 @@
-"""What the URL of RabbitMQ says. Pure, but for reading certificates."""
+"""What the URL of RabbitMQ says. Pure."""
 
 from __future__ import annotations
-
-import ssl
 
 from pydantic import Field
 from yarl import URL
 
-from qgstream.brokers.options import Address
-from qgstream.errors import ConfigError
+from qgstream.brokers.options import Address, TlsOptions
 from qgstream.limits import MIB
-from qgstream.net.certificates import load_cert_chain
-from qgstream.settings import Section
 
 NAME = "qgstream"
 PORTS = {"amqp": 5672, "amqps": 5671}
 
 
-class Options(Section):
+class Options(TlsOptions):
     """The query of the URL."""
 
     stream: str = Field(NAME, min_length=1, max_length=200, description="The queue that is the log.")
@@ -28,9 +23,6 @@ class Options(Section):
     max_age_seconds: float | None = Field(None, gt=0, description="Likewise, instead of history.max_age_seconds.")
     max_event_bytes: int = Field(MIB, gt=0, description="Larger messages of other publishers are skipped.")
     users: str = Field("", description="Users of RabbitMQ that other servers of this log have, separated by commas.")
-    cafile: str | None = Field(None, description="Certificates to know the server by, instead of the system's.")
-    certfile: str | None = Field(None, description="A certificate to show the server.")
-    keyfile: str | None = Field(None, description="Its key, unless it is in the same file.")
 
 
 def urls(address: Address) -> list[URL]:
@@ -55,18 +47,3 @@ def users(address: Address, options: Options) -> frozenset[str]:
     """The users that servers of this log have: that of the URL, and those that it names."""
     named = (name.strip() for name in options.users.split(","))
     return frozenset({user_of(address), *filter(None, named)})
-
-
-def tls_context(address: Address, options: Options) -> ssl.SSLContext | None:
-    """How to know the server, and be known to it. Raises `ConfigError`."""
-    if address.scheme == "amqp":
-        if options.cafile or options.certfile or options.keyfile:
-            raise ConfigError(["broker.url: got certificates for amqp://, expected amqps://"])
-        return None
-    try:
-        context = ssl.create_default_context(cafile=options.cafile)
-        if options.certfile:
-            load_cert_chain(context, options.certfile, options.keyfile)
-    except OSError as error:
-        raise ConfigError([f"broker.url: the certificates cannot be used: {error}"]) from error
-    return context

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import time
 from typing import Any
 
@@ -11,6 +10,7 @@ from qgstream.events.topics import check_text
 from qgstream.http.admin.base import AdminHandler
 from qgstream.reasons import BAN_KINDS, BanKind
 from qgstream.service.bans import MAX_BANS, Ban, check_value
+from qgstream.suggestions import did_you_mean
 
 DEFAULT_SECONDS = 3600.0
 MAX_SECONDS = 366 * 86_400.0
@@ -62,8 +62,7 @@ class BansHandler(AdminHandler):
         # A name that is misspelt would ban nobody. It is not repeated: it may be the key itself.
         known = self.service.auth.settings.publish_keys
         if name not in known:
-            near = difflib.get_close_matches(name, known, n=1)
-            hint = f"; did you mean {near[0]}?" if near else ""
+            hint = did_you_mean(name, known)
             raise Conflict("key", f"got an unknown name, expected that of a key in auth.publish_keys{hint}")
 
     def _seconds(self, body: dict[str, Any]) -> float | None:

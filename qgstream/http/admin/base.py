@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import re
 from collections.abc import Collection
 from typing import Any
@@ -16,6 +15,7 @@ from qgstream.http.base import BaseHandler
 from qgstream.logs import log
 from qgstream.net.content_codings import decode_body
 from qgstream.net.sockets import MAX_BODY_BYTES
+from qgstream.suggestions import did_you_mean
 
 _JSON_TYPES = ("application/json", "application/merge-patch+json")
 _WHOLE = re.compile(r"[0-9]{1,16}")
@@ -100,8 +100,7 @@ class AdminHandler(BaseHandler):
         """Raise `InvalidField` for a field of the body that is none of these."""
         for name in body:
             if name not in expected:
-                near = difflib.get_close_matches(name, expected, n=1)
-                hint = f"; did you mean {near[0]}?" if near else f", expected {' or '.join(expected)}"
+                hint = did_you_mean(name, expected) or f", expected {' or '.join(expected)}"
                 raise InvalidField(name[:100], f"unknown field{hint}")
 
     def number_of(self, body: dict[str, Any], name: str, default: float, *, low: float, high: float) -> float:
