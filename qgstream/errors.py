@@ -130,10 +130,14 @@ class Conflict(QgstreamError):
 
 
 class NotFound(QgstreamError):
-    """No such resource."""
+    """No such resource. `docs` is the path of the page that describes the paths, if there is one."""
 
     status = 404
     code = "not_found"
+
+    def __init__(self, message: str, *, docs: str | None = None) -> None:
+        super().__init__(message)
+        self.docs = docs
 
 
 class MethodNotAllowed(QgstreamError):

@@ -20,7 +20,9 @@ import qgstream.cli
 from qgstream import errors
 from qgstream.brokers.base import _ENGINES
 from qgstream.events.draft import Body
+from qgstream.http import api_reference, openapi
 from qgstream.http.app import admin_app, public_app
+from qgstream.http.streams import _PARAMETERS
 from qgstream.hub import Hub
 from qgstream.metrics import Metrics
 from qgstream.process.config import Config, load
@@ -265,6 +267,42 @@ def test_every_error_code_is_documented_with_its_status_and_no_other_is() -> Non
     assert {word: {status} for word, status in documented} == codes()
 
 
+def described_codes() -> dict[str, set[int]]:
+    """Every code that the description of the public interface names, and the statuses that it stands at."""
+    found: dict[str, set[int]] = {}
+    for group in api_reference.read(openapi.public_document()).groups:
+        for operation in group.operations:
+            for response in operation.responses:
+                for word in response.codes:
+                    found.setdefault(word, set()).add(int(response.status))
+    return found
+
+
+# No answer of a path: what does not get as far as one, what only /admin answers, and the base of others.
+UNDESCRIBED = {
+    "bad_request", "malformed_request", "request_timeout", "target_too_long", "expectation_failed", "headers_too_large",
+    "not_implemented", "http_version_not_supported", "server_error", "invalid_configuration", "not_found",
+    "method_not_allowed", "too_many_requests", "unavailable",
+    "filter_required", "no_admin_keys", "conflict", "config_rejected", "too_many_viewers",
+}  # fmt: skip
+
+
+def test_the_description_has_every_error_code_with_its_status_and_no_other() -> None:
+    described = described_codes()
+    assert {word: statuses for word, statuses in codes().items() if word not in UNDESCRIBED} == described
+
+
+def test_the_description_has_the_words_of_the_streams() -> None:
+    variants = {
+        variant["properties"]["event"]["const"]: variant["properties"]
+        for variant in openapi.document()["components"]["schemas"]["ServerMessage"]["oneOf"]
+    }
+    assert set(variants["closing"]["reason"]["enum"]) == set(CLOSE_REASONS)
+    # Those that are told, and not only counted.
+    assert set(variants["rejected"]["reason"]["enum"]) == set(REJECT_REASONS) - {"max_sockets", "unauthorized"}
+    assert {"none", "complete", *variants["reset"]["reason"]["enum"]} == set(REPLAY_RESULTS)
+
+
 # Paths, parameters and fields.
 
 
@@ -295,6 +333,16 @@ def test_every_parameter_of_the_stream_is_documented() -> None:
     }  # fmt: skip
     assert {"topic", "event", "envelope", "replay", "access_token"} <= asked
     assert (asked | {"last_event_id", "lastEventId", "lastEventID"}) - set(code(HTTP)) == set()
+
+
+def test_the_description_has_every_parameter_of_the_stream() -> None:
+    operation = openapi.document()["paths"]["/events"]["get"]
+    named = {parameter["name"] for parameter in operation["parameters"] if parameter["in"] == "query"}
+    assert named | {"access_token"} == set(_PARAMETERS)
+
+
+def test_the_description_has_every_field_of_a_publication() -> None:
+    assert openapi.document()["components"]["schemas"]["Event"]["properties"].keys() == set(Body.__struct_fields__)
 
 
 def test_every_field_of_a_publication_is_documented() -> None:

@@ -29,6 +29,7 @@ from qgstream.http.base import MAX_METHOD_CHARACTERS, MAX_PATH_CHARACTERS, BaseH
 from qgstream.http.client import ClientHandler, ClientTypesHandler, MinifiedClientHandler, VersionedClientHandler
 from qgstream.http.dashboard import DashboardHandler
 from qgstream.http.demo import DemoHandler
+from qgstream.http.docs import DocsHandler, PublicOpenApiHandler
 from qgstream.http.events import EventsHandler
 from qgstream.http.health import HealthHandler, ReadyHandler
 from qgstream.http.metrics import MetricsHandler
@@ -142,7 +143,8 @@ def _operator_routes(service: Service) -> list[Rule]:
 
 def public_app(service: Service, *, with_operator_routes: bool = True, on_loopback: bool = False) -> Application:
     """What the public port serves. `on_loopback` says that all of its sockets are on the loopback."""
-    shared = {"service": service}
+    shared: dict[str, Any] = {"service": service}
+    described = shared | {"with_operator_paths": with_operator_routes}
     table = _routes(service)
     if with_operator_routes:
         table += _operator_routes(service)
@@ -150,12 +152,14 @@ def public_app(service: Service, *, with_operator_routes: bool = True, on_loopba
         table += [Rule(PathMatches("/health"), HealthHandler, shared)]
     table += [
         Rule(PathMatches("/"), DemoHandler, shared),
+        Rule(PathMatches("/docs"), DocsHandler, described),
+        Rule(PathMatches(r"/openapi\.json"), PublicOpenApiHandler, described),
         Rule(PublicPath(r"/client\.js"), ClientHandler, shared),
         Rule(PublicPath(r"/client\.min\.js"), MinifiedClientHandler, shared),
         Rule(PublicPath(r"/client-([0-9a-f]{16})\.min\.js"), VersionedClientHandler, shared),
         Rule(PublicPath(r"/client\.d\.ts"), ClientTypesHandler, shared),
     ]
-    return _application(service, table, on_loopback)
+    return _application(service, table, on_loopback, docs="/docs")
 
 
 def admin_app(service: Service, *, on_loopback: bool = False) -> Application:
@@ -163,12 +167,14 @@ def admin_app(service: Service, *, on_loopback: bool = False) -> Application:
     return _application(service, _operator_routes(service), on_loopback)
 
 
-def _application(service: Service, table: list[Rule], on_loopback: bool) -> Application:
+def _application(
+    service: Service, table: list[Rule], on_loopback: bool, *, docs: str | None = None
+) -> Application:  # fmt: skip
     unknown_host = Rule(UnknownHost(service, on_loopback=on_loopback), MisdirectedHandler, {"service": service})
     return Application(
         [unknown_host, *table],
         default_handler_class=NotFoundHandler,
-        default_handler_args={"service": service},
+        default_handler_args={"service": service, "docs": docs},
         log_function=_log_request,
     )
 

@@ -229,8 +229,9 @@ class BaseHandler(RequestHandler):
         if isinstance(error, QgstreamError):
             self.set_status(error.status)
             body: dict[str, object] = {"code": error.code, "message": str(error)}
-            if getattr(error, "field", None) is not None:
-                body["field"] = error.field  # type: ignore[attr-defined]  # some of the tree have one
+            for name in ("field", "docs"):
+                if getattr(error, name, None) is not None:
+                    body[name] = getattr(error, name)
             retry_after = getattr(error, "retry_after_seconds", None)
             if retry_after is not None:
                 self.set_header("Retry-After", str(math.ceil(retry_after)))
@@ -277,7 +278,12 @@ class BaseHandler(RequestHandler):
 
 @stream_request_body
 class NotFoundHandler(BaseHandler):
-    """Any path that no other handler has: JSON and CORS there too."""
+    """Any path that no other handler has: JSON and CORS there too. `docs` is the path of the page that describes the
+    paths; None where there is no such page."""
+
+    def __init__(self, *args: Any, docs: str | None = None, **kwargs: Any) -> None:
+        self.docs = docs
+        super().__init__(*args, **kwargs)
 
     @property
     def allowed_methods(self) -> str:
@@ -293,6 +299,7 @@ class NotFoundHandler(BaseHandler):
 
     def get(self) -> None:
         """404."""
-        raise NotFound(f"got {self.request.path[:200]!r}, expected one of the paths in the documentation")
+        where = self.docs or "the documentation"
+        raise NotFound(f"got {self.request.path[:200]!r}, expected one of the paths in {where}", docs=self.docs)
 
     head = post = put = patch = delete = get

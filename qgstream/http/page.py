@@ -16,20 +16,22 @@ _INLINE = re.compile(rb"<(script|style)>(.*?)</\1>", re.DOTALL)
 
 
 @cache
-def _load(name: str) -> bytes:
+def load(name: str) -> bytes:
+    """A file of qgstream/web."""
     return files("qgstream").joinpath("web", name).read_bytes()
 
 
+# Of a few pages, each of which is one object for as long as the process lives.
 @cache
-def _policy(name: str, connect: Sequence[str]) -> str:
+def _policy(page: bytes, connect: Sequence[str]) -> str:
     """The page's own script and style and nothing else, known by their hashes (CSP 3, 2.3.1)."""
-    hashes = {"script": "", "style": ""}
-    for kind, text in _INLINE.findall(_load(name)):
+    hashes, none = {"script": "", "style": ""}, " 'none'"
+    for kind, text in _INLINE.findall(page):
         hashes[kind.decode()] += f" 'sha256-{base64.b64encode(hashlib.sha256(text).digest()).decode()}'"
     return "; ".join([
         "default-src 'none'",
-        f"script-src{hashes['script']}",
-        f"style-src{hashes['style']}",
+        f"script-src{hashes['script'] or none}",
+        f"style-src{hashes['style'] or none}",
         "img-src data:",
         f"connect-src {' '.join(connect)}",
         "base-uri 'none'",
@@ -44,14 +46,19 @@ class PageHandler(BaseHandler):
     page: ClassVar[str]
     connect: ClassVar[Sequence[str]] = ("'self'",)
 
+    def content(self) -> bytes:
+        """What is served; the same object each time."""
+        return load(self.page)
+
     def get(self) -> None:
         """The page."""
+        page = self.content()
         self.set_header("Content-Type", "text/html; charset=utf-8")
         self.set_header("Cache-Control", "no-cache")
-        self.set_header("Content-Security-Policy", _policy(self.page, self.connect))
+        self.set_header("Content-Security-Policy", _policy(page, self.connect))
         self.set_header("X-Content-Type-Options", "nosniff")
         self.set_header("Referrer-Policy", "no-referrer")
-        self.write(_load(self.page))
+        self.write(page)
 
     def head(self) -> None:
         """The same without its body."""

@@ -25,7 +25,7 @@ PATHS = (
     b"/admin/overview", b"/admin/limits", b"/admin/connections", b"/admin/connections/1", b"/admin/topics",
     b"/admin/config",
     b"/admin/bans", b"/admin/bans/1", b"/admin/maintenance", b"/admin/shed", b"/admin/evictions",
-    b"/admin/openapi.json", b"/nothing",
+    b"/admin/openapi.json", b"/openapi.json", b"/docs", b"/nothing",
 )  # fmt: skip
 ODD_PATHS = (
     b"", b"*", b"//", b"/..", b"/events/", b"/events//", b"/EVENTS", b"/%65vents", b"/%", b"/%00", b"/\xff",

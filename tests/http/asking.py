@@ -134,7 +134,7 @@ def error_of(answer: HTTPResponse) -> dict[str, Any]:
     parsed = document(answer)
     assert list(parsed) == ["error"]
     error = parsed["error"]
-    assert set(error) <= {"code", "message", "field"}
+    assert set(error) <= {"code", "message", "field", "docs"}
     assert error["code"] == error["code"].lower()
     assert isinstance(error["message"], str)
     assert error["message"]

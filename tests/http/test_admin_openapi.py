@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import json
+import re
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 from urllib.request import Request, urlopen
@@ -28,7 +29,8 @@ EXAMPLES = "20"
 # A drain ends the server, a stream of snapshots does not end, and a handshake is more than its parameters: they have
 # tests of their own.
 UNFIT = ("drain", "watch", "openWebSocket")
-# That one filter is needed cannot be said of parameters, nor in JSON Schema what a network is.
+# That one filter is needed cannot be said of parameters, nor in JSON Schema what a network is; and a body that is made
+# here is not compressed, whatever its header says.
 CONFIG = f"""
 [[operations]]
 include-operation-id = "addBan"
@@ -41,6 +43,10 @@ checks.positive_data_acceptance.expected-statuses = [200, 400]
 [[operations]]
 include-operation-id = "getConnection"
 parameters = {{ "path.id" = 1 }}
+
+[[operations]]
+include-operation-id = "publish"
+parameters = {{ "header.Content-Encoding" = "identity" }}
 
 [[operations]]
 include-operation-id = "versionedClient"
@@ -126,6 +132,38 @@ def test_what_operators_change_is_as_described(start: Any, document: Path) -> No
     url = f"http://127.0.0.1:{server.admin_port}"
     run(document, url, ADMIN_KEY, *operations(admin=True, methods=("patch", "delete", "post")))
     assert server.wait_for_log("admin.limits_changed")["admin_key"] == "boss"
+
+
+PARTS = {
+    "public": openapi.public_document,
+    "without the operator's paths": lambda: openapi.public_document(with_operator_paths=False),
+    "admin": openapi.admin_document,
+}
+
+
+@pytest.mark.parametrize("part", PARTS.values(), ids=PARTS)
+def test_a_part_of_the_description_is_whole(part: Callable[[], dict[str, Any]]) -> None:
+    described, whole = part(), openapi.document()
+    components = described["components"]
+    referred = set(re.findall(r'"\$ref": "#/components/(\w+/\w+)"', json.dumps(described)))
+    secured = {f"securitySchemes/{name}" for item in described["paths"].values() for operation in item.values()
+               if isinstance(operation, dict) for way in operation.get("security", ()) for name in way}  # fmt: skip
+    assert referred | secured == {f"{kind}/{name}" for kind, items in components.items() for name in items}
+    used = {tag for item in described["paths"].values() for operation in item.values() if isinstance(operation, dict)
+            for tag in operation["tags"]}  # fmt: skip
+    assert {tag["name"] for tag in described["tags"]} == used
+    assert described["info"] == whole["info"]
+
+
+def test_the_parts_are_the_whole() -> None:
+    public, admin = openapi.public_document(), openapi.admin_document()
+    paths = openapi.document()["paths"]
+    assert public["paths"] | admin["paths"] == paths
+    assert [path for path in public["paths"] if path.startswith("/admin")] == []
+    assert public["paths"].keys() - openapi.public_document(with_operator_paths=False)["paths"].keys() == {
+        "/ready",
+        "/metrics",
+    }
 
 
 def test_every_operation_is_checked_by_one_of_these() -> None:

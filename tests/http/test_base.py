@@ -78,7 +78,8 @@ async def test_no_such_path(client: Client, method: str, path: str) -> None:
     assert answer.code == 404
     assert error_of(answer) == {
         "code": "not_found",
-        "message": f"got {path!r}, expected one of the paths in the documentation",
+        "message": f"got {path!r}, expected one of the paths in /docs",
+        "docs": "/docs",
     }
 
 
@@ -90,7 +91,7 @@ async def test_a_long_path_is_not_repeated_whole(client: Client) -> None:
 
 
 @pytest.mark.gen_test
-@pytest.mark.parametrize("path", ["/health", "/ready", "/metrics", "/"])
+@pytest.mark.parametrize("path", ["/health", "/ready", "/metrics", "/", "/docs", "/openapi.json"])
 @pytest.mark.parametrize("tag", ["*", '"a", *', 'W/"b"'])
 async def test_no_answer_is_not_modified(client: Client, path: str, tag: str) -> None:
     """A prober that gets 304 for /ready, or Prometheus for /metrics, has no answer."""
