@@ -8,7 +8,7 @@ BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check
 
 .DEFAULT_GOAL := help
-.PHONY: help run test test-fast coverage lint types client bench soak mutants clean
+.PHONY: help run test test-fast coverage lint types docs client bench soak mutants clean
 # A half-made stamp would skip the rest of its recipe for ever.
 .DELETE_ON_ERROR:
 
@@ -38,6 +38,17 @@ lint: $(VENV)/.lint ## check style, and which room imports which
 
 types: $(VENV)/.lint $(VENV)/.test ## check types
 	$(BIN)/mypy
+
+docs: build/site/.built ## make the documentation site
+	@echo "the site is there: build/site/index.html"
+
+# Anew each time: what pages are made of besides their own text is not known to Sphinx. A warning is an error.
+SITE_NEEDS = $(wildcard *.md docs/*.md docs/examples/*/README.md docs/site/* docs/images/*) qgstream/web/openapi.json \
+	$(shell find qgstream -name '*.py')
+build/site/.built: $(VENV)/.docs $(SITE_NEEDS)
+	rm -rf build/site
+	$(BIN)/sphinx-build --quiet --fresh-env --jobs auto --fail-on-warning --doctree-dir build/doctrees --conf-dir docs/site . build/site
+	@touch $@
 
 client: ## make qgstream/web/client.min.js of client.js; needs npm
 	npm ci --prefix tests/browser/bundlers --ignore-scripts --no-audit --no-fund --loglevel=error
@@ -73,6 +84,10 @@ $(VENV)/.test: $(VENV)/.installed
 
 $(VENV)/.lint: $(VENV)/.installed
 	$(PIP) --editable '.[lint]'
+	@touch $@
+
+$(VENV)/.docs: $(VENV)/.installed
+	$(PIP) --editable '.[docs]'
 	@touch $@
 
 $(VENV)/.mutants: $(VENV)/.test

@@ -32,6 +32,12 @@ LINT = [
     "types-PyYAML>=6,<7",
     "types-cachetools>=5.3",
 ]
+DOCS = [
+    "furo>=2024.8.6",
+    "myst-parser>=4,<6",
+    "sphinx>=8.1,<10",
+    "sphinx-copybutton>=0.5.2,<1",
+]
 MUTANTS = ["mutmut>=3.8,<4"]
 TEST = [
     "aiohttp-sse-client2>=0.3,<1",
@@ -87,6 +93,7 @@ setup(
     ],
     extras_require={
         **BROKERS,
+        "docs": DOCS,
         "lint": LINT,
         "mutants": MUTANTS,
         "test": TEST,
