@@ -7,9 +7,20 @@ from __future__ import annotations
 
 
 class QgstreamError(Exception):
-    """Base of all errors that qgstream raises on purpose.
+    """The base of all errors that qgstream raises on purpose.
 
-    `status` is the HTTP status that fits (whose fault it is), `code` a stable word for programs.
+    Attributes:
+        status: The HTTP status that fits: 4xx if the caller is at fault, 5xx if the server is.
+        code: A stable word for programs.
+
+    Example::
+
+        import qgstream
+
+        try:
+            qgstream.open_broker("carrier-pigeon://loft")
+        except qgstream.QgstreamError as error:
+            print(error.status, error.code, error)
     """
 
     status = 500
@@ -30,7 +41,27 @@ class BadRequest(QgstreamError):
 
 
 class InvalidField(BadRequest):
-    """A field holds a value that can never be published or subscribed to."""
+    """A field or a parameter holds a value that it cannot have. It has the status 400 and the code `invalid_field`.
+
+    Args:
+        field: The name of the field.
+        message: What was got and what was expected.
+
+    Attributes:
+        field: The name of the field.
+
+    Example::
+
+        import qgstream
+
+        hub = qgstream.Hub()
+        await hub.start()
+        try:
+            await hub.publish("orders/*", 7)
+        except qgstream.InvalidField as error:
+            print(error.field, error)
+        await hub.stop()
+    """
 
     code = "invalid_field"
 
@@ -39,7 +70,29 @@ class InvalidField(BadRequest):
 
 
 class TooLarge(QgstreamError):
-    """A body or an event is over its bound; `limit_bytes` is that bound."""
+    """A body or an event is over its limit. It has the status 413 and the code `too_large`.
+
+    Args:
+        what: What is too large.
+        got_bytes: Its size in bytes.
+        limit_bytes: The limit in bytes.
+
+    Attributes:
+        got_bytes: The size in bytes.
+        limit_bytes: The limit in bytes.
+
+    Example::
+
+        import qgstream
+
+        hub = qgstream.Hub(limits=qgstream.LimitSettings(max_event_bytes=1024))
+        await hub.start()
+        try:
+            await hub.publish("orders", "x" * 2000)
+        except qgstream.TooLarge as error:
+            print(error.got_bytes, error.limit_bytes)
+        await hub.stop()
+    """
 
     status = 413
     code = "too_large"
@@ -175,7 +228,29 @@ class TooManyRequests(QgstreamError):
 
 
 class Unavailable(QgstreamError):
-    """The server cannot take this now: full, draining, or its broker is away."""
+    """The server cannot do this now: it is full, it drains, or its broker is away. It has the status 503.
+
+    Args:
+        message: Why not.
+        retry_after_seconds: After how many seconds the caller may try again.
+        code: A word that says more than `unavailable`, such as `broker_down`.
+
+    Attributes:
+        retry_after_seconds: After how many seconds the caller may try again.
+
+    Example::
+
+        import asyncio
+        import qgstream
+
+        async def publish_later(hub: qgstream.Hub, order: int) -> None:
+            while True:
+                try:
+                    await hub.publish("orders", order, idempotency_key=f"order-{order}")
+                    return
+                except qgstream.Unavailable as error:
+                    await asyncio.sleep(error.retry_after_seconds)
+    """
 
     status = 503
     code = "unavailable"
@@ -250,7 +325,23 @@ class ConfigRejected(QgstreamError):
 
 
 class ConfigError(QgstreamError):
-    """The configuration cannot be used; every problem found is a line of the message."""
+    """The configuration cannot be used. The message has one line for each problem.
+
+    Args:
+        problems: All problems that were found.
+
+    Attributes:
+        problems: All problems that were found.
+
+    Example::
+
+        import qgstream
+
+        try:
+            qgstream.open_broker("redis+tls://localhost")
+        except qgstream.ConfigError as error:
+            print(error.problems)
+    """
 
     code = "invalid_configuration"
 

@@ -48,8 +48,23 @@ _COME_BACK_LATER: frozenset[CloseReason] = frozenset({"access_changed", "kicked"
 
 @dataclass(frozen=True, slots=True)
 class Receipt:
-    """What a publisher gets: the positions as ids, and how many streams of this process it goes to. `repeated` of the
-    ids are those of events that an idempotency key had published before."""
+    """The answer to a publish through a hub.
+
+    Attributes:
+        ids: The positions of the events in the log, in their order.
+        subscribers: How many streams of this process get at least one of the events.
+        repeated: How many of the ids are those of earlier events with the same idempotency key.
+
+    Example::
+
+        import qgstream
+
+        hub = qgstream.Hub()
+        await hub.start()
+        receipt = await hub.publish("orders", {"order": 7})
+        print(receipt.id, receipt.subscribers)
+        await hub.stop()
+    """
 
     ids: tuple[str, ...]
     subscribers: int
@@ -57,14 +72,35 @@ class Receipt:
 
     @property
     def id(self) -> str:
-        """The id of the only, or the last, event."""
+        """The id of the only event, or of the last one."""
         return self.ids[-1]
 
 
 class Hub(Host, Sink):
-    """Tails the log of a broker into a window, and serves it to the subscribers of this process.
+    """Reads the log of a broker into the history of this process, and gives it to the subscribers of this process.
 
-    Everything runs on the loop of the thread that called `start`.
+    Everything runs on the event loop of the thread that calls `start`.
+
+    Args:
+        broker: The broker (see `open_broker`); by default the memory of this process.
+        limits: What this process accepts.
+        history: How much this process keeps for clients that come back.
+        metrics: What the hub counts with; by default instruments on a registry of their own.
+        slices: What runs long work in pieces, so that it never holds the event loop; for tests.
+
+    Attributes:
+        broker: The broker.
+        limits: The limits in effect; `reload` changes them.
+        metrics: What the hub counts with.
+
+    Example::
+
+        import qgstream
+
+        hub = qgstream.Hub()
+        await hub.start()
+        await hub.publish("orders", {"order": 7}, event="created")
+        await hub.stop()
     """
 
     def __init__(
@@ -111,7 +147,12 @@ class Hub(Host, Sink):
     # Life.
 
     async def start(self) -> None:
-        """Open the broker and begin to deliver. Raises what `Broker.open` raises."""
+        """Open the broker and begin to deliver.
+
+        Raises:
+            OSError: The broker cannot be reached, or its log cannot be used.
+            Unavailable: The broker's engine is away.
+        """
         if self._window is None:
             opened = await self.broker.open(self, self._history)
             self._begin(Position(opened.position.epoch, opened.forgotten), opened.earlier)
@@ -126,14 +167,19 @@ class Hub(Host, Sink):
         self._replays.read(self._window)
 
     async def stop(self) -> None:
-        """Close every stream at once and the broker; for a slow goodbye drain first."""
+        """Close every stream and the broker at once. To end the streams slowly, call `Service.drain` before."""
         for connection in self.registry:
             connection.close("drain")
         await self._replays.close()
         await self.broker.close()
 
     def reload(self, *, limits: LimitSettings, history: HistorySettings) -> None:
-        """Take new limits and bounds; they hold from now on, and no stream is closed for them."""
+        """Take new limits and history settings. They hold from now on, and no stream is closed for them.
+
+        Args:
+            limits: The new limits.
+            history: The new history settings.
+        """
         self.limits = limits
         self._history = history
         self.broker.keep(history)
@@ -180,10 +226,23 @@ class Hub(Host, Sink):
         private: bool = False,
         idempotency_key: str | None = None,
     ) -> Receipt:
-        """Publish one event and return once it is in the log.
+        """Publish one event. The call returns when the event is in the log.
 
-        `data` is sent as it is when it is a string, else as JSON. Raises `errors.InvalidField` or `errors.TooLarge`
-        for what could never be sent, `errors.Unavailable` when the broker is away.
+        Args:
+            topic: The topic, or a list of topics. A subscriber of several of them gets the event once.
+            data: A string, which is sent as it is, or anything that JSON can hold.
+            event: The type of the event.
+            retry_ms: After how many milliseconds a browser that gets the event reconnects, from then on.
+            private: Whether only streams whose credentials grant the topic get the event.
+            idempotency_key: A name for the event. The hub publishes one event for a key within five minutes.
+
+        Returns:
+            The id of the event, and the number of streams that get it.
+
+        Raises:
+            InvalidField: A field has a value that it cannot have.
+            TooLarge: The data is over `limits.max_event_bytes`, or larger than the broker takes.
+            Unavailable: The broker is away.
         """
         publication = draft(
             topic, data, event=event, retry_ms=retry_ms, private=private, idempotency_key=idempotency_key,
@@ -195,8 +254,20 @@ class Hub(Host, Sink):
         return receipt
 
     async def publish_all(self, publications: Sequence[Publication]) -> Receipt:
-        """Publish checked publications (see `draft`), all or none, in their order and with nothing between them
-        where the broker can promise that (memory can)."""
+        """Publish a batch: all of its events, or none, in their order.
+
+        No other event gets between them, unless the broker's engine cannot promise that.
+
+        Args:
+            publications: The events. They are not checked again.
+
+        Returns:
+            The ids of the events, and the number of streams that get at least one of them.
+
+        Raises:
+            TooLarge: An event is larger than the broker takes.
+            Unavailable: The broker is away.
+        """
         if self._window is None:
             raise RuntimeError(_NOT_STARTED)  # its broker is not open either, and would say that it is away
         await self.room()

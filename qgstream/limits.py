@@ -40,7 +40,15 @@ class KeyLimits(Section):
 
 
 class LimitSettings(Section):
-    """`[limits]`: what one process accepts. 0 switches a limit off where its description says so."""
+    """The section `[limits]`: what one process accepts. 0 switches a limit off where its description says so.
+
+    Example::
+
+        import qgstream
+
+        limits = qgstream.LimitSettings(max_connections=20_000, max_connections_per_ip=100)
+        hub = qgstream.Hub(limits=limits)
+    """
 
     max_connections: int = Field(10_000, ge=0, le=MANY, description="Open streams at most.")
     max_connections_per_ip: int = Field(

@@ -76,7 +76,23 @@ class Totals:
 
 
 class Metrics:
-    """One process's instruments, on a registry of their own."""
+    """The instruments of one process.
+
+    Args:
+        registry: The registry to add them to; by default one of their own, so that two hubs in one process do not meet.
+
+    Attributes:
+        registry: The registry. Pass it to `prometheus_client.generate_latest`.
+
+    Example::
+
+        import qgstream
+        from prometheus_client import generate_latest
+
+        metrics = qgstream.Metrics()
+        hub = qgstream.Hub(metrics=metrics)
+        print(generate_latest(metrics.registry).decode())
+    """
 
     def __init__(self, registry: CollectorRegistry | None = None) -> None:
         self.registry = registry or CollectorRegistry()

@@ -6,12 +6,14 @@ here. Nothing on the site comes from another server: tests/browser/test_site.py 
 
 from __future__ import annotations
 
+import json
 import shutil
 import sys
 from pathlib import Path
 from typing import Any
 
 from docutils import nodes
+from pydantic.fields import FieldInfo
 from sphinx.addnodes import pending_xref
 from sphinx.application import Sphinx
 
@@ -20,6 +22,7 @@ sys.path.insert(0, str(Path(__file__).parent))
 
 import http_pages  # noqa: E402  # beside this file
 
+from qgstream.settings import Section  # noqa: E402
 from qgstream.version import __version__  # noqa: E402
 
 # The navigation: each page is in one group. A page that is in none is a warning, and that is an error.
@@ -33,7 +36,8 @@ NAVIGATION = {
     ),
     "Deploy": ("production", "kubernetes", "behind-a-proxy", "scale"),
     "Reference": (
-        "http-interface", "site/public-paths", "site/admin-paths", "command-line",
+        "http-interface", "site/public-paths", "site/admin-paths", "command-line", "site/python-server",
+        "site/python-listening", "site/python-publishing", "site/python-extending", "site/python-errors",
     ),
     "The project": ("benchmarks", "architecture", "/CONTRIBUTING", "/CHANGELOG"),
 }  # fmt: skip
@@ -48,8 +52,8 @@ include_patterns = ["README.md", "CHANGELOG.md", "CONTRIBUTING.md", "docs/**.md"
 exclude_patterns = ["**/node_modules"]
 extensions = ["myst_parser", "sphinx.ext.autodoc", "sphinx.ext.napoleon", "sphinx_copybutton"]
 
-# Quotes stay as they are written: they may be part of something that is typed.
-smartquotes = False
+# Quotes stay as they are written: they may be part of something that is typed. Dashes are what Sphinx puts itself.
+smartquotes_action = "D"
 # Anchors are those of GitHub.
 myst_heading_anchors = 6
 # What is shown in a block of console or text need not be a program.
@@ -59,9 +63,9 @@ copybutton_exclude = ".linenos, .gp, .go"
 
 # The Python API.
 autodoc_default_options = {"members": True, "member-order": "bysource"}
-autodoc_class_signature = "separated"
+# Docstrings have code in single backticks, as the pages have. What is a name of the reference becomes a link.
+default_role = "py:obj"
 autodoc_typehints = "signature"
-autodoc_preserve_defaults = True
 python_use_unqualified_type_names = True
 python_maximum_signature_line_length = 88
 napoleon_google_docstring = True
@@ -107,6 +111,28 @@ def keep_words(_app: Sphinx, document: nodes.document) -> None:
             link.replace_self(link.children)
 
 
+def list_settings(_app: Sphinx, _what: str, _name: str, item: object, _options: object, lines: list[str]) -> None:
+    """The arguments of a section of the configuration are its fields: said once, where they are declared."""
+    if isinstance(item, type) and issubclass(item, Section):
+        example = lines.index("Example::")
+        said = [f"    {name}: {_field(field)}" for name, field in item.model_fields.items()]
+        lines[example:example] = ["Args:", *said, ""]
+
+
+def _field(field: FieldInfo) -> str:
+    default = field.get_default(call_default_factory=True)
+    shown = json.dumps(default, default=str)
+    return " ".join(f"{field.description or ''} Default: `{shown}`.".split())
+
+
+def short_signature(
+    _app: Sphinx, _what: str, _name: str, item: object, _options: object, _signature: str, _returns: str
+) -> tuple[str, str] | None:  # fmt: skip
+    """What has its arguments listed below is not said twice."""
+    is_section = isinstance(item, type) and issubclass(item, Section)
+    return ("(**settings)", "") if is_section else None
+
+
 def add_index(app: Sphinx, error: Exception | None) -> None:
     """The first page is README.html; servers want index.html."""
     if error is None:
@@ -117,5 +143,7 @@ def setup(app: Sphinx) -> dict[str, Any]:
     """Called by Sphinx."""
     app.connect("source-read", complete)
     app.connect("doctree-read", keep_words)
+    app.connect("autodoc-process-docstring", list_settings, priority=100)  # before Napoleon
+    app.connect("autodoc-process-signature", short_signature)
     app.connect("build-finished", add_index)
     return {"parallel_read_safe": True, "parallel_write_safe": True}

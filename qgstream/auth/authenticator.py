@@ -60,7 +60,15 @@ Secrets = Annotated[
 
 
 class AuthSettings(SecretSection):
-    """`[auth]`: who may publish and administer, and which topics are not for everybody."""
+    """The section `[auth]`: who may publish and administer, and which topics are not for everybody.
+
+    Example::
+
+        import qgstream
+
+        auth = qgstream.AuthSettings(publish_keys={"shop": "a-long-secret"}, private_topics=["users/*"])
+        service = qgstream.Service(qgstream.Hub(), auth=auth)
+    """
 
     secret_fields: ClassVar[frozenset[str]] = frozenset({"publish_keys", "admin_keys"})
 

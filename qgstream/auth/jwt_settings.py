@@ -46,7 +46,16 @@ JwksUrl = Annotated[str, Field(pattern=r"^https?://[^/\s]\S*$"), AfterValidator(
 
 
 class JwtSettings(ClaimSettings):
-    """`[auth.jwt]`: which tokens count. HS algorithms have a `secret`, the others one of the three public sources."""
+    """The section `[auth.jwt]`: whose tokens the server takes. HS algorithms need `secret`, the others one of the
+    three sources of public keys.
+
+    Example::
+
+        import qgstream
+
+        jwt = qgstream.JwtSettings(secret="at-least-32-bytes-that-nobody-guesses", algorithms=["HS256"])
+        service = qgstream.Service(qgstream.Hub(), auth=qgstream.AuthSettings(jwt=jwt))
+    """
 
     secret_fields: ClassVar[frozenset[str]] = frozenset({"secret"})
 

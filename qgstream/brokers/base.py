@@ -62,75 +62,128 @@ class Sink(Protocol):
 
 
 class Broker(Protocol):
-    """Owns the log. One total order for all topics; offsets only grow (from 0, at most 19 digits), gaps are allowed."""
+    """Owns the log: what a broker of your own must do. `Hub(broker=...)` takes one.
+
+    There is one total order for all topics. Offsets only grow, from 0 to at most 19 digits; gaps are allowed.
+
+    Example::
+
+        import qgstream
+
+        def is_ready(broker: qgstream.Broker) -> bool:
+            return broker.is_up
+    """
 
     @property
     def is_up(self) -> bool:
-        """Whether it can take publications now."""
+        """Whether the broker can take publications now."""
 
     @property
     def skipped(self) -> int:
-        """How many entries of the log could not be read and were passed over, since the start of this process. An entry
-        counts each time that it is met: by the tail, at the start, and in replays."""
+        """How many entries of the log could not be read and were left out, since the start of this process. An entry
+        counts each time that it is met: by the tail, at the start, and in replays.
+        """
         return 0
 
     @property
     def certificate_expires_at(self) -> float | None:
-        """Until when the certificate is valid that this broker shows its engine (Unix seconds); None without one."""
+        """When the certificate that this broker shows its engine expires, in Unix seconds; None without one."""
         return None
 
     @property
     def is_shared(self) -> bool:
-        """Whether other processes can follow the same log, and so take the clients of one that leaves."""
+        """Whether other processes can follow the same log, and so can take the clients of a process that leaves."""
         return True
 
     async def open(self, sink: Sink, history: HistorySettings) -> Opened:
-        """Start. From the first publication after `Opened.position` on, `sink` is told; never before this returned.
+        """Start to deliver: from the first publication after `Opened.position` on, `sink` is told of each; never
+        before this call has returned.
 
-        Raises `OSError` or `errors.Unavailable` when the engine cannot be reached or the log cannot be used.
+        Args:
+            sink: Who is told.
+            history: What the hub keeps.
+
+        Returns:
+            Where the log is, and the newest part of it.
+
+        Raises:
+            OSError: The engine cannot be reached, or the log cannot be used.
+            Unavailable: The same, from an engine that says so.
         """
 
     async def check(self) -> None:
-        """Find out whether `open` would succeed, and let go of everything. For a broker that is not open.
+        """Find out whether `open` would succeed, and let go of everything. For a broker that is not open. An engine
+        makes its log here, as it does in `open`.
 
-        Raises what `open` raises. An engine makes its log here, as it does in `open`.
+        Raises:
+            OSError: The engine cannot be reached, or the log cannot be used.
+            Unavailable: The same, from an engine that says so.
         """
         return
 
     async def append(self, publications: Sequence[Publication]) -> Sequence[int]:
-        """Append all or nothing (an engine that cannot says so), and return the offset of each once they are safe and
-        `sink` was told of them: who publishes is answered after its own message came back.
+        """Append all of the publications or none (an engine that cannot promise this says so). The call returns when
+        they are safe and `sink` was told of them, so that a publisher is answered after its own event has come
+        back.
 
-        Sets `offset` and `published_at` (Unix seconds) of what was appended. A publication whose `idempotency_key` was
-        appended within the last five minutes is not appended again and not touched: its first offset is returned.
+        It sets `offset` and `published_at` of what it appends. A publication whose `idempotency_key` was appended
+        within the last five minutes is not appended again and not changed: its first offset is returned.
 
-        Raises `errors.Unavailable` (code `broker_down`) within the broker's timeout when the engine is away. Then it is
-        not known whether anything was appended; but nothing is acknowledged and lost.
+        Args:
+            publications: What to append.
+
+        Returns:
+            The offset of each.
+
+        Raises:
+            Unavailable: The engine is away (code `broker_down`), within the broker's timeout. Then nobody knows whether
+                anything was appended; but nothing is acknowledged and lost.
         """
 
     async def read(self, after: int, limit: int, topics: Collection[str] = ()) -> Sequence[Publication]:
-        """The publications after an offset, oldest first: for replays that start before the hub's window.
+        """The publications after an offset, oldest first: for replays that begin before the history of the hub.
 
-        At most `limit`, and about `MAX_READ_BYTES`; only an empty answer means that there are no more. `topics` are the
-        patterns that the reader is interested in (none: all); it is no filter, but an engine that forgets some topics
-        earlier than others asks it before it raises.
+        Args:
+            after: The offset.
+            limit: At most so many publications, and about `MAX_READ_BYTES`. Only an empty answer means that there are
+                no more.
+            topics: The patterns that the reader is interested in; none is all. It is no filter, but an engine that
+                forgets some topics earlier than others looks at it before it raises.
 
-        Raises `Forgotten` when something after the offset was trimmed, `errors.Unavailable` when the engine is away.
+        Returns:
+            The publications.
+
+        Raises:
+            Forgotten: The log has lost something after the offset.
+            Unavailable: The engine is away.
         """
 
     async def reach(self, offset: int) -> bool:  # noqa: ARG002
-        """Return True when `sink` was told of everything up to this offset, or False if the log does not go so far.
+        """Wait until `sink` was told of everything up to an offset.
 
-        Another process may have delivered what this one has not got yet; its client comes here with that id. (There
-        need be no event at it: a process that starts behind something that is none gives that place.) So False needs
-        an answer of the engine that was asked for after this call; and it is returned when `sink` was told of all that
-        the log held then: nothing that the client may have had already comes to it as a live event. A broker that has
-        one process only has nothing to wait for. Raises `errors.Unavailable` when the engine is away.
+        Another process may have delivered what this one has not got yet, and its client comes here with that id. (There
+        need be no event at the offset: a process that starts behind something that is none gives that place.) So False
+        needs an answer of the engine that was asked for after this call; and False is returned when `sink` was told of
+        all that the log held then, so that nothing that the client may have had already comes to it as a live event. A
+        broker of one process has nothing to wait for.
+
+        Args:
+            offset: The offset.
+
+        Returns:
+            True when `sink` was told of everything up to the offset; False if the log does not go so far.
+
+        Raises:
+            Unavailable: The engine is away.
         """
         return False
 
     def keep(self, history: HistorySettings) -> None:  # noqa: ARG002
-        """The history settings were changed. Engines with a retention of their own may do without."""
+        """Take new history settings. An engine with a retention of its own may ignore them.
+
+        Args:
+            history: The new settings.
+        """
         return
 
     async def close(self) -> None:
@@ -154,8 +207,27 @@ _ENGINES: dict[str, tuple[str, str, str | None]] = {
 
 
 def open_broker(url: str, *, timeout_seconds: float = DEFAULT_TIMEOUT_SECONDS) -> Broker:
-    """The broker for a URL, not opened yet. Raises `ConfigError` for a scheme that there is no broker for, for a URL
-    that the broker cannot use, and when its library is not installed."""
+    """Make the broker for a URL. `Hub.start` opens it.
+
+    Args:
+        url: The URL of `broker.url`, such as `memory://` or `sqlite:///var/lib/qgstream/log.db`.
+        timeout_seconds: How long an engine may take to answer.
+
+    Returns:
+        The broker.
+
+    Raises:
+        ConfigError: There is no broker for the scheme, the broker cannot use the URL, or its library is not installed.
+
+    Example::
+
+        import qgstream
+
+        hub = qgstream.Hub(broker=qgstream.open_broker("sqlite:///var/lib/qgstream/events.db"))
+        await hub.start()
+        await hub.publish("orders", {"order": 7})
+        await hub.stop()
+    """
     scheme = url.partition(":")[0]
     if scheme not in _ENGINES:
         raise ConfigError([f"broker.url: got the scheme {scheme!r}, expected one of {', '.join(_ENGINES)}"])

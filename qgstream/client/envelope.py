@@ -19,10 +19,20 @@ _NOTHING = msgspec.Raw(b"")
 
 @dataclass(frozen=True, slots=True)
 class ReceivedEvent:
-    """An event as it was published.
+    """An event as somebody published it.
 
-    `id` is its position, `topics` the names that it was published to, `event` its type (`message` if it has none),
-    `raw` its data as JSON text: no number loses a digit.
+    Attributes:
+        id: The event's position in the log.
+        topics: The topics that it was published to.
+        event: Its type; `message` if it has none.
+        raw: Its data as JSON text, in which no number loses a digit.
+
+    Example::
+
+        import qgstream
+
+        event = qgstream.ReceivedEvent(id="5f0c2a9d1e-1", topics=("orders",), event="created", raw='{"order": 7}')
+        print(event.topic, event.data["order"])
     """
 
     id: str

@@ -46,7 +46,20 @@ _encode = msgspec.json.Encoder().encode
 
 @dataclass(frozen=True, slots=True)
 class Published:
-    """`id` is the event's position in the log, `subscribers` how many streams of that process it goes to."""
+    """The server has taken an event.
+
+    Attributes:
+        id: The event's position in the log.
+        subscribers: How many streams of the process that answered get the event.
+
+    Example::
+
+        import qgstream
+
+        with qgstream.Publisher("http://localhost:8000", key="dev") as publisher:
+            published = publisher.publish("orders", {"order": 7})
+            print(published.id, published.subscribers)
+    """
 
     id: str
     subscribers: int
@@ -54,7 +67,20 @@ class Published:
 
 @dataclass(frozen=True, slots=True)
 class PublishedAll:
-    """`ids` are in the order of the batch; `subscribers` counts each stream once."""
+    """The server has taken a batch.
+
+    Attributes:
+        ids: The events' positions in the log, in the order of the batch.
+        subscribers: How many streams of the process that answered get at least one of the events.
+
+    Example::
+
+        import qgstream
+
+        with qgstream.Publisher("http://localhost:8000", key="dev") as publisher:
+            published = publisher.publish_all([{"topic": "orders", "data": 7}, {"topic": "orders", "data": 8}])
+            print(len(published.ids))
+    """
 
     ids: tuple[str, ...]
     subscribers: int
@@ -176,14 +202,30 @@ def _answered(answer: httpx.Response) -> dict[str, Any]:
 
 
 class Publisher:
-    """Publishes to the server at `url` (its address alone means `/events` there) with `key`, a publish key or a token.
+    """Publishes events to a server over HTTP.
 
-    `deadline_seconds` is how long one call may take, its repetitions included: it repeats what got no answer, 429, 503
-    and other faults that pass, and waits as it is told. Every event has an idempotency key, so that none is published
-    twice. `http` is a client of your own, used instead of `verify` and not closed. Threads may share a publisher.
+    A call returns when the event is in the log. It repeats a try that got no answer, 429, 503 or another fault that may
+    pass, and waits as long as the server asks for. Every event has an idempotency key, so the server never publishes an
+    event twice. Threads may share a publisher. `with` closes it at the end of the block.
 
-    Calls raise `CredentialsRefused`, `RequestRefused` or `TryLater` with the server's words, `Unreachable` without any,
-    and `InvalidField` for data that JSON cannot hold.
+    Args:
+        url: The server's address; `/events` is added to an address without a path.
+        key: A publish key or a token.
+        headers: Headers that are sent with every request.
+        deadline_seconds: How long one call may take, its repetitions included: more than 0 and at most 240.
+        verify: False to trust any certificate, or the TLS context to use.
+        http: An `httpx.Client` of your own. It is used instead of `verify`, and it is not closed.
+
+    Raises:
+        ValueError: `deadline_seconds` is outside of its bounds.
+        ClientError: The URL or the key cannot be used.
+
+    Example::
+
+        import qgstream
+
+        with qgstream.Publisher("http://localhost:8000", key="dev") as publisher:
+            publisher.publish("orders", {"order": 7}, event="created")
     """
 
     def __init__(
@@ -199,7 +241,28 @@ class Publisher:
         self, topic: str | Sequence[str], data: object, *, event: str | None = None, retry_ms: int | None = None,
         private: bool = False, idempotency_key: str | None = None, deadline_seconds: float | None = None,
     ) -> Published:  # fmt: skip
-        """Publish one event; returns when it is in the log. The same call as `hub.publish` in the server's process."""
+        """Publish one event. The call returns when the event is in the log.
+
+        Args:
+            topic: The topic, or a list of topics. A subscriber of several of them gets the event once.
+            data: A string, which is sent as it is, or anything that JSON can hold.
+            event: The type of the event.
+            retry_ms: After how many milliseconds a browser that gets the event reconnects, from then on.
+            private: Whether only streams whose credentials grant the topic get the event.
+            idempotency_key: A name for the event; by default a random one. The server publishes one event for a key
+                within five minutes.
+            deadline_seconds: How long this call may take, instead of the publisher's `deadline_seconds`.
+
+        Returns:
+            The id of the event, and the number of streams that get it.
+
+        Raises:
+            CredentialsRefused: The key does not allow this.
+            RequestRefused: The event is not valid, or larger than the server takes.
+            TryLater: The server refused the event until the time was over.
+            Unreachable: No answer came until the time was over.
+            InvalidField: JSON cannot hold the data.
+        """
         made = _event(
             topic, data, event=event, retry_ms=retry_ms, private=private, idempotency_key=idempotency_key
         )  # fmt: skip
@@ -209,7 +272,22 @@ class Publisher:
     def publish_all(
         self, events: Iterable[Mapping[str, Any]], *, deadline_seconds: float | None = None
     ) -> PublishedAll:
-        """Publish a batch, all or nothing. Each event is a mapping of the arguments of `publish`."""
+        """Publish a batch: all of its events, or none.
+
+        Args:
+            events: For each event a mapping of the arguments of `publish`.
+            deadline_seconds: How long this call may take, instead of the publisher's `deadline_seconds`.
+
+        Returns:
+            The ids of the events, and the number of streams that get at least one of them.
+
+        Raises:
+            CredentialsRefused: The key does not allow this.
+            RequestRefused: An event is not valid, or the batch is larger than the server takes.
+            TryLater: The server refused the batch until the time was over.
+            Unreachable: No answer came until the time was over.
+            InvalidField: JSON cannot hold the data of an event.
+        """
         document = self._post(_encoded_all(events), NDJSON, deadline_seconds)
         return PublishedAll(tuple(document["ids"]), document["subscribers"])
 
@@ -238,7 +316,29 @@ class Publisher:
 
 
 class AsyncPublisher:
-    """`Publisher` for asyncio: the same arguments, methods and errors."""
+    """Publishes events to a server over HTTP, in a program on asyncio.
+
+    See `Publisher`: the methods and errors are the same.
+
+    Args:
+        url: The server's address; `/events` is added to an address without a path.
+        key: A publish key or a token.
+        headers: Headers that are sent with every request.
+        deadline_seconds: How long one call may take, its repetitions included: more than 0 and at most 240.
+        verify: False to trust any certificate, or the TLS context to use.
+        http: An `httpx.AsyncClient` of your own. It is used instead of `verify`, and it is not closed.
+
+    Raises:
+        ValueError: `deadline_seconds` is outside of its bounds.
+        ClientError: The URL or the key cannot be used.
+
+    Example::
+
+        import qgstream
+
+        async with qgstream.AsyncPublisher("http://localhost:8000", key="dev") as publisher:
+            await publisher.publish("orders", {"order": 7}, event="created")
+    """
 
     def __init__(
         self, url: str, *, key: str | None = None, headers: Mapping[str, str] | None = None,
@@ -253,7 +353,7 @@ class AsyncPublisher:
         self, topic: str | Sequence[str], data: object, *, event: str | None = None, retry_ms: int | None = None,
         private: bool = False, idempotency_key: str | None = None, deadline_seconds: float | None = None,
     ) -> Published:  # fmt: skip
-        """Publish one event; returns when it is in the log."""
+        """Publish one event. The call returns when the event is in the log. See `Publisher.publish`."""
         made = _event(
             topic, data, event=event, retry_ms=retry_ms, private=private, idempotency_key=idempotency_key
         )  # fmt: skip
@@ -263,7 +363,7 @@ class AsyncPublisher:
     async def publish_all(
         self, events: Iterable[Mapping[str, Any]], *, deadline_seconds: float | None = None
     ) -> PublishedAll:
-        """Publish a batch, all or nothing. Each event is a mapping of the arguments of `publish`."""
+        """Publish a batch: all of its events, or none. See `Publisher.publish_all`."""
         document = await self._post(_encoded_all(events), NDJSON, deadline_seconds)
         return PublishedAll(tuple(document["ids"]), document["subscribers"])
 

@@ -30,16 +30,45 @@ _HOPELESS = (
 
 
 class ClientError(QgstreamError):
-    """Base of what `connect`, `Publisher` and `AsyncPublisher` raise on purpose."""
+    """The base of what `connect`, `Publisher` and `AsyncPublisher` raise on purpose.
+
+    A `ClientError` of no other kind says that no repetition helps: the URL cannot be used, or the server is no
+    qgstream.
+
+    Example::
+
+        import qgstream
+
+        try:
+            async for event in qgstream.connect("http://localhost:8000", token="wrong"):
+                print(event.data)
+        except qgstream.ClientError as error:
+            print(error.code, error)
+    """
 
     code = "client_error"
 
 
 class Unreachable(ClientError):
-    """No answer came, for as long as it was tried.
+    """No answer came until the client gave up.
 
-    `is_uncertain`: of a publish, that it may have been taken all the same. The same `idempotency_key` repeats it safely
-    within five minutes of the first try.
+    Args:
+        message: What went wrong with the last try.
+        is_uncertain: Whether the server may have taken what was sent.
+
+    Attributes:
+        is_uncertain: Of a publish: whether the server may have taken the event. The same `idempotency_key` repeats it
+            safely within five minutes of the first try.
+
+    Example::
+
+        import qgstream
+
+        with qgstream.Publisher("http://localhost:1", key="dev", deadline_seconds=0.1) as publisher:
+            try:
+                publisher.publish("orders", {"order": 7}, idempotency_key="order-7")
+            except qgstream.Unreachable as error:
+                print(error.is_uncertain)  # False: nothing was sent
     """
 
     code = "unreachable"
@@ -50,11 +79,34 @@ class Unreachable(ClientError):
 
 
 class Refused(ClientError):
-    """The server answered, and not what was asked for.
+    """The server answered with an error.
 
-    `status` is the HTTP status, `code` the stable word of the server's JSON (`http_502` and the like if a proxy
-    answered), `message` its sentence, `field` the part of the request at fault, `retry_after_seconds` how long it wants
-    to be left alone; the last two may be None.
+    What is raised is one of `CredentialsRefused`, `RequestRefused` and `TryLater`.
+
+    Args:
+        status: The HTTP status.
+        code: The stable word of the server's JSON.
+        message: The sentence of the server's JSON.
+        field: The part of the request that is wrong.
+        retry_after_seconds: How long the server wants to be left alone, in seconds.
+
+    Attributes:
+        status: The HTTP status.
+        code: The stable word of the server's JSON; `http_502` and the like if a proxy answered.
+        message: The sentence of the server's JSON.
+        field: The part of the request that is wrong; None if the server named none.
+        retry_after_seconds: How long the server wants to be left alone, in seconds; None if it did not say.
+        is_uncertain: Of a publish: whether the server may have taken the event all the same.
+
+    Example::
+
+        import qgstream
+
+        with qgstream.Publisher("http://localhost:8000", key="dev") as publisher:
+            try:
+                publisher.publish("orders/*", {"order": 7})
+            except qgstream.Refused as error:
+                print(error.status, error.code, error.field)  # 400 invalid_field topic
     """
 
     is_uncertain = False
@@ -80,15 +132,56 @@ class UnusableToken(ClientError):
 
 
 class RequestRefused(Refused):
-    """The request itself is wrong: the same one gets the same answer."""
+    """The request itself is wrong: the server gives the same answer to the same request.
+
+    See `Refused` for the attributes.
+
+    Example::
+
+        import qgstream
+
+        with qgstream.Publisher("http://localhost:8000", key="dev") as publisher:
+            try:
+                publisher.publish("", {"order": 7})
+            except qgstream.RequestRefused as error:
+                print(error.code, error.field)
+    """
 
 
 class CredentialsRefused(Refused):
-    """401 or 403: no key or token, one that is not valid, or one that does not allow this."""
+    """The server answered 401 or 403: there was no key or token, it is not valid, or it does not allow this.
+
+    See `Refused` for the attributes.
+
+    Example::
+
+        import qgstream
+
+        with qgstream.Publisher("http://localhost:8000", key="wrong") as publisher:
+            try:
+                publisher.publish("orders", {"order": 7})
+            except qgstream.CredentialsRefused as error:
+                print(error.status, error.code)  # 401 unknown_key
+    """
 
 
 class TryLater(Refused):
-    """A limit, a server that leaves, or a fault that may pass: the same request may be answered later."""
+    """A limit, a server that drains, or a fault that may pass: the server may take the same request later.
+
+    A publisher raises `TryLater` when its `deadline_seconds` are over. See `Refused` for the attributes.
+
+    Example::
+
+        import qgstream
+
+        def publish(publisher: qgstream.Publisher, order: int) -> bool:
+            try:
+                publisher.publish("orders", {"order": order}, idempotency_key=f"order-{order}")
+            except qgstream.TryLater as error:
+                print("later, in seconds:", error.retry_after_seconds)
+                return False
+            return True
+    """
 
 
 def refusal(status: int, headers: Mapping[str, str], body: bytes) -> Refused:

@@ -45,15 +45,47 @@ MISSED_HEARTBEATS = 3
 
 @dataclass(frozen=True, slots=True)
 class Reset:
-    """Events were missed that nobody can give any more; `reason` is why, `id` where the stream goes on (empty with
-    `replay="latest"`: the newest values follow)."""
+    """The client has missed events, and the server cannot replay them.
+
+    Attributes:
+        reason: Why: `too_old`, `unknown_id` or `epoch_changed`.
+        id: The position behind the gap; empty with `replay="latest"`, when the newest values follow.
+
+    Example::
+
+        import qgstream
+
+        def on_reset(reset: qgstream.Reset) -> None:
+            print("load the state anew:", reset.reason)
+
+        stream = qgstream.connect("http://localhost:8000", last_event_id="0000000000-7", on_reset=on_reset)
+    """
 
     reason: str
     id: str
 
 
 class EventsMissed(ClientError):
-    """Raised out of the iteration for a `reset` when there is no `on_reset`; iterating again goes on after it."""
+    """The client has missed events, and `connect` was given no `on_reset`. Iterating again goes on behind the gap.
+
+    Args:
+        reset: What the server said.
+
+    Attributes:
+        reset: What the server said.
+
+    Example::
+
+        import qgstream
+
+        stream = qgstream.connect("http://localhost:8000", last_event_id="0000000000-7")
+        try:
+            async for event in stream:
+                print(event.data)
+        except qgstream.EventsMissed as missed:
+            print("load the state anew:", missed.reset.reason)
+        await stream.aclose()
+    """
 
     code = "events_missed"
 
@@ -64,10 +96,22 @@ class EventsMissed(ClientError):
 
 @dataclass(frozen=True, slots=True)
 class State:
-    """What became of the connection.
+    """What has become of the connection of a stream.
 
-    `connected`: `replay` is `none`, `complete` or `reset`. `waiting`: the stream has ended or could not be opened, for
-    `reason` (a word of the server's `closing` or `rejected`, or a sentence), and is opened again after `seconds`.
+    Attributes:
+        name: `connected`, or `waiting`: the stream has ended or could not be opened, and it is opened again.
+        replay: Of `connected`: `none`, `complete` or `reset`.
+        reason: Of `waiting`: a word of the server's `closing` or `rejected` message, or a sentence.
+        seconds: Of `waiting`: after how many seconds the stream is opened again.
+
+    Example::
+
+        import qgstream
+
+        def on_state(state: qgstream.State) -> None:
+            print(state.name, state.replay or state.reason)
+
+        stream = qgstream.connect("http://localhost:8000", on_state=on_state)
     """
 
     name: Literal["connected", "waiting"]
@@ -107,19 +151,46 @@ def connect(
     on_state: Callable[[State], None] | None = None,
     http: httpx.AsyncClient | None = None,
 ) -> Stream:
-    """The stream at `url` (a server's address alone means `/events` there), to be iterated with `async for`.
+    """Open the stream of a server, to be iterated with `async for`.
 
-    `topics`: names, or prefixes ending in `*`; none is every topic. `events`: only these types. `last_event_id`: go on
-    after it; `earliest` is everything that is held. `replay="latest"`: begin with the newest event of each topic.
-    `token`: a key or token, or a function (asynchronous or not) that is asked for one before every connection.
-    `headers`: sent with every connection. `verify`: whom TLS trusts. `heartbeat_seconds`: the server's
-    `heartbeat.interval_seconds`; a connection that is silent for three of them is given up.
+    The stream reconnects by itself and goes on where it was. Nothing is sent before the iteration begins.
 
-    It reconnects for ever, or until there was no stream for `give_up_seconds`. Raises `ValueError` for arguments that
-    can be none. The iteration raises `CredentialsRefused`, `RequestRefused`, `Unreachable`, `ClientError`, and
-    `EventsMissed` unless there is an `on_reset`. That may be asynchronous; the events after the gap wait for it, and
-    what it raises comes out of the iteration. `on_state` is told about the connection. `http` is a client of your own
-    (client certificates, other ways to a server), used instead of `verify` and of what the environment says.
+    Args:
+        url: The server's address; `/events` is added to an address without a path.
+        topics: Names of topics, or prefixes that end in `*`; none is every topic.
+        events: Only events of these types; none is every type.
+        last_event_id: The id of the last event that the program has got; `earliest` is everything that the server
+            holds.
+        replay: `"latest"`: without an id, the stream begins with the newest event of each topic.
+        token: A key or a token; or a function, asynchronous or not, that is asked for one before every connection.
+        headers: Headers that are sent with every connection.
+        verify: False to trust any certificate, or the TLS context to use.
+        heartbeat_seconds: The server's `heartbeat.interval_seconds`. A connection that brings nothing for three times
+            as long is given up.
+        give_up_seconds: After how many seconds without a stream the iteration raises; None is never.
+        max_event_bytes: The size of the largest event that is taken, in bytes.
+        on_reset: Called when events were missed, instead of raising `EventsMissed`. It may be asynchronous: the events
+            behind the gap wait for it. What it raises comes out of the iteration.
+        on_state: Called when the connection is opened or lost.
+        http: An `httpx.AsyncClient` of your own, for client certificates or other ways to a server. It is used instead
+            of `verify`, and it is not closed.
+
+    Returns:
+        The stream.
+
+    Raises:
+        ValueError: An argument has a value that it cannot have.
+
+    The iteration raises `CredentialsRefused`, `RequestRefused`, `Unreachable`, `EventsMissed`, or another
+    `ClientError`.
+
+    Example::
+
+        import qgstream
+
+        async for event in qgstream.connect("http://localhost:8000", topics=["orders"], last_event_id="earliest"):
+            print(event.id, event.topic, event.data)
+            break
     """
     if give_up_seconds is not None and not give_up_seconds >= 0:
         raise ValueError(f"give_up_seconds: got {give_up_seconds:g}, expected 0 or more")
@@ -142,11 +213,24 @@ def _listed(names: str | Iterable[str]) -> list[str]:
 
 
 class Stream:
-    """Made by `connect`. `last_event_id` is that of the event that was given out last, or a later position.
+    """The events of a stream, for `async for`. `connect` makes it.
 
-    Nothing is read ahead of the consumer but what one read from the socket brings: who is slow makes the server wait.
-    An iteration owns its connection; when it is left, the connection is closed, and the next iteration goes on from
-    `last_event_id`. `async with` closes it at the end of the block, whatever happens in there.
+    An iteration owns its connection. When the program leaves the iteration, the connection is closed, and the next
+    iteration goes on from `last_event_id`. `async with` closes the connection at the end of the block. The stream reads
+    no faster than the program iterates, so a slow program makes the server wait.
+
+    Attributes:
+        last_event_id: The id of the last event that the iteration gave, or a later position.
+
+    Example::
+
+        import qgstream
+
+        async with qgstream.connect("http://localhost:8000", last_event_id="earliest") as stream:
+            async for event in stream:
+                print(event.data)
+                break
+        print(stream.last_event_id)
     """
 
     def __init__(
@@ -188,7 +272,7 @@ class Stream:
         await self.aclose()
 
     async def aclose(self) -> None:
-        """Close the connection. Not while another task waits for an event: cancel that task instead."""
+        """Close the connection. While another task waits for an event, cancel that task instead."""
         events = self._current() if self._current is not None else None
         if events is not None:
             await events.aclose()

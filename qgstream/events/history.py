@@ -52,7 +52,14 @@ class TopicHistory(Section):
 
 
 class HistorySettings(Section):
-    """`[history]`: how much a client that comes back can still get."""
+    """The section `[history]`: how much the server keeps for clients that come back.
+
+    Example::
+
+        import qgstream
+
+        hub = qgstream.Hub(history=qgstream.HistorySettings(max_events=50_000, max_age_seconds=600))
+    """
 
     max_events: int = Field(10_000, ge=0, description="Events kept at most.")
     max_bytes: int = Field(64 * 1024 * 1024, ge=0, description="Memory for kept events at most, in bytes.")

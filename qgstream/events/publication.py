@@ -36,12 +36,31 @@ class Position(NamedTuple):
 
 
 class Publication:
-    """What was published, once. A broker gives it its `offset` when it appends it.
+    """An event that was published, checked and encoded. `Hub.publish` makes it; `Hub.publish_all` takes several.
 
-    `idempotency_key` is the key within its publisher's namespace (`namespaces.scoped`), and not the text that the
-    publisher sent.
+    Args:
+        topics: The topics, which must be valid: 1 to 256 characters each, no control characters, no `*`.
+        data: The data as UTF-8.
+        is_json: Whether the data is JSON text in one line; else it is a plain string.
+        event: The type of the event.
+        retry_ms: After how many milliseconds a browser that gets the event reconnects, from then on.
+        private: Whether only streams whose credentials grant a topic get the event.
+        idempotency_key: The key within the namespace of its publisher, and not the text that the publisher sent.
+        offset: The place in the log; a broker sets it.
+        published_at: When the event was published, in Unix seconds; a broker sets it.
 
-    `data` is UTF-8: JSON text when `is_json`, else a plain string.
+    Example::
+
+        import qgstream
+
+        hub = qgstream.Hub()
+        await hub.start()
+        receipt = await hub.publish_all([
+            qgstream.Publication(("orders",), b'{"order": 7}', event="created"),
+            qgstream.Publication(("orders",), b"a plain string", is_json=False),
+        ])
+        print(receipt.ids)
+        await hub.stop()
     """
 
     __slots__ = (
@@ -73,7 +92,7 @@ class Publication:
 
     @property
     def size_bytes(self) -> int:
-        """About what it takes in memory while a window holds it."""
+        """About how many bytes of memory the event takes while the history holds it."""
         size = _OVERHEAD_BYTES + len(self.data)
         for topic in self.topics:
             size += getsizeof(topic) + _TOPIC_BYTES

@@ -90,12 +90,45 @@ class UnknownHost(Matcher):
 
 
 def routes(service: Service, *, prefix: str = "") -> list[Rule]:
-    """The streams and publishing, to be put into any Tornado application, below `prefix`."""
+    """The rules for streams and publishing, for any Tornado application: `/events` and `/ws`.
+
+    Args:
+        service: The service that answers.
+        prefix: What the paths begin with, such as `/live`.
+
+    Returns:
+        Rules for `tornado.web.Application`.
+
+    Example::
+
+        import qgstream
+        from tornado.web import Application
+
+        async with qgstream.Service(qgstream.Hub()) as service:
+            Application(qgstream.routes(service, prefix="/live")).listen(8888)
+    """
     return _checked(service, _routes(service, prefix))
 
 
 def operator_routes(service: Service) -> list[Rule]:
-    """What the operator asks: on `admin.port` when that is set."""
+    """The rules for operators: `/health`, `/ready`, `/metrics` and everything below `/admin`.
+
+    Put them on a port that only operators reach, or beside `routes`; `/admin` needs a key of `AuthSettings.admin_keys`.
+
+    Args:
+        service: The service that answers.
+
+    Returns:
+        Rules for `tornado.web.Application`.
+
+    Example::
+
+        import qgstream
+        from tornado.web import Application
+
+        async with qgstream.Service(qgstream.Hub()) as service:
+            Application(qgstream.operator_routes(service)).listen(8888, "127.0.0.1")
+    """
     return _checked(service, _operator_routes(service))
 
 

@@ -43,7 +43,14 @@ def _check_header_name(name: str) -> str:
 
 
 class CorsSettings(Section):
-    """`[cors]`: the origins whose pages may open streams and read answers."""
+    """The section `[cors]`: the origins whose pages may open streams and read answers.
+
+    Example::
+
+        import qgstream
+
+        service = qgstream.Service(qgstream.Hub(), cors=qgstream.CorsSettings(allow_origins=["https://www.example.com"]))
+    """
 
     allow_origins: tuple[Annotated[str, AfterValidator(parse_origin)], ...] = Field(
         (), description='Exact origins, `https://*.example.com` patterns, or "*" alone for every origin.'

@@ -62,9 +62,22 @@ def max_sockets(limits: LimitSettings, *, streams: int = 0) -> int:
 
 
 def raise_descriptor_limit(limits: LimitSettings) -> int:
-    """Raise the soft limit on descriptors to the hard one and return it.
+    """Raise the soft limit on file descriptors of this process to the hard one.
 
-    Raises `ConfigError` with the arithmetic when the sockets cannot fit: at the limit an accept loop spins.
+    Args:
+        limits: The limits whose sockets must fit.
+
+    Returns:
+        The limit that holds now.
+
+    Raises:
+        ConfigError: The sockets cannot fit. The message has the arithmetic.
+
+    Example::
+
+        import qgstream
+
+        qgstream.raise_descriptor_limit(qgstream.LimitSettings(max_connections=100))
     """
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     sockets = max_sockets(limits)
@@ -143,9 +156,31 @@ class _Waited(NamedTuple):
 
 
 class StreamServer(HTTPServer):
-    """Tornado's HTTPServer with a hard cap on sockets and the timeouts that a public server needs.
+    """Tornado's `HTTPServer` with a cap on sockets, and with the timeouts and bounds that a public server needs.
 
-    `open_sockets()` says how many sockets live on after their handler detached.
+    Args:
+        request_callback: The application.
+        limits: Called for the limits in effect.
+        detached: Called for the number of open streams, whose sockets count under the cap.
+        refused: Called with the address of each socket that is closed because of the cap.
+        refused_request: Called with the address and the error of each request that is refused before a handler sees it.
+        cors_headers: Called with the origin of such a request, for the headers that let a page read the answer.
+        keepalive_seconds: Called for the seconds that a connection may be idle between two requests.
+        kwargs: Other arguments of `HTTPServer`.
+
+    Example::
+
+        import qgstream
+        from tornado.web import Application
+
+        async with qgstream.Service(qgstream.Hub()) as service:
+            server = qgstream.StreamServer(
+                Application(qgstream.routes(service)),
+                limits=lambda: service.limits,
+                detached=lambda: len(service.hub.registry),
+            )
+            server.listen(8888)
+            server.stop()
     """
 
     def initialize(  # type: ignore[override]  # Configurable: the signature is this class's own

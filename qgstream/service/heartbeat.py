@@ -27,7 +27,17 @@ _MAX_MISSED = 1200
 
 
 class HeartbeatSettings(Section):
-    """`[heartbeat]`: what keeps proxies from cutting quiet streams, and clients in history."""
+    """The section `[heartbeat]`: how often each stream gets a heartbeat.
+
+    Heartbeats keep proxies from cutting quiet streams.
+
+    Example::
+
+        import qgstream
+
+        heartbeat = qgstream.HeartbeatSettings(interval_seconds=15, format="comment")
+        service = qgstream.Service(qgstream.Hub(), heartbeat=heartbeat)
+    """
 
     interval_seconds: float = Field(5, gt=0, le=3600, description="Between two heartbeats of one stream.")
     format: Literal["data", "comment"] = Field(

@@ -40,11 +40,38 @@ _FLUSH_SECONDS = 5
 
 
 class Service:
-    """One process's hub with its policies. Everything here may be replaced while it runs.
+    """A hub with its policies: who may connect, limits, heartbeats, bans and the drain.
 
-    `async with` starts it and, at the end, closes what is left; before that `drain` says goodbye slowly.
-    `trusted_proxies` are networks or addresses, also as text. `allowed_hosts` are names and `*.example.com` patterns by
-    which clients reach it; without any, every `Host` is answered (see `app.public_app` for sockets of the loopback).
+    `async with` starts the service, and closes what is left at the end of the block. Call `drain` before, to end the
+    streams slowly.
+
+    Args:
+        hub: The hub. The service starts and stops it.
+        cors: Which pages may read.
+        auth: Who may publish, subscribe and administer; by default nobody may publish over HTTP.
+        heartbeat: How often each stream gets a heartbeat.
+        trusted_proxies: The networks or addresses of proxies whose `X-Forwarded-For` is believed.
+        allowed_hosts: Names, or patterns such as `*.example.com`, by which clients reach the server; without any, the
+            server answers to every name.
+
+    Attributes:
+        hub: The hub.
+
+    Raises:
+        ValueError: A network or a name cannot be read.
+        ConfigError: The keys cannot be used.
+
+    Example::
+
+        import qgstream
+        from tornado.web import Application
+
+        hub = qgstream.Hub()
+        auth = qgstream.AuthSettings(publish_keys={"shop": "a-long-secret"})
+        async with qgstream.Service(hub, auth=auth) as service:
+            Application(qgstream.routes(service)).listen(8888)
+            await hub.publish("orders", {"order": 7})
+            await service.drain(seconds=0)
     """
 
     def __init__(
@@ -97,7 +124,7 @@ class Service:
 
     @property
     def cors(self) -> CorsSettings:
-        """Which origins may read. Streams of pages whose origin is no longer among new ones are ended."""
+        """Which pages may read. After a change, the streams of pages that may not any more are closed."""
         return self._cors
 
     @cors.setter
@@ -107,7 +134,12 @@ class Service:
             self._review_access()
 
     async def start(self) -> None:
-        """Open the hub and begin the heartbeats."""
+        """Start the hub, the heartbeats and what else runs in the background.
+
+        Raises:
+            OSError: The broker cannot be reached, or its log cannot be used.
+            Unavailable: The broker's engine is away.
+        """
         await self.hub.start()
         self.wheel.start()
         self._sweeper.start()
@@ -125,12 +157,18 @@ class Service:
         await self.stop()
 
     async def drain(self, seconds: float) -> None:
-        """End the streams over `seconds`, each told when to come back. From now on new ones are refused."""
+        """Close the streams one by one, and tell each client when to come back.
+
+        From the call on, new streams are refused.
+
+        Args:
+            seconds: Over how many seconds the streams are closed.
+        """
         self.hub.draining = True
         await drain(self.hub, seconds, asyncio.Event(), retry=self.drain_retry)
 
     async def stop(self) -> None:
-        """Close what is left."""
+        """Close every stream that is left, and the hub."""
         self.wheel.stop()
         self._sweeper.stop()
         self._flusher.stop()
@@ -142,11 +180,16 @@ class Service:
         await self.hub.stop()
 
     def reload_auth(self, auth: AuthSettings) -> None:
-        """Take new keys and private topics, which hold for open streams too. Raises `ConfigError` and changes nothing
-        for bad ones.
+        """Take new keys, tokens and private topics.
 
-        From now on a topic that has become private goes only to streams with a grant. Streams that would not be let in
-        any more are ended with the reason `access_changed`, in slices: there may be thousands.
+        They hold for open streams, too: the service closes the streams that it would not let in any more, with the
+        reason `access_changed`. A topic that has become private goes only to streams with a grant.
+
+        Args:
+            auth: The new settings.
+
+        Raises:
+            ConfigError: The settings cannot be used; nothing was changed.
         """
         new = Authenticator(auth)
         self._take_key_set(new)
@@ -200,10 +243,17 @@ class Service:
         return KeySetState(self._key_set.last_success_at, len(self.auth.token_keys or ()))
 
     def tune(self, changes: Mapping[str, object]) -> dict[str, tuple[object, object]]:
-        """Change limits, at once and until the process ends or a reload changes them. Returns what was and what is, of
-        those that differ.
+        """Change limits at once, until the process ends or a reload changes them.
 
-        Raises `InvalidField` or `Conflict`, and changes nothing for bad ones. See `limit_changes.tune`.
+        Args:
+            changes: New values by the names of the limits.
+
+        Returns:
+            For each limit whose value is another one now: the value before, and the value now.
+
+        Raises:
+            InvalidField: A limit does not exist, or has a value that it cannot have; nothing was changed.
+            Conflict: A value is not possible in this process; nothing was changed.
         """
         old = self.limits
         keys = self.auth.settings.publish_keys

@@ -40,7 +40,25 @@ Restart = Literal["on-failure", "always"]
 
 @dataclass(frozen=True, slots=True)
 class Draft:
-    """An event before it is published: what `Hub.publish` takes, by the same names."""
+    """An event that a source yields. The names are those of `Hub.publish`.
+
+    Attributes:
+        topic: The topic, or a list of topics.
+        data: A string, which is sent as it is, or anything that JSON can hold.
+        event: The type of the event.
+        retry_ms: After how many milliseconds a browser that gets the event reconnects, from then on.
+        private: Whether only streams whose credentials grant the topic get the event.
+        idempotency_key: A name for the event. The hub publishes one event for a key within five minutes.
+
+    Example::
+
+        from collections.abc import AsyncIterator
+
+        import qgstream
+
+        async def prices() -> AsyncIterator[qgstream.Draft]:
+            yield qgstream.Draft("prices", {"price": 7}, event="changed")
+    """
 
     topic: str | Sequence[str]
     data: object
@@ -50,7 +68,19 @@ class Draft:
     idempotency_key: str | None = None
 
     def publication(self, max_event_bytes: int, *, namespace: bytes) -> Publication:
-        """Checked, and published by the source of this namespace; raises `InvalidField` or `TooLarge`."""
+        """Check the event and encode it.
+
+        Args:
+            max_event_bytes: The most bytes that its data may have.
+            namespace: The namespace of the source that publishes it, for its idempotency key.
+
+        Returns:
+            The publication.
+
+        Raises:
+            InvalidField: A field has a value that it cannot have.
+            TooLarge: The data is too large.
+        """
         if not isinstance(self.private, bool):
             raise InvalidField("private", f"got {type(self.private).__name__}, expected true or false")
         return draft(
@@ -75,7 +105,21 @@ _FIELDS = tuple(field.name for field in fields(Draft))
 
 
 class SourceFailed(Exception):
-    """A source cannot go on, for a reason that its words say: the log has them without a traceback."""
+    """Raised by a source that cannot go on, for a reason that the message says.
+
+    The log has the message without a traceback, and the source is called again later.
+
+    Example::
+
+        from collections.abc import AsyncIterator
+
+        import qgstream
+
+        async def prices(*, url: str) -> AsyncIterator[qgstream.Draft]:
+            if not url.startswith("https:"):
+                raise qgstream.SourceFailed(f"url: got {url!r}, expected https")
+            yield qgstream.Draft("prices", {"price": 7})
+    """
 
 
 def as_draft(item: object) -> Draft:

@@ -33,10 +33,32 @@ MAX_TURN_SECONDS = 0.002
 
 
 async def run_source(hub: Hub, events: Function, *, name: str | None = None, restart: Restart = "on-failure") -> None:
-    """Publish what an async generator function yields, in your own program: until it ends, or this task is cancelled.
+    """Publish what an async generator function yields, until it ends or this task is cancelled.
 
-    A failure is logged and counted under `name` (the function's own by default), and the function is called again. Use
-    `functools.partial` to give it arguments. Raises `ConfigError` for what is no async generator function.
+    After a failure, the function is called again; the failure is logged and counted.
+
+    Args:
+        hub: The hub to publish through.
+        events: The function. `functools.partial` gives it arguments.
+        name: What the log and the metrics call it; by default the name of the function.
+        restart: `"always"` calls the function again when it has come to its end, too.
+
+    Raises:
+        ConfigError: `events` is no async generator function.
+
+    Example::
+
+        from collections.abc import AsyncIterator
+
+        import qgstream
+
+        async def prices() -> AsyncIterator[qgstream.Draft]:
+            yield qgstream.Draft("prices", {"price": 7}, event="changed")
+
+        hub = qgstream.Hub()
+        await hub.start()
+        await qgstream.run_source(hub, prices)
+        await hub.stop()
     """
     function = events.func if isinstance(events, partial) else events
     label = name or str(getattr(function, "__name__", "source"))

@@ -6,7 +6,8 @@ import fcntl
 import re
 import subprocess
 import sys
-from collections.abc import Callable
+import zlib
+from collections.abc import Callable, Iterator
 from html.parser import HTMLParser
 from pathlib import Path
 from urllib.parse import unquote, urlsplit
@@ -14,6 +15,7 @@ from urllib.parse import unquote, urlsplit
 import pytest
 from playwright.sync_api import expect
 
+import qgstream
 from tests.browser.conftest import serving_files
 from tests.browser.engines.base import Tab
 from tests.documents import ROOT
@@ -108,6 +110,20 @@ def test_every_link_and_anchor_leads_somewhere(pages: dict[Path, Page]) -> None:
             if not target.is_file() or not has_anchor:
                 broken.append((path.name, link))
     assert broken == []
+
+
+def documented() -> Iterator[str]:
+    """The Python names that the site describes, from its inventory (a header of four lines, and the rest packed)."""
+    lines = zlib.decompress((SITE / "objects.inv").read_bytes().split(b"\n", 4)[4]).decode().splitlines()
+    for line in lines:
+        name, kind, _ = line.split(" ", 2)
+        if kind.startswith("py:"):
+            yield name
+
+
+def test_the_reference_has_every_public_name(site: Path) -> None:
+    names = {f"qgstream.{name}" for name in qgstream.__all__ if not name.startswith("__")}
+    assert names - set(documented()) == set()
 
 
 @pytest.mark.engines("chromium")
