@@ -50,101 +50,126 @@ class LimitSettings(Section):
         hub = qgstream.Hub(limits=limits)
     """
 
-    max_connections: int = Field(10_000, ge=0, le=MANY, description="Open streams at most.")
+    max_connections: int = Field(10_000, ge=0, le=MANY, description="Maximum number of open streams.")
     max_connections_per_ip: int = Field(
-        0, ge=0, le=MANY, description="Open streams at most from one address; 0 is off."
+        0, ge=0, le=MANY, description="Maximum number of open streams from one address; 0 is off."
     )
     connect_rate_per_ip: float = Field(
-        0, ge=0, le=MANY, description="New streams a second from one address, sustained; 0 is off."
+        0, ge=0, le=MANY, description="New streams per second from one address, on average; 0 is off."
     )
     connect_burst_per_ip: int = Field(
-        20, ge=1, le=MANY, description="New streams at once from one address, before the rate."
+        20, ge=1, le=MANY, description="New streams that one address may open at once before the rate applies."
     )
-    max_topics_per_connection: int = Field(64, ge=1, le=10_000, description="`topic` parameters of one stream at most.")
+    max_topics_per_connection: int = Field(
+        64, ge=1, le=10_000, description="Maximum number of `topic` parameters of one stream."
+    )
     max_subscription_characters: int = Field(
-        8192, ge=256, le=MIB, description="Characters of one stream's `topic` and `event` parameters together at most."
+        8192,
+        ge=256,
+        le=MIB,
+        description="Maximum length of one stream's `topic` and `event` parameters together, in characters.",
     )
     max_connection_age_seconds: float = Field(
-        0, ge=0, le=MANY, description="A stream is told to reconnect after this long, jittered by 20 %; 0 is off."
+        0,
+        ge=0,
+        le=MANY,
+        description="After this time the server tells a stream to reconnect, jittered by 20 %; 0 is off.",
     )
     max_backlog_bytes: int = Field(
-        1 * MIB, ge=4 * KIB, le=TIB, description="A subscriber further behind than this is closed as slow_consumer."
+        1 * MIB, ge=4 * KIB, le=TIB, description="The server closes a stream with a larger backlog as slow_consumer."
     )
     backlog_grace_seconds: float = Field(
-        1, ge=0, le=60, description="How long a subscriber may be over max_backlog_bytes: a burst is no slow reader."
+        1,
+        ge=0,
+        le=60,
+        description="How long a backlog may be over max_backlog_bytes, so that a short burst closes no stream.",
     )
     max_total_backlog_bytes: int = Field(
         256 * MIB,
         ge=64 * KIB,
         le=TIB,
-        description="Held for all slow subscribers together; the furthest behind go first.",
+        description="Memory for the backlogs of all streams. Above it the server closes the streams furthest behind.",
     )
-    max_event_bytes: int = Field(256 * KIB, ge=1, le=GIB, description="An event's encoded data at most.")
+    max_event_bytes: int = Field(256 * KIB, ge=1, le=GIB, description="Maximum size of an event's encoded data.")
     max_body_bytes: int = Field(
-        8 * MIB, ge=1 * KIB, le=GIB, description="A published body at most (a batch of events)."
+        8 * MIB, ge=1 * KIB, le=GIB, description="Maximum size of a published body (a batch of events)."
     )
     max_inflight_body_bytes: int = Field(
         64 * MIB,
         ge=1 * KIB,
         le=TIB,
-        description="Bodies of all publishes under way at most; one over it gets 503.",
+        description="Maximum size of the bodies of all publishes in progress together; a publish over it gets 503.",
     )
     publish_rate_per_key: float = Field(
-        0, ge=0, le=MANY, description="Events a second by one key, sustained; 0 is off."
+        0, ge=0, le=MANY, description="Events per second that one key may publish, on average; 0 is off."
     )
-    publish_burst_per_key: int = Field(1000, ge=1, le=MANY, description="Events at once by one key, before the rate.")
+    publish_burst_per_key: int = Field(
+        1000, ge=1, le=MANY, description="Events that one key may publish at once before the rate applies."
+    )
     per_key: dict[str, KeyLimits] = Field(
         {},
-        description="Of single publish keys, by their names in auth.publish_keys: publish_rate in place of "
-        "publish_rate_per_key (0 is off), and publish_burst in place of publish_burst_per_key. For instance "
+        description="Limits of single publish keys, by their names in auth.publish_keys: publish_rate replaces "
+        "publish_rate_per_key (0 is off), and publish_burst replaces publish_burst_per_key. Example: "
         "{alice = {publish_rate = 50, publish_burst = 100}}.",
     )
     publish_rate_per_ip: float = Field(
-        0, ge=0, le=MANY, description="Events a second published from one address, sustained; 0 is off."
+        0, ge=0, le=MANY, description="Events per second that one address may publish, on average; 0 is off."
     )
     publish_burst_per_ip: int = Field(
-        1000, ge=1, le=MANY, description="Events at once published from one address, before the rate."
+        1000, ge=1, le=MANY, description="Events that one address may publish at once before the rate applies."
     )
     auth_failure_rate_per_ip: float = Field(
         0,
         ge=0,
         le=MANY,
-        description="Wrong keys and tokens a second from one address, sustained; 0 is off. Over it, no key and no "
-        "token from that address is looked at.",
+        description="Wrong keys and tokens per second from one address, on average; 0 is off. Above the rate, the "
+        "server answers 429 and checks no key or token from this address.",
     )
     auth_failure_burst_per_ip: int = Field(
-        20, ge=1, le=MANY, description="Wrong keys and tokens at once from one address, before the rate."
+        20,
+        ge=1,
+        le=MANY,
+        description="Wrong keys and tokens that one address may send at once before the rate applies.",
     )
     overload_response: Literal["auto", "error"] = Field(
         "auto",
-        description="Over a connection limit: 'auto' answers an EventSource 200, a rejected message and retry "
-        "(any other status stops it for good) and everybody else 503 or 429; 'error' answers everybody 503 or 429.",
+        description="The answer over a connection limit. 'auto': an EventSource gets 200, a rejected message and retry "
+        "(any other status stops an EventSource for good), and every other client gets 503 or 429. 'error': every "
+        "client gets 503 or 429.",
     )
     retry_seconds: float = Field(
         3,
         gt=0,
         le=3600,
         description="`retry:` of every stream: how long a browser waits before it reconnects. "
-        "Each stream is told a time of its own, up to 20 % longer.",
+        "Each stream gets a different time, up to 20 % longer.",
     )
     overload_retry_seconds: float = Field(
-        10, gt=0, le=3600, description="`retry:` and Retry-After of a refused client, jittered from this to twice it."
+        10,
+        gt=0,
+        le=3600,
+        description="`retry:` and Retry-After of a refused client: a random time from this value to twice this value.",
     )
     max_sockets: int = Field(
         0,
         ge=0,
         le=MANY,
-        description="Accepted sockets of every kind at most; 0 is max_connections + 10 % + 100. "
-        "For one over it the connection that sends nothing for longest is closed, or else itself.",
+        description="Maximum number of accepted sockets of every kind; 0 is max_connections + 10 % + 100. "
+        "At the cap, the server closes the longest-idle connection to make room; if none is idle, it closes the new "
+        "one.",
     )
     tcp_user_timeout_seconds: float = Field(
         30,
         ge=0,
         le=86_400,
-        description="A peer that acknowledges nothing for this long is gone (Linux); 0 is the kernel's way.",
+        description="The kernel closes the connection of a peer that acknowledges nothing for this long (Linux); 0 is "
+        "the kernel's default.",
     )
     send_buffer_bytes: int = Field(
-        64 * KIB, ge=0, le=GIB, description="SO_SNDBUF of a stream; 0 is the kernel's way (up to 2.8 MB a stalled one)."
+        64 * KIB,
+        ge=0,
+        le=GIB,
+        description="SO_SNDBUF of a stream; 0 is the kernel's default (up to 2.8 MB for a stalled one).",
     )
 
 

@@ -50,10 +50,10 @@ class Seldom:
 
 
 class LogSettings(Section):
-    """`[log]`: what is said, and where it came from."""
+    """`[log]`: the server's log."""
 
-    level: Literal["debug", "info", "warning", "error"] = Field("info", description="Quieter from left to right.")
-    env: str = Field("production", description="Put into every line as `env`.")
+    level: Literal["debug", "info", "warning", "error"] = Field("info", description="Lowest level that is logged.")
+    env: str = Field("production", description="Value of `env` in every line.")
 
 
 def scrub(text: str) -> str:

@@ -60,7 +60,7 @@ Secrets = Annotated[
 
 
 class AuthSettings(SecretSection):
-    """The section `[auth]`: who may publish and administer, and which topics are not for everybody.
+    """`[auth]`: the keys that may publish and administer, and the private topics.
 
     Example::
 
@@ -75,15 +75,15 @@ class AuthSettings(SecretSection):
     publish_keys: dict[str, Secrets] = Field(
         {},
         description='Keys that may publish and subscribe to everything: name = "key" or name = {file = "path"}, or a '
-        "list of these while a key is rotated. A list without names is named key-1, key-2 and so on.",
+        "list of these during a rotation. Keys in a list without names get the names key-1, key-2 and so on.",
     )
     admin_keys: dict[str, Secrets] = Field(
-        {}, description="Keys for /admin, written as publish_keys are. They neither publish nor see private topics."
+        {}, description="Keys for /admin, in the same form. They can neither publish nor get private topics."
     )
     private_topics: tuple[str, ...] = Field(
-        (), description="Topic names, or prefixes ending in '*', whose events go only to who has a grant."
+        (), description="Topic names, or prefixes ending in '*', whose events go only to subscribers with a grant."
     )
-    jwt: JwtSettings | None = Field(None, description="How tokens (JWT) are verified; unset, there are only keys.")
+    jwt: JwtSettings | None = Field(None, description="How tokens (JWT) are verified; unset: only keys are accepted.")
 
     @field_validator("publish_keys", "admin_keys", mode="before")
     @classmethod

@@ -26,12 +26,14 @@ class ClaimSettings(SecretSection):
     """The part of `[auth.jwt]` that is about claims."""
 
     audience: str | None = Field(
-        None, min_length=1, description="The token's `aud` must name it. Unset, a token with an `aud` is refused."
+        None,
+        min_length=1,
+        description="A value that the token's `aud` must contain. Unset: a token with an `aud` is refused.",
     )
-    issuer: str | None = Field(None, min_length=1, description="The token's `iss` must equal it; unset, any will do.")
+    issuer: str | None = Field(None, min_length=1, description="Required value of the token's `iss`; unset: any value.")
     # RFC 7519 4.1.4: "some small leeway, usually no more than a few minutes, to account for clock skew".
     leeway_seconds: float = Field(
-        10, ge=0, le=300, description="How far the issuer's clock and ours may differ: widens `exp` and `nbf`."
+        10, ge=0, le=300, description="How far the clocks of issuer and server may differ: extends `exp` and `nbf`."
     )
     claim: str = Field(
         "qgstream",

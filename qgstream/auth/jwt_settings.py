@@ -46,8 +46,7 @@ JwksUrl = Annotated[str, Field(pattern=r"^https?://[^/\s]\S*$"), AfterValidator(
 
 
 class JwtSettings(ClaimSettings):
-    """The section `[auth.jwt]`: whose tokens the server takes. HS algorithms need `secret`, the others one of the
-    three sources of public keys.
+    """`[auth.jwt]`: accepted tokens. HS algorithms need `secret`; others need a public key, JWK file or JWK URL.
 
     Example::
 
@@ -60,7 +59,7 @@ class JwtSettings(ClaimSettings):
     secret_fields: ClassVar[frozenset[str]] = frozenset({"secret"})
 
     algorithms: tuple[Algorithm, ...] = Field(
-        min_length=1, description="What a token may be signed with. HS algorithms and the others cannot be mixed."
+        min_length=1, description="Algorithms that may sign a token. HS algorithms cannot be mixed with others."
     )
     secret: Secret | None = Field(
         None,
@@ -68,10 +67,12 @@ class JwtSettings(ClaimSettings):
         "HS384, 64 for HS512.",
     )
     public_key_file: str | None = Field(None, min_length=1, description="PEM file with the public key.")
-    jwks_file: str | None = Field(None, min_length=1, description="File with a JWK set: public keys by their `kid`.")
-    jwks_url: JwksUrl | None = Field(None, description="Where to fetch the JWK set; https, except from loopback.")
+    jwks_file: str | None = Field(None, min_length=1, description="File with a JWK set: public keys with their `kid`.")
+    jwks_url: JwksUrl | None = Field(None, description="URL of the JWK set; https, or http on the loopback.")
     cookie: str | None = Field(
-        None, pattern=r"^[!#$%&'*+.^_`|~0-9A-Za-z-]+$", description="Cookie that may carry the token; unset is none."
+        None,
+        pattern=r"^[!#$%&'*+.^_`|~0-9A-Za-z-]+$",
+        description="Name of a cookie that may carry the token; unset: no cookie.",
     )
 
     @field_validator("algorithms")

@@ -27,9 +27,11 @@ def read_file(path: str) -> bytes:
 
 
 class SecretFile(Section):
-    """A secret that stands in a file of its own, as systemd credentials and Kubernetes secrets do."""
+    """A secret in a separate file, like systemd credentials and Kubernetes secrets."""
 
-    file: str = Field(min_length=1, description="Path of the file. One line end at its end is not part of the secret.")
+    file: str = Field(
+        min_length=1, description="Path of the file. The server ignores one line end at the end of the file."
+    )
 
 
 # In brackets, to be told apart from a key in the place that a validation error names.

@@ -22,9 +22,9 @@ _S = TypeVar("_S", bound=Section)
 class TlsOptions(Section):
     """The certificates that a URL's query names."""
 
-    cafile: str | None = Field(None, description="Certificates to know the server by, instead of the system's.")
-    certfile: str | None = Field(None, description="A certificate to show the server.")
-    keyfile: str | None = Field(None, description="Its key, unless it is in the same file.")
+    cafile: str | None = Field(None, description="Authorities to trust instead of the system's.")
+    certfile: str | None = Field(None, description="Client certificate.")
+    keyfile: str | None = Field(None, description="Key of the client certificate, unless it is in the same file.")
 
     def context(self, scheme: str, *, plain: str, with_tls: str) -> ssl.SSLContext | None:
         """What TLS to the engine needs; None for the scheme `plain`. `with_tls` is the scheme to suggest instead.

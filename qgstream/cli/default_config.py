@@ -15,8 +15,9 @@ if TYPE_CHECKING:
     from pydantic.fields import FieldInfo
 
 HEADER = """\
-qgstream: every option with its default, as `qgstream default-config` prints it. Remove the # before an option and
-change its value; the rest may go. `qgstream check-config --config FILE` checks a file without starting anything.
+qgstream: every option with its default, as `qgstream default-config` prints it. To change an option, remove the #
+before the option and edit its value. You may delete all other lines. `qgstream check-config --config FILE` checks a
+file without starting the server.
 
 Precedence: defaults < this file < environment < flags.
 
@@ -24,9 +25,9 @@ Environment: QGSTREAM_, the section, two underscores and the key, all in capital
     QGSTREAM_LIMITS__MAX_CONNECTIONS=20000
 A list is JSON or separated by commas:
     QGSTREAM_CORS__ALLOW_ORIGINS=https://www.example.com,https://*.example.org
-QGSTREAM_CONFIG names the file itself.
+QGSTREAM_CONFIG names the configuration file.
 
-Flags: --host, --port, and --set for every other key but the secrets of [auth]:
+Flags: --host, --port, and --set for every other key except those of [auth] and [[sources]]:
     qgstream serve --config FILE --port 8001 --set limits.max_connections=20000
 """
 WIDTH = 118

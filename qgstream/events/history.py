@@ -36,11 +36,14 @@ _MIX = 2654435761
 
 
 class TopicHistory(Section):
-    """`[[history.topics]]`: another history for some topics. The first entry that matches a topic holds for it."""
+    """`[[history.topics]]`: another history for some topics. The first entry that matches a topic applies."""
 
     pattern: str = Field(description="A topic, or a prefix that ends in `*`.")
-    max_age_seconds: float | None = Field(None, gt=0, description="Instead of history.max_age_seconds.", examples=[60])
-    store: bool = Field(True, description="false: never replayed, and missing it is no reset. For chatter.")
+    max_age_seconds: float | None = Field(None, gt=0, description="Replaces history.max_age_seconds.", examples=[60])
+    store: bool = Field(
+        True,
+        description="false: the events are never replayed, and a missed event causes no reset. For unimportant events.",
+    )
 
     @field_validator("pattern")
     @classmethod
@@ -52,7 +55,7 @@ class TopicHistory(Section):
 
 
 class HistorySettings(Section):
-    """The section `[history]`: how much the server keeps for clients that come back.
+    """`[history]`: the events that a reconnecting client can still get.
 
     Example::
 
@@ -61,9 +64,9 @@ class HistorySettings(Section):
         hub = qgstream.Hub(history=qgstream.HistorySettings(max_events=50_000, max_age_seconds=600))
     """
 
-    max_events: int = Field(10_000, ge=0, description="Events kept at most.")
-    max_bytes: int = Field(64 * 1024 * 1024, ge=0, description="Memory for kept events at most, in bytes.")
-    max_age_seconds: float = Field(3600, gt=0, description="Events older than this are forgotten.")
+    max_events: int = Field(10_000, ge=0, description="Maximum number of events in the history.")
+    max_bytes: int = Field(64 * 1024 * 1024, ge=0, description="Maximum memory of the history, in bytes.")
+    max_age_seconds: float = Field(3600, gt=0, description="The server deletes older events.")
     topics: tuple[TopicHistory, ...] = Field((), description="Exceptions for some topics.")
 
     # What is kept lies on shelves: one for each of `topics`, by its index, and the last for all other topics.

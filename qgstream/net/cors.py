@@ -62,9 +62,9 @@ class CorsSettings(Section):
             "Authorization", "Content-Type", "Last-Event-ID", "Cache-Control",
             "traceparent", "tracestate", "baggage", "sentry-trace",
         ),
-        description='Headers that pages may send, or "*" alone for every one.',
+        description='Headers that pages may send, or "*" alone for every header.',
     )  # fmt: skip
-    allow_credentials: bool = Field(False, description='Let pages send cookies; refused together with "*".')
+    allow_credentials: bool = Field(False, description='Whether pages may send cookies; not allowed together with "*".')
     max_age_seconds: int = Field(600, ge=0, description="How long a browser remembers a preflight's answer.")
 
     @field_validator("allow_origins", "allow_headers")

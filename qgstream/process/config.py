@@ -59,34 +59,34 @@ def _network(text: str) -> str:
 
 
 class ServerSettings(Section):
-    """`[server]`: where it listens, and whom it believes about a client's address."""
+    """`[server]`: the addresses to listen on, and the trusted proxies."""
 
-    host: str = Field("127.0.0.1", min_length=1, description="Address to listen on; 0.0.0.0 is every IPv4 one.")
-    port: int = Field(8000, ge=0, le=65535, description="Port to listen on; 0 is any free one.")
+    host: str = Field("127.0.0.1", min_length=1, description="Address to listen on; 0.0.0.0 is every IPv4 address.")
+    port: int = Field(8000, ge=0, le=65535, description="Port to listen on; with 0 the system chooses a free port.")
     certfile: Path | None = Field(
         None,
-        description="Certificate chain in PEM; with keyfile it serves HTTPS.",
+        description="Certificate chain in PEM. With certfile and keyfile the server speaks HTTPS.",
         examples=["/etc/qgstream/tls.crt"],
     )
     keyfile: Path | None = Field(
         None, description="Private key of the certificate, in PEM.", examples=["/etc/qgstream/tls.key"]
     )
     trusted_proxies: tuple[Annotated[str, AfterValidator(_network)], ...] = Field(
-        (), description="Networks or addresses of the proxies whose X-Forwarded-For and X-Forwarded-Proto are believed."
+        (), description="Networks or addresses of the proxies whose X-Forwarded-For and X-Forwarded-Proto count."
     )
     allowed_hosts: tuple[Annotated[str, AfterValidator(parse_allowed_host)], ...] = Field(
         (),
-        description='Names by which clients reach this server: exact ones, `*.example.com` patterns, or "*" for every '
-        "name. Requests with another Host are refused. Without any, a server on the loopback answers to localhost and "
-        "loopback addresses, and every other server to every name.",
+        description='Names by which clients reach this server: exact names, `*.example.com` patterns, or "*" for every '
+        "name. The server refuses requests with another Host. Without names, a server on the loopback accepts "
+        "localhost and loopback addresses, and every other server accepts every name.",
     )
     keepalive_seconds: float = Field(
         KEEPALIVE_SECONDS,
         gt=0,
         le=86_400,
-        description="Idle time allowed between two requests on one connection; above that of the proxy in front.",
+        description="Idle time allowed between two requests on one connection; set it above that of the proxy.",
     )
-    reuse_port: bool = Field(False, description="Share the port with other processes (SO_REUSEPORT).")
+    reuse_port: bool = Field(False, description="Whether other processes may share the port (SO_REUSEPORT).")
 
     @model_validator(mode="after")
     def _certificate_and_key(self) -> Self:
@@ -97,34 +97,37 @@ class ServerSettings(Section):
 
 
 class AdminSettings(Section):
-    """`[admin]`: where the operator's side is served."""
+    """`[admin]`: the operator's port."""
 
     host: str = Field("127.0.0.1", min_length=1, description="Address of the operator's port.")
     port: int = Field(
         0,
         ge=0,
         le=65535,
-        description="Port for /metrics, /ready and /admin, which then leave the public port; "
-        "0 serves them on the public port.",
+        description="Port for /metrics, /ready and /admin, which then move from the public port to this port; "
+        "with 0 they stay on the public port.",
     )
 
 
 class BrokerSettings(Section):
-    """`[broker]`: who owns the log of events."""
+    """`[broker]`: the broker, which keeps the log of events."""
 
     url: str = Field(
         "memory://",
-        description="Its scheme chooses the broker: memory:// lives in this process, sqlite:// on its disk, and others "
-        "in an engine that processes share.",
+        description="The scheme selects the broker. memory:// keeps the log in this process, sqlite:// on disk, the "
+        "others in an engine that processes share.",
         repr=False,  # it may hold a password
     )
     timeout_seconds: float = Field(
-        DEFAULT_TIMEOUT_SECONDS, gt=0, le=300, description="A publish that the broker has not taken by then gets 503."
+        DEFAULT_TIMEOUT_SECONDS,
+        gt=0,
+        le=300,
+        description="A publish gets 503 when the broker has not accepted it within this time.",
     )
     required_for_ready: bool = Field(
         False,
-        description="Whether /ready is 503 while the broker is away. By default it is 200 with the status degraded, "
-        "because all processes lose one broker at the same moment and still serve new streams.",
+        description="Whether /ready is 503 while the broker is away. By default /ready is 200 with the status "
+        "degraded, because all processes lose the broker at the same moment and still serve new streams.",
     )
 
     @field_validator("url")

@@ -24,17 +24,20 @@ DrainRetry = Literal["auto", "short", "spread"]
 
 
 class DrainSettings(Section):
-    """`[drain]`: how a server leaves."""
+    """`[drain]`: how a server stops."""
 
-    seconds: float = Field(20, ge=0, le=3600, description="Over which the streams are told to go, evenly spread.")
+    seconds: float = Field(20, ge=0, le=3600, description="Time over which the server ends the streams, evenly spread.")
     notice_seconds: float = Field(
-        0, ge=0, le=600, description="Between /ready turning 503 and the listeners closing: what a balancer needs."
+        0,
+        ge=0,
+        le=600,
+        description="Time between /ready becoming 503 and the close of the listeners, for balancers that need it.",
     )
     retry: DrainRetry = Field(
         "auto",
-        description="`retry:` of a stream that ends: 'short' is limits.retry_seconds and up to 20 % more, for clients "
-        "that another process takes; 'spread' adds a random part of `seconds`, for a process that has no other beside "
-        "it; 'auto' is 'spread' with memory:// and sqlite://, and 'short' with a broker that processes share.",
+        description="`retry:` of a stream that ends. 'short': limits.retry_seconds and up to 20 % more, if another "
+        "process takes the clients. 'spread' adds a random part of `seconds`, for a single process. 'auto' is 'spread' "
+        "with memory:// and sqlite://, and 'short' with a broker that processes share.",
     )
 
 

@@ -27,7 +27,7 @@ _MAX_MISSED = 1200
 
 
 class HeartbeatSettings(Section):
-    """The section `[heartbeat]`: how often each stream gets a heartbeat.
+    """`[heartbeat]`: heartbeats keep quiet streams open through proxies, and positions within the history.
 
     Heartbeats keep proxies from cutting quiet streams.
 
@@ -39,10 +39,10 @@ class HeartbeatSettings(Section):
         service = qgstream.Service(qgstream.Hub(), heartbeat=heartbeat)
     """
 
-    interval_seconds: float = Field(5, gt=0, le=3600, description="Between two heartbeats of one stream.")
+    interval_seconds: float = Field(5, gt=0, le=3600, description="Time between two heartbeats of one stream.")
     format: Literal["data", "comment"] = Field(
         "data",
-        description="'data' is a message that onmessage gets; 'comment' fires no event and still moves the position.",
+        description="'data' is a message that onmessage gets; 'comment' fires no event, and also moves the position.",
     )
 
 

@@ -140,27 +140,27 @@ def as_draft(item: object) -> Draft:
 
 
 class SourceSettings(Section):
-    """`[[sources]]`: where events come from besides publishers. Each runs here, and again after a failure."""
+    """`[[sources]]`: sources of events besides publishers. The server restarts a source after a failure."""
 
     secret_fields: ClassVar[frozenset[str]] = frozenset({"options"})
 
     use: str | None = Field(
         None,
-        description="A ready-made one (clock, file, process, url), or one that an installed package brings.",
+        description="A built-in source (clock, file, process, url), or a source from an installed package.",
         examples=["clock"],
     )
     import_: Annotated[str, StringConstraints(pattern=r"^[\w.]+:[\w.]+$")] | None = Field(
-        None, alias="import", description="Or one of your own: an async generator function.",
+        None, alias="import", description="Or a source of your own: an async generator function.",
         examples=["myapp.feeds:prices"],
     )  # fmt: skip
     name: Annotated[str, StringConstraints(pattern=_NAME)] | None = Field(
-        None, description="In the log and in metrics, once each; by default what `use` says, or the function's name.",
+        None, description="Unique name in the log and in metrics; default: the value of `use`, or the function's name.",
         examples=["prices"],
     )  # fmt: skip
     restart: Restart = Field(
-        "on-failure", description='"always" begins it again when it has come to its end, too.'
+        "on-failure", description='With "always" the server also restarts a source that ended without an error.'
     )  # fmt: skip
-    options: dict[str, Any] = Field({}, description="What the source is called with. They are not shown anywhere.")
+    options: dict[str, Any] = Field({}, description="Arguments of the source. The server never shows them.")
 
     @model_validator(mode="after")
     def _one_of_them(self) -> Self:

@@ -165,7 +165,7 @@ def test_marks_of_the_shipped_file(tmp_path: Path) -> None:
     expected = {"server.trusted_proxies", "cors.allow_origins", "admin.host", "log.env"}
     assert marked() == marked(lenient=True) == expected, "each mark of the file stands above the key that it is about"
     assert shipped.count("# CHANGE") == len(expected)
-    path.write_text(shipped.replace("# CHANGE: the pages", "# The pages"))
+    path.write_text(shipped.replace("# CHANGE: the origins", "# The origins"))
     assert marked() == expected - {"cors.allow_origins"}
 
 

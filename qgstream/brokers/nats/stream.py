@@ -32,10 +32,10 @@ class Options(TlsOptions):
     """The query of the URL."""
 
     prefix: str = Field(STREAM, description="The subjects of the log are `<prefix>.<topic>`.")
-    max_events: int | None = Field(None, ge=0, description="Instead of history.max_events, in the stream.")
-    max_bytes: int | None = Field(None, ge=0, description="Instead of history.max_bytes, in the stream.")
-    max_age_seconds: float | None = Field(None, gt=0, description="Instead of history.max_age_seconds, in the stream.")
-    replicas: int = Field(1, ge=1, le=5, description="Servers of a cluster that hold the stream, when it is made.")
+    max_events: int | None = Field(None, ge=0, description="Replaces history.max_events, in the stream.")
+    max_bytes: int | None = Field(None, ge=0, description="Replaces history.max_bytes, in the stream.")
+    max_age_seconds: float | None = Field(None, gt=0, description="Replaces history.max_age_seconds, in the stream.")
+    replicas: int = Field(1, ge=1, le=5, description="Cluster servers that hold a stream that the server creates.")
 
     @field_validator("prefix")
     @classmethod

@@ -17,12 +17,14 @@ class Options(TlsOptions):
 
     stream: str = Field(NAME, min_length=1, max_length=200, description="The queue that is the log.")
     exchange: str = Field(
-        NAME, min_length=1, max_length=200, description="A topic exchange; all of it goes to the log."
+        NAME, min_length=1, max_length=200, description="A topic exchange; all of its messages go to the log."
     )
-    max_bytes: int | None = Field(None, gt=0, description="Instead of history.max_bytes, when the stream is made.")
-    max_age_seconds: float | None = Field(None, gt=0, description="Likewise, instead of history.max_age_seconds.")
-    max_event_bytes: int = Field(MIB, gt=0, description="Larger messages of other publishers are skipped.")
-    users: str = Field("", description="Users of RabbitMQ that other servers of this log have, separated by commas.")
+    max_bytes: int | None = Field(
+        None, gt=0, description="Replaces history.max_bytes, for a stream that the server creates."
+    )
+    max_age_seconds: float | None = Field(None, gt=0, description="Likewise, replaces history.max_age_seconds.")
+    max_event_bytes: int = Field(MIB, gt=0, description="The server skips larger messages of other publishers.")
+    users: str = Field("", description="RabbitMQ users of the other servers of this log, separated by commas.")
 
 
 def urls(address: Address) -> list[URL]:
