@@ -4,12 +4,9 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Awaitable
 
-from qgstream.events.publication import Position
-from qgstream.http.streams import StreamHandler, Wanted
+from qgstream.http.streams import StreamHandler
 from qgstream.limits import Rejection
-from qgstream.reasons import ResetReason
 from qgstream.wire import messages, sse
 from qgstream.wire.framing import Framing
 
@@ -32,37 +29,13 @@ class EventsHandler(StreamHandler):
         self.flush()  # now: finish() would add a Content-Length, and there is none
         self.finish()
 
-    def get(self) -> Awaitable[None] | None:
+    async def get(self) -> None:
         """The stream."""
-        wanted = self.wanted(self._framing)
-        if isinstance(wanted, Rejection):
-            self._reject(wanted)
-            return None
-        if self.is_outside_window(wanted):
-            return self._begin_outside_window(wanted)
-        self._begin(wanted)
-        return None
-
-    async def _begin_outside_window(self, wanted: Wanted) -> None:
-        older = await self.look_up(wanted)
-        if isinstance(older, Rejection):
-            self._reject(older)
-        else:
-            # What was allowed when the broker was asked may have been changed by a reload since.
-            again = self.wanted(self._framing)
-            if isinstance(again, Rejection):
-                self._reject(again)
-            else:
-                self._begin(again, older, has_place=True)
-
-    def _begin(
-        self, wanted: Wanted, older: Position | ResetReason | None = None, *, has_place: bool = False
-    ) -> None:  # fmt: skip
-        rejection = self.admit(has_place=has_place)
-        if rejection is not None:
-            self._reject(rejection)
+        admitted = await self.admitted(self._framing)
+        if isinstance(admitted, Rejection):
+            self._reject(admitted)
             return
-        opening = self.opening(wanted, older)
+        opening = self.opening(admitted)
         self._set_stream_headers()
         self.write(b"".join([message.as_sse() for message in opening.first]))
         self.flush()
@@ -70,7 +43,7 @@ class EventsHandler(StreamHandler):
         # What `finish` does in Tornado and `detach` does not: `ui` holds a cycle that keeps this handler and 37 other
         # objects until the collector comes, a seventh of a handshake and 1.3 KiB a stream (benchmarks/collector.py).
         self.ui = None  # type: ignore[assignment]
-        self.adopt(stream, wanted, opening)
+        self.adopt(stream, admitted.wanted, opening)
 
     @property
     def _framing(self) -> Framing:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from dataclasses import dataclass
+from typing import NamedTuple
 
 from tornado.iostream import IOStream
 
@@ -35,6 +36,14 @@ class Wanted:
     last_event_id: str | None
     latest: bool
     ignored: tuple[str, ...]
+
+
+class Admitted(NamedTuple):
+    """A stream that may begin: what was asked for, and what the broker found (see `Hub.look_up`) where the window alone
+    cannot tell how it begins."""
+
+    wanted: Wanted
+    older: Position | ResetReason | None = None
 
 
 class StreamHandler(BaseHandler):
@@ -148,29 +157,36 @@ class StreamHandler(BaseHandler):
 
     # Whether it may be had.
 
-    def is_outside_window(self, wanted: Wanted) -> bool:
-        """Whether only the broker can tell how the stream begins: then `look_up` first."""
-        return self.service.hub.is_outside_window(wanted.subscription, wanted.last_event_id)
+    async def admitted(self, framing: Framing) -> Admitted | Rejection:
+        """Everything before the first byte: what is asked for, admission, and the broker where it must be asked.
 
-    async def look_up(self, wanted: Wanted) -> Position | ResetReason | Rejection | None:
-        """Where a stream begins of which the window alone cannot tell, see `Hub.look_up`; or its refusal.
-
-        It is admitted first, and keeps its place: a client that is refused causes no work of the broker.
+        A refused client causes no work of the broker; an admitted one keeps its place while the broker is asked. Raises
+        what `wanted` raises.
         """
-        rejection = self.admit()
+        wanted = self.wanted(framing)
+        if isinstance(wanted, Rejection):
+            return wanted
+        rejection = self._admit()
         if rejection is not None:
             return rejection
         hub = self.service.hub
+        if not hub.is_outside_window(wanted.subscription, wanted.last_event_id):
+            return Admitted(wanted)
         try:
             with hub.registry.place(client_key(self.remote_ip)):
-                return await hub.look_up(wanted.subscription, wanted.last_event_id or "")
+                older = await hub.look_up(wanted.subscription, wanted.last_event_id or "")
         except Unavailable as error:
             # It cannot be known now what this client has missed. Later it can: it keeps its id and comes back.
             self._rejected("broker_down", error)
             return Rejection("broker_down", str(error), False)
+        # What was allowed when the broker was asked may have been changed by a reload since.
+        wanted = self.wanted(framing)
+        if isinstance(wanted, Rejection):
+            return wanted
+        rejection = self._admit(has_place=True)
+        return Admitted(wanted, older) if rejection is None else rejection
 
-    def admit(self, *, has_place: bool = False) -> Rejection | None:
-        """See `Service.admit`."""
+    def _admit(self, *, has_place: bool = False) -> Rejection | None:
         rejection = self.service.admit(self.remote_ip, has_place=has_place, asker=self.asker)
         self.is_counted = rejection is not None
         return rejection
@@ -199,10 +215,10 @@ class StreamHandler(BaseHandler):
 
     # How it begins. Both are called in the same tick, as in `Hub`.
 
-    def opening(self, wanted: Wanted, older: Position | ResetReason | None) -> Opening:
+    def opening(self, admitted: Admitted) -> Opening:
         """What the stream is told first."""
-        hub = self.service.hub
-        return hub.open(
+        wanted, older = admitted
+        return self.service.hub.open(
             wanted.subscription, wanted.last_event_id, latest=wanted.latest, older=older, ignored=wanted.ignored
         )
 

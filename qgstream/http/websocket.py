@@ -8,11 +8,9 @@ from typing import Any
 from tornado.websocket import WebSocketHandler
 
 from qgstream.errors import InvalidField, UpgradeRequired
-from qgstream.events.publication import Position
 from qgstream.http.streams import StreamHandler, Wanted
 from qgstream.limits import Rejection
 from qgstream.net import cors
-from qgstream.reasons import ResetReason
 from qgstream.wire.framing import Framing
 
 SUBPROTOCOL = "qgstream.v1"
@@ -32,27 +30,17 @@ class WebSocketEventsHandler(WebSocketHandler, StreamHandler):
     async def get(self) -> None:
         """The handshake."""
         self._check_handshake()
-        self._check_page()
-        wanted, older = self.wanted(Framing.WEBSOCKET), None
-        if isinstance(wanted, Rejection):
-            raise self.refusal(wanted)
-        has_place = self.is_outside_window(wanted)
-        if has_place:
-            looked_up = await self.look_up(wanted)
-            if isinstance(looked_up, Rejection):
-                raise self.refusal(looked_up)
-            older = looked_up
-            # What was allowed when the broker was asked may have been changed by a reload since.
-            self._check_page()
-            wanted = self.wanted(Framing.WEBSOCKET)
-            if isinstance(wanted, Rejection):
-                raise self.refusal(wanted)
-        rejection = self.admit(has_place=has_place)
-        if rejection is not None:
+        admitted = await self.admitted(Framing.WEBSOCKET)
+        if isinstance(admitted, Rejection):
             # No answer makes a browser's WebSocket stop for good, so here it is the one that says what is wrong.
-            raise self.refusal(rejection)
-        self._asked: tuple[Wanted, Position | ResetReason | None] = wanted, older
+            raise self.refusal(admitted)
+        self._admitted = admitted
         await super().get()
+
+    def wanted(self, framing: Framing) -> Wanted | Rejection:
+        """See `StreamHandler`; the page is asked for first."""
+        self._check_page()
+        return super().wanted(framing)
 
     def open(self) -> None:
         """The 101 is written: take the stream, before Tornado begins to read it."""
@@ -66,10 +54,9 @@ class WebSocketEventsHandler(WebSocketHandler, StreamHandler):
         self.ws_connection = None
         if stream.closed():
             return
-        wanted, older = self._asked
-        opening = self.opening(wanted, older)
+        opening = self.opening(self._admitted)
         stream.write(b"".join([Framing.WEBSOCKET.frame(message) for message in opening.first]))
-        self.adopt(stream, wanted, opening)
+        self.adopt(stream, self._admitted.wanted, opening)
 
     # The handshake.
 
