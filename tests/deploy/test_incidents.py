@@ -548,7 +548,7 @@ def test_a_flooding_key(scene: Scene) -> None:
         topic = scene.one.asks("GET", "/admin/topics?limit=5")["published"][0]
         assert topic["topic"] == "imports"
         alert = incident.knows("that (alert)", scene.alert("QgstreamPublishFlood"), meanwhile=publish)
-        assert "three times what is usual" in alert["annotations"]["summary"]
+        assert "three times the usual rate" in alert["annotations"]["summary"]
         for process in scene.both:
             process.asks("PATCH", "/admin/limits", {"publish_rate_per_key": 10, "publish_burst_per_key": 500})
 
