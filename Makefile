@@ -43,7 +43,7 @@ docs: build/site/.built ## make the documentation site
 	@echo "the site is there: build/site/index.html"
 
 # Anew each time: what pages are made of besides their own text is not known to Sphinx. A warning is an error.
-SITE_NEEDS = $(wildcard *.md docs/*.md docs/examples/*/README.md docs/site/* docs/images/*) qgstream/web/openapi.json \
+SITE_NEEDS = $(wildcard *.md docs/*.md docs/examples/*/README.md docs/site/*.* docs/images/*) qgstream/web/openapi.json \
 	$(shell find qgstream -name '*.py')
 build/site/.built: $(VENV)/.docs $(SITE_NEEDS)
 	rm -rf build/site

@@ -33,9 +33,9 @@ LINT = [
     "types-cachetools>=5.3",
 ]
 DOCS = [
-    "furo>=2024.8.6",
-    "myst-parser>=4,<6",
-    "sphinx>=8.1,<10",
+    "furo>=2025.12.19",
+    "myst-parser>=5,<6",
+    "sphinx>=9,<10",
     "sphinx-copybutton>=0.5.2,<1",
 ]
 MUTANTS = ["mutmut>=3.8,<4"]

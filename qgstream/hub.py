@@ -48,7 +48,7 @@ _COME_BACK_LATER: frozenset[CloseReason] = frozenset({"access_changed", "kicked"
 
 @dataclass(frozen=True, slots=True)
 class Receipt:
-    """The answer to a publish through a hub.
+    """The response to a publish through a hub.
 
     Attributes:
         ids: The positions of the events in the log, in their order.

@@ -37,8 +37,8 @@ def _operation(operation: Operation) -> Iterator[str]:
         yield f"**Body.** {operation.body}\n"
         for content in operation.contents:
             yield from _content(content, with_description=True)
-    yield "| status | answer |\n|---|---|"
-    yield from (f"| {response.status} | {_answer(response)} |" for response in operation.responses)
+    yield "| status | response |\n|---|---|"
+    yield from (f"| {response.status} | {_cells(response)} |" for response in operation.responses)
     yield ""
     for response in operation.responses:
         for content in response.contents:
@@ -47,7 +47,7 @@ def _operation(operation: Operation) -> Iterator[str]:
                 yield from _shape(content.shape)
 
 
-def _answer(response: Response) -> str:
+def _cells(response: Response) -> str:
     parts = [_cell(response.description)]
     if response.codes:
         parts.append(" ".join(f"`{code}`" for code in response.codes))

@@ -27,7 +27,7 @@ class Row:
     kind: str
     required: bool
     description: str
-    place: str = ""  # of a parameter: query, path or header
+    place: str = ""  # of a parameter or a header: query, path or header
 
 
 @dataclass(frozen=True)
@@ -52,7 +52,7 @@ class Content:
 
 @dataclass(frozen=True)
 class Response:
-    """An answer: `codes` are the words in its `error.code`, if the description has them."""
+    """A response: `codes` are the words in its `error.code`, if the description has them."""
 
     status: str
     description: str
@@ -176,18 +176,18 @@ class _Reader:
             tuple(map(self._parameter, parameters)),
             body.get("description", ""),
             tuple(self._contents(body)),
-            tuple(self._response(*answer) for answer in sorted(operation["responses"].items())),
+            tuple(self._response(*response) for response in sorted(operation["responses"].items())),
         )
 
     def _parameter(self, parameter: Schema) -> Row:
         found = self._follow(parameter)
-        row = self._row(found["name"], found["schema"], found.get("required", False), found.get("description"))
-        return Row(row.name, row.kind, row.required, row.description, found["in"])
+        required = found.get("required", False)
+        return self._row(found["name"], found["schema"], required, found.get("description"), found["in"])
 
     def _response(self, status: str, response: Schema) -> Response:
         found = self._follow(response)
         headers = [
-            self._row(name, header["schema"], header.get("required", False), header.get("description"))
+            self._row(name, header["schema"], False, header.get("description"), "header")
             for name, header in found.get("headers", {}).items()
         ]
         contents, codes = tuple(self._contents(found)), self._codes(found)
@@ -227,11 +227,11 @@ class _Reader:
             if "$ref" not in inner:
                 yield from self._rows(inner, f"{prefix}{name}{mark}")
 
-    def _row(self, name: str, schema: Schema, required: bool, description: str | None) -> Row:
+    def _row(self, name: str, schema: Schema, required: bool, description: str | None, place: str = "") -> Row:
         said = description or self._follow(schema).get("description", "")
         if "default" in schema and schema["default"] not in ("", None, {}, []):
             said = f"{said} Default: `{json.dumps(schema['default'])}`.".strip()
-        return Row(name, self.kind(schema), required, said)
+        return Row(name, self.kind(schema), required, said, place)
 
     def kind(self, schema: Schema) -> str:
         """What a value can be, in one line."""

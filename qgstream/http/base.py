@@ -299,7 +299,7 @@ class NotFoundHandler(BaseHandler):
 
     def get(self) -> None:
         """404."""
-        where = self.docs or "the documentation"
-        raise NotFound(f"got {self.request.path[:200]!r}, expected one of the paths in {where}", docs=self.docs)
+        where = f"that {self.docs} describes" if self.docs else "in the documentation"
+        raise NotFound(f"got {self.request.path[:200]!r}, expected one of the paths {where}", docs=self.docs)
 
     head = post = put = patch = delete = get

@@ -346,9 +346,9 @@ CONVERSATIONS = [
 
 # Each GET path, so that HEAD has the same answer without its body.
 PATHS = (
-    b"/health", b"/ready", b"/metrics", b"/", b"/client.js", b"/client.min.js", b"/client.d.ts", b"/admin",
-    b"/admin/overview", b"/admin/limits", b"/admin/connections", b"/admin/topics", b"/admin/config",
-    b"/admin/bans", b"/admin/maintenance", b"/admin/evictions", b"/admin/openapi.json", b"/nothing",
+    b"/health", b"/ready", b"/metrics", b"/", b"/client.js", b"/client.min.js", b"/client.d.ts", b"/docs",
+    b"/openapi.json", b"/admin", b"/admin/overview", b"/admin/limits", b"/admin/connections", b"/admin/topics",
+    b"/admin/config", b"/admin/bans", b"/admin/maintenance", b"/admin/evictions", b"/admin/openapi.json", b"/nothing",
 )  # fmt: skip
 
 TABLE = [*REQUEST_LINES, *TARGETS, *HEADERS, *BODIES, *CODINGS, *CONVERSATIONS]

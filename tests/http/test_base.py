@@ -55,7 +55,7 @@ async def test_options_says_what_a_path_knows(client: Client, path: str, allow: 
 
 
 @pytest.mark.gen_test
-@pytest.mark.parametrize("path", ["/", "/health", "/ready", "/metrics"])
+@pytest.mark.parametrize("path", ["/", "/docs", "/openapi.json", "/health", "/ready", "/metrics"])
 async def test_head_is_get_without_its_body(client: Client, path: str) -> None:
     got = await client.ask("GET", path)
     head = await client.ask("HEAD", path)
@@ -78,7 +78,7 @@ async def test_no_such_path(client: Client, method: str, path: str) -> None:
     assert answer.code == 404
     assert error_of(answer) == {
         "code": "not_found",
-        "message": f"got {path!r}, expected one of the paths in /docs",
+        "message": f"got {path!r}, expected one of the paths that /docs describes",
         "docs": "/docs",
     }
 
