@@ -40,7 +40,7 @@ class Tail(Sink):
     def offsets(self) -> list[int]:
         return [publication.offset for publication in self.delivered]
 
-    async def until(self, condition: Callable[[], bool], *, seconds: float = 45.0) -> None:
+    async def until(self, condition: Callable[[], bool], *, seconds: float = 60.0) -> None:
         """Return when it holds; it is looked at whenever something came."""
         async with asyncio.timeout(seconds):
             while not condition():

@@ -17,6 +17,8 @@ from qgstream.brokers.base import Broker, open_broker
 from tests.brokers.machines import Machine
 from tests.brokers.rabbitmq_server import RabbitmqServer
 
+PATIENCE_SECONDS = 30.0
+
 
 @dataclass(frozen=True)
 class Engine:
@@ -34,8 +36,8 @@ class Engine:
     has_gaps: bool = False
     shorter_url: str | None = None
 
-    def broker(self, *, timeout_seconds: float = 5.0) -> Broker:
-        """One more broker on the log, not opened."""
+    def broker(self, *, timeout_seconds: float = PATIENCE_SECONDS) -> Broker:
+        """One more broker on the log, not opened. An engine on a busy machine may need seconds for an answer."""
         return open_broker(self.url, timeout_seconds=timeout_seconds)
 
 

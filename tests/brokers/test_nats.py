@@ -19,7 +19,7 @@ import pytest
 from nats.aio.client import Client as Nats
 from tornado.ioloop import IOLoop
 
-from qgstream.brokers.base import Forgotten, open_broker
+from qgstream.brokers.base import Broker, Forgotten, open_broker
 from qgstream.brokers.nats.inbox import Place
 from qgstream.errors import ConfigError, TooLarge, Unavailable
 from qgstream.events.history import HistorySettings
@@ -90,6 +90,13 @@ def cut(tail: Tail) -> None:
     """End its connection, as a network would."""
     broker: Any = tail.broker
     broker._client._transport.close()
+
+
+def pulsing(broker: Any) -> Broker:
+    """One that looks at its stream several times a second, also when nothing comes."""
+    broker.pulse_seconds = 0.25
+    made: Broker = broker
+    return made
 
 
 def event(data: str = "x", topic: str = "orders", **more: Any) -> Publication:
@@ -312,15 +319,18 @@ async def test_a_stream_that_was_made_again_is_another_log(
     tails: Tails, nats_machine: Machine, name: str, expect_log: ExpectLog
 ) -> None:
     expect_log("broker.down", required=False)  # a publish may meet the moment between
-    tail = await tails.open(broker=tails.engine.broker(timeout_seconds=1))
+    tail = await tails.open(broker=pulsing(tails.engine.broker()))
     epoch = tail.opened.position.epoch
     await tail.broker.append([event(str(n)) for n in range(5)])
     async with plain(nats_machine) as other:
         await other.jsm().delete_stream(name)
         await other.jsm().add_stream(name=name, subjects=[f"{name}.>"])
     # The new log is shorter: an answer to this with an old number must be no acknowledgement.
+    broker: Any = tail.broker
+    usual, broker.timeout_seconds = broker.timeout_seconds, 1.0
     with pytest.raises(Unavailable):
-        await tail.broker.append([event("nowhere")])
+        await broker.append([event("nowhere")])
+    broker.timeout_seconds = usual
     await tail.until(lambda: bool(tail.lost_at))
     (position, reason), *more = tail.lost_at
     assert (reason, more) == ("epoch_changed", [])
@@ -394,7 +404,7 @@ async def test_a_stream_that_lost_its_newest_events_is_another_log(
 async def test_a_description_that_is_written_anew_changes_nothing(
     tails: Tails, nats_machine: Machine, name: str
 ) -> None:
-    tail = await tails.open(broker=tails.engine.broker(timeout_seconds=0.5))
+    tail = await tails.open(broker=pulsing(tails.engine.broker()))
     epoch = tail.opened.position.epoch
     async with plain(nats_machine) as other:
         config = (await other.jsm().stream_info(name)).config

@@ -18,7 +18,7 @@ from redis.exceptions import NoPermissionError
 from tornado.ioloop import IOLoop
 
 from qgstream.backoff import Backoff
-from qgstream.brokers.base import Forgotten, open_broker
+from qgstream.brokers.base import Broker, Forgotten, open_broker
 from qgstream.brokers.redis import broker as redis_module
 from qgstream.brokers.redis.broker import PER_MILLISECOND, RedisBroker
 from qgstream.brokers.redis.scripts import STATE
@@ -45,8 +45,8 @@ class Stream:
     def url(self, query: str = "") -> str:
         return f"redis://127.0.0.1:{self.machine.port}/?stream={self.name}{query}"
 
-    async def open(self, history: HistorySettings | None = None, *, query: str = "", patience: float = 5.0) -> Tail:
-        tail = Tail(open_broker(self.url(query), timeout_seconds=patience))
+    async def open(self, history: HistorySettings | None = None, *, query: str = "", patience: float = 30.0) -> Tail:
+        tail = Tail(pulsing(open_broker(self.url(query), timeout_seconds=patience)))
         tail.opened = await tail.broker.open(tail, history or HistorySettings())
         self._open.append(tail)
         return tail
@@ -269,7 +269,7 @@ async def test_an_id_from_the_future_empties_nothing_and_is_not_kept_for_ever(
         # And somebody who comes when it is there already.
         client.hub.reload(limits=client.hub.limits, history=HistorySettings(max_age_seconds=3600))
         await client.hub.publish("a", "once more")
-    async with Served(open_broker(stream.url()), history=HistorySettings(max_age_seconds=0.5)) as client:
+    async with Served(open_broker(stream.url()), history=HistorySettings(max_age_seconds=2)) as client:
         assert [p.data for p in client.hub.window.newest_first()] == [b"once more"]
         await wait_for_length(stream, 0)
 
@@ -290,6 +290,12 @@ async def stream_offset(tail: Tail) -> int:
 
 
 # What of it is kept.
+
+
+def pulsing(broker: Broker) -> Broker:
+    """One that looks at the log several times a second, also when nothing comes: then it trims."""
+    cast(RedisBroker, broker).pulse_seconds = 0.25
+    return broker
 
 
 def trimmed_in(monkeypatch: pytest.MonkeyPatch, *, spared_seconds: float = 0.0) -> None:
@@ -340,9 +346,9 @@ async def test_what_is_too_old_for_every_topic_goes(stream: Stream, monkeypatch:
     longer = (TopicHistory(pattern="long*", max_age_seconds=100), TopicHistory(pattern="short*", max_age_seconds=1))
     for age in (200, 101, 90, 20):
         await stream.add("topic", "a", "data", str(age), id=f"{now - age * 1000}-0")
-    await stream.open(HistorySettings(max_age_seconds=10, topics=longer), patience=2.0)
+    await stream.open(HistorySettings(max_age_seconds=10, topics=longer))
     await wait_for_length(stream, 2)
-    await stream.open(HistorySettings(max_age_seconds=10), patience=2.0)
+    await stream.open(HistorySettings(max_age_seconds=10))
     await wait_for_length(stream, 0)
     # Whoever heard of all of them misses nothing.
     tail = await stream.open()
@@ -403,7 +409,7 @@ async def test_trimming_by_others_is_told(stream: Stream, monkeypatch: pytest.Mo
 @pytest.mark.parametrize("again", [True, False])
 async def test_a_stream_that_was_deleted_is_another_log(stream: Stream, expect_log: ExpectLog, again: bool) -> None:
     expect_log("broker.lost", required=False)
-    tail = await stream.open(patience=1.0)
+    tail = await stream.open()
     before = await stream_offset(tail)
     await tail.broker.append([event(key="k")])
     await stream.ask("DEL", stream.name)
@@ -467,7 +473,7 @@ async def test_trimming_that_is_refused_is_said_once(
     await stream.ask("ACL", "SETUSER", user, "on", f">{password}", "~*", "+@all", "-xtrim")
     try:
         url = stream.url("&max_events=1").replace("//", f"//{user}:{password}@")
-        other = Tail(open_broker(url, timeout_seconds=0.5))
+        other = Tail(pulsing(open_broker(url, timeout_seconds=30)))
         await tail.broker.close()
         await other.broker.open(other, HistorySettings())
         await other.broker.append([event(), event(), event()])
@@ -503,7 +509,8 @@ async def test_the_documented_permissions_are_enough(stream: Stream, monkeypatch
     words = command.replace("~qgstream", f"~{stream.name}").replace("{qgstream}", f"{{{stream.name}}}").split()
     await stream.ask(*words)
     try:
-        broker = open_broker(stream.url("&max_events=1").replace("//", "//qgstream:password@"), timeout_seconds=0.5)
+        url = stream.url("&max_events=1").replace("//", "//qgstream:password@")
+        broker = pulsing(open_broker(url, timeout_seconds=30))
         tail = Tail(broker)
         tail.opened = await broker.open(tail, HistorySettings())
         offsets = await broker.append([event(key="k"), event()])
@@ -584,7 +591,7 @@ async def test_it_follows_the_master_that_the_sentinels_name(tmp_path: Path, exp
     sentinel = Machine(["redis-server", str(conf), "--sentinel"], sentinel_folder)
     conf.write_text(
         f"bind 127.0.0.1\nport {sentinel.port}\nsentinel monitor main 127.0.0.1 {first.port} 1\n"
-        "sentinel down-after-milliseconds main 1000\nsentinel failover-timeout main 3000\n"
+        "sentinel down-after-milliseconds main 3000\nsentinel failover-timeout main 9000\n"
     )
     stream, sentinels = Stream(second), Stream(sentinel)
     tail = Tail(open_broker(f"redis+sentinel://127.0.0.1:{sentinel.port},127.0.0.1:1/main/0?stream={stream.name}"))

@@ -27,6 +27,7 @@ from tests.serving import KEY, RawClient, ServerProcess, wait_until
 
 ROUNDS = 8
 PUBLISHERS = 8
+AT_LEAST = 10  # acknowledged events of each
 
 
 class Publisher(threading.Thread):
@@ -86,7 +87,7 @@ def test_kill_9_at_any_instant_loses_nothing_that_was_acknowledged(tmp_path: Pat
         publishers = [Publisher(server.port, f"{turn}.{n}") for n in range(PUBLISHERS)]
         for publisher in publishers:
             publisher.start()
-        wait_until(lambda publishers=publishers: all(p.acknowledged for p in publishers))
+        wait_until(lambda publishers=publishers: all(len(p.acknowledged) >= AT_LEAST for p in publishers))
         time.sleep(random.uniform(0, 0.4))  # the instant
         server.kill()
         for publisher in publishers:
@@ -104,7 +105,6 @@ def test_kill_9_at_any_instant_loses_nothing_that_was_acknowledged(tmp_path: Pat
         assert len({id.rpartition("-")[0] for id in found}) == 1, "one epoch"
         unanswered = len(found) - len(acknowledged)
     print(f"{len(acknowledged)} acknowledged, {unanswered} more in the log")
-    assert len(acknowledged) > 50 * ROUNDS
 
 
 @pytest.mark.timeout(240)

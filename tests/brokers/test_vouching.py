@@ -19,7 +19,7 @@ from qgstream.brokers.vouching import MAX_EARLIER, earlier_of
 from qgstream.events.history import HistorySettings
 from qgstream.events.publication import Position
 from tests.brokers.conftest import Tails
-from tests.brokers.engines import Engine
+from tests.brokers.engines import PATIENCE_SECONDS, Engine
 from tests.brokers.fake import FakeLog, FakeRemote
 from tests.brokers.machines import NATS, REDIS, REDIS_HELLO, Machine
 from tests.brokers.rabbitmq_server import RabbitmqServer
@@ -181,7 +181,7 @@ class Own(NamedTuple):
     data: Path
 
     def broker(self) -> Broker:
-        return open_broker(self.url)
+        return open_broker(self.url, timeout_seconds=PATIENCE_SECONDS)
 
     async def restart(self, *, with_copy: Path | None = None) -> None:
         """Stop it, put a copy in place of its data if there is one, and start it. (A RabbitMQ that is killed within
