@@ -19,7 +19,7 @@ from pathlib import Path
 
 from tests.documents import ROOT, Block
 
-SECONDS = 20.0
+SECONDS = 60.0
 
 _HEARTBEAT = re.compile(r'(?:id: [^\n]*\n)?data: \{"event": "heartbeat"[^\n]*\n\n')
 _EPOCH = r"\b[0-9a-f]{10}(?=-\d)"

@@ -13,7 +13,7 @@ from types import TracebackType
 
 from tests.deploy.programs import DEPLOY, Curl, Program, free_port, rewritten
 
-IDLE_SECONDS = 1
+IDLE_SECONDS = 2  # the server may be held up for nearly as long
 
 # The file, what checks it, and what runs it.
 Commands = tuple[Path, list[str], list[str]]

@@ -41,7 +41,7 @@ class Visitor:
     """A browser at an address of its own, which opens streams through the proxy."""
 
     def __init__(self, port: int, address: str) -> None:
-        self.socket = socket.create_connection(("127.0.0.1", port), 30, source_address=(address, 0))
+        self.socket = socket.create_connection(("127.0.0.1", port), 60, source_address=(address, 0))
         request = "GET /events HTTP/1.1\r\nHost: localhost\r\nAccept: text/event-stream\r\n\r\n"
         self.socket.sendall(request.encode())
         self.received = b""
@@ -114,7 +114,7 @@ def test_a_ban_on_both_keeps_one_client_away(processes: tuple[ServerProcess, Ser
         refused = Visitor(proxy, "127.0.0.2")
         assert b"HTTP/1.1 200 " in refused.until(b'"reason": "banned"')  # an EventSource goes on asking
         refused.close()
-    assert sum(map(streams, processes)) == 6
+    wait_until(lambda: sum(map(streams, processes)) == 6, what="the end of those that were kicked")
     for process in processes:
         (entry,) = asks(process, "GET", "bans")["bans"]
         asks(process, "DELETE", f"bans/{entry['id']}")
@@ -138,7 +138,7 @@ def test_streams_leave_for_maintenance_and_are_shed_back(
         if b'"connected"' in visitor.until(b'"connected"', b'"maintenance"'):
             returned += 1
         visitors.append(visitor)
-    assert (streams(one), streams(two)) == (0, 20)
+    wait_until(lambda: (streams(one), streams(two)) == (0, 20), what="all at the other")
 
     asks(one, "DELETE", "maintenance")
     shed = asks(two, "POST", "shed", {"percent": 50, "seconds": 0})
@@ -146,8 +146,7 @@ def test_streams_leave_for_maintenance_and_are_shed_back(
     wait_until(lambda: streams(two) == 10, what="the shedding")
     while streams(one) < 10:  # until HAProxy has asked /ready again, they come back to the other one
         visitors.append(opened(proxy, 1, "127.0.0.2")[0])
-    assert json.loads(httpx.get(f"http://127.0.0.1:{one.admin_port}/ready", trust_env=False).text) == {
-        "status": "ready"
-    }
+    ready = httpx.get(f"http://127.0.0.1:{one.admin_port}/ready", trust_env=False, timeout=60)
+    assert json.loads(ready.text) == {"status": "ready"}
     for visitor in visitors:
         visitor.close()

@@ -15,6 +15,7 @@ from pathlib import Path
 import pytest
 
 from tests.deploy.programs import DEPLOY, Program, free_port
+from tests.serving import wait_until
 
 ROOT = DEPLOY.parent
 DOCKERFILE = DEPLOY / "docker" / "Dockerfile"
@@ -113,7 +114,7 @@ def test_the_image_starts_is_healthy_and_stops(image: Path, tmp_path: Path) -> N
     # Somewhere else than in the source, or its package would be taken.
     with Program(command, tmp_path / "log", environment=environment, folder=tmp_path) as running:
         running.wait_for_port(port)
-        assert is_healthy()
+        wait_until(is_healthy, what="the health check")
         running.process.send_signal(15)
         assert running.process.wait(60) == 0, running.log
     assert not is_healthy()

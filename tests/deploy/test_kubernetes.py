@@ -142,7 +142,8 @@ def test_the_pod_starts_answers_its_probes_and_leaves(tmp_path: Path) -> None:
             return error.code
 
     with Program(command, tmp_path / "log", environment=image | keys | here) as pod:
-        pod.wait_for_port(ports["admin"])
+        for port in ports.values():
+            pod.wait_for_port(port)
         for probe in ("startupProbe", "livenessProbe", "readinessProbe"):
             asked = CONTAINER[probe]["httpGet"]
             assert status(asked["path"], asked["port"]) == 200, probe

@@ -98,7 +98,7 @@ def promtool(require_program: Callable[[str], Path]) -> Callable[..., str]:
     program = require_program("promtool")
 
     def run(*arguments: str | Path) -> str:
-        done = subprocess.run([program, *arguments], capture_output=True, text=True, timeout=50, check=False)
+        done = subprocess.run([program, *arguments], capture_output=True, text=True, timeout=150, check=False)
         assert done.returncode == 0, done.stdout + done.stderr
         return done.stdout + done.stderr
 
@@ -287,6 +287,17 @@ class Scraped:
     def values(self, query: str) -> list[float]:
         return [float(sample["value"][1]) for sample in self.ask("query", query=query)["result"]]
 
+    def some(self, query: str) -> list[float]:
+        """The same, as soon as there is something. After a scrape that did not come in time there is nothing."""
+        found: list[float] = []
+
+        def is_there() -> bool:
+            found[:] = self.values(query)
+            return bool(found)
+
+        wait_until(is_there, what=query)
+        return found
+
 
 def stream(server: ServerProcess, *headers: str) -> RawClient:
     client = RawClient(server.port).get("/events?topic=orders", "Accept: text/event-stream", *headers)
@@ -427,8 +438,7 @@ def filled(query: str) -> str:
 
 @pytest.mark.parametrize(("name", "query"), queries(), ids=lambda text: text[:60])
 def test_each_query_of_the_dashboard_shows_something(scraped: Scraped, name: str, query: str) -> None:
-    values = scraped.values(filled(query))
-    assert values, filled(query)
+    values = scraped.some(filled(query))
     assert all(map(isfinite, values)), (filled(query), values)
 
 
@@ -436,15 +446,22 @@ def test_each_query_of_the_dashboard_shows_something(scraped: Scraped, name: str
 def test_no_panel_is_empty_without_saying_so(healthy: Scraped, panel: dict[str, Any]) -> None:
     """Nobody can tell an empty panel from one that is broken. (A value that is none draws nothing either.)"""
     for target in panel["targets"]:
-        values = healthy.values(filled(target["expr"]))
+        has_words = panel["fieldConfig"]["defaults"].get("noValue")
+        values = (healthy.values if has_words else healthy.some)(filled(target["expr"]))
         assert all(map(isfinite, values)), (target["expr"], values)
-        assert values or panel["fieldConfig"]["defaults"].get("noValue"), target["expr"]
 
 
 def test_alerts_and_starts_are_marked(scraped: Scraped) -> None:
     marks = {mark["name"]: mark for mark in DASHBOARD["annotations"]["list"]}
-    found = {name: scraped.ask("query", query=filled(mark["expr"]))["result"] for name, mark in marks.items()}
-    assert {"Alerts", "Starts"} <= {name for name, result in found.items() if result}
+    found: dict[str, Any] = {}
+
+    def are_there() -> bool:
+        found.update({
+            name: scraped.ask("query", query=filled(mark["expr"]))["result"] for name, mark in marks.items()
+        })  # fmt: skip
+        return bool(found["Alerts"] and found["Starts"])
+
+    wait_until(are_there, what="an alert, and a start")
     for name, mark in marks.items():
         for field in re.findall(r"{{(\w+)}}", mark["titleFormat"] + mark["textFormat"]):
             assert all(field in sample["metric"] for sample in found[name]), (name, field)
@@ -463,11 +480,11 @@ def test_the_dashboard_finds_its_jobs_and_instances(scraped: Scraped) -> None:
 
 
 def test_what_was_counted_is_what_happened(scraped: Scraped) -> None:
-    assert scraped.values("sum(qgstream_connections_rejected_total)") == [1]
-    assert scraped.values("sum(qgstream_connections_opened_total)") == [3]
-    assert scraped.values('sum(qgstream_replay_total{result="complete"})') == [1]
-    assert scraped.values("sum(qgstream_events_published_total)") == [21 + 1]
-    assert scraped.values("qgstream_source_events_total") == [1]
+    assert scraped.some("sum(qgstream_connections_rejected_total)") == [1]
+    assert scraped.some("sum(qgstream_connections_opened_total)") == [3]
+    assert scraped.some('sum(qgstream_replay_total{result="complete"})') == [1]
+    assert scraped.some("sum(qgstream_events_published_total)") == [21 + 1]
+    assert scraped.some("qgstream_source_events_total") == [1]
 
 
 def test_prometheus_evaluates_every_alert_without_an_error(scraped: Scraped) -> None:
@@ -477,6 +494,11 @@ def test_prometheus_evaluates_every_alert_without_an_error(scraped: Scraped) -> 
     wait_until(lambda: all(rule["health"] != "unknown" for rule in evaluated()), what="an evaluation of each rule")
     assert {rule["name"]: rule.get("lastError", "") for rule in evaluated() if rule["health"] != "ok"} == {}
     # The run was at its limit, so this one has something to say; on a busy machine the loop may be late, too.
-    active = {rule["name"] for rule in evaluated() if rule.get("state", "inactive") != "inactive"}
-    assert "QgstreamNearLimit" in active
-    assert active <= {"QgstreamNearLimit", "QgstreamLoopLag", "QgstreamSlowDelivery"}
+    usual = {"QgstreamNearLimit", "QgstreamLoopLag", "QgstreamSlowDelivery"}
+
+    def is_as_it_was() -> bool:
+        active = {rule["name"] for rule in evaluated() if rule.get("state", "inactive") != "inactive"}
+        return "QgstreamNearLimit" in active and active <= usual
+
+    # Not at any moment: where a scrape did not come in time, the process counts as one that is away.
+    wait_until(is_as_it_was, what="no other alert")

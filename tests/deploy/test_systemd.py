@@ -223,7 +223,7 @@ class Service:
 
         self.check = words(keys["ExecStartPre"][0])
         self.socket = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
-        self.socket.settimeout(20)
+        self.socket.settimeout(60)
         path = folder / f"notify-{instance}"
         self.socket.bind(str(path))
         self.admin_port = admin_port
@@ -237,7 +237,10 @@ class Service:
             self.process = subprocess.Popen(words(keys["ExecStart"][0]), env=environment, stderr=log)
 
     def said(self) -> str:
-        return self.socket.recv(4096).decode()
+        """The next message to systemd. That the process lives comes now and then between the others."""
+        while (message := self.socket.recv(4096).decode()) == "WATCHDOG=1":
+            pass
+        return message
 
     def get(self, path: str) -> bytes:
         with urllib.request.urlopen(f"http://127.0.0.1:{self.admin_port}{path}", timeout=60) as answer:

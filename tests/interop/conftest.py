@@ -30,6 +30,6 @@ def node_modules(require_program: Callable[[str], Path], tmp_path_factory: pytes
         "--ignore-scripts",
         "--loglevel=error",
     ]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=50, check=False, cwd=folder)
+    done = subprocess.run(command, capture_output=True, text=True, timeout=150, check=False, cwd=folder)
     assert done.returncode == 0, done.stderr
     return folder

@@ -64,7 +64,7 @@ def read(client: Path, cases: Iterable[list[bytes]]) -> list[dict[str, Any]]:
     """What client.js reads from each stream."""
     encoded = json.dumps([[base64.b64encode(piece).decode() for piece in case] for case in cases])
     done = subprocess.run(
-        ["node", HERE / "format.mjs", client], input=encoded, capture_output=True, text=True, timeout=50, check=False
+        ["node", HERE / "format.mjs", client], input=encoded, capture_output=True, text=True, timeout=150, check=False
     )
     assert (done.returncode, done.stderr) == (0, "")
     return [json.loads(line) for line in done.stdout.strip().split("\n")]
@@ -121,7 +121,7 @@ def test_how_long_it_waits_after_a_refusal(
         }});
     """
     done = subprocess.run(
-        ["node", "--input-type=module", "-e", script], capture_output=True, text=True, timeout=50, check=False
+        ["node", "--input-type=module", "-e", script], capture_output=True, text=True, timeout=150, check=False
     )
     assert (done.returncode, done.stderr) == (0, "")
     state = json.loads(done.stdout)
@@ -161,7 +161,7 @@ def test_an_error_that_is_not_the_servers_own_says_its_status_alone(client: Path
         }});
     """
     done = subprocess.run(
-        ["node", "--input-type=module", "-e", script], capture_output=True, text=True, timeout=50, check=False
+        ["node", "--input-type=module", "-e", script], capture_output=True, text=True, timeout=150, check=False
     )
     assert (done.returncode, done.stderr) == (0, "")
     assert json.loads(done.stdout.splitlines()[0]) | {"isTrusted": False} == {
@@ -198,7 +198,7 @@ def test_on_a_server_it_does_nothing(client: Path, before: str) -> None:
         }}
     """
     done = subprocess.run(
-        ["node", "--input-type=module", "-e", script], capture_output=True, text=True, timeout=50, check=False
+        ["node", "--input-type=module", "-e", script], capture_output=True, text=True, timeout=150, check=False
     )
     # It ends by itself: nothing was left open.
     assert (done.returncode, done.stderr) == (0, "")
@@ -240,6 +240,6 @@ def test_the_types_say_what_is_published(node_modules: Path, tmp_path: Path) -> 
     done = subprocess.run(
         ["node", node_modules / "node_modules/typescript/bin/tsc", *options, "--moduleResolution", "bundler",
          "--lib", "es2022,dom,dom.iterable", "page.ts"],
-        cwd=tmp_path, capture_output=True, text=True, timeout=50, check=False,
+        cwd=tmp_path, capture_output=True, text=True, timeout=150, check=False,
     )  # fmt: skip
     assert (done.returncode, done.stdout + done.stderr) == (0, "")

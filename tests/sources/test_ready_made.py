@@ -20,7 +20,7 @@ from tornado.web import Application, RequestHandler
 
 from qgstream.sources.base import Draft, Events, Refused, SourceFailed
 from qgstream.sources.clock import clock
-from qgstream.sources.file import file
+from qgstream.sources.file import Tail, file
 from qgstream.sources.lines import MAX_LINE_BYTES
 from qgstream.sources.process import process
 from qgstream.sources.url import url
@@ -234,7 +234,8 @@ async def test_a_file_is_followed_through_rotation_and_truncation(tmp_path: Path
         while not taken.items:
             _append(path, "begun\n")
             await asyncio.sleep(0.02)
-        await _settled(taken)
+        _append(path, "the last of them\n")
+        await until(lambda: taken.data[-1] == "the last of them")
         taken.items.clear()
         _append(path, "one\ntw")
         assert await taken.until(1) == ["one"]
@@ -251,7 +252,6 @@ async def test_a_file_is_followed_through_rotation_and_truncation(tmp_path: Path
         assert await taken.until(5) == ["one", "two", "three", "four", "five"]
         # Truncation.
         os.truncate(path, 0)
-        await asyncio.sleep(0.05)  # a reader cannot know of one that has grown again before it looks
         _append(path, "6\n")
         assert await taken.until(6) == ["one", "two", "three", "four", "five", "6"]
         # Gone, and there again.
@@ -265,19 +265,21 @@ def _append(path: Path, text: str) -> None:
         file.write(text)
 
 
-async def _settled(taken: Taken) -> None:
-    """Nothing more is on its way."""
-    size = -1
-    while size != len(taken.items):
-        size = len(taken.items)
-        await asyncio.sleep(0.05)
-
-
 @pytest.mark.gen_test
-async def test_a_file_from_its_beginning_and_one_that_is_not_there_yet(tmp_path: Path) -> None:
+async def test_a_file_from_its_beginning_and_one_that_is_not_there_yet(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     path = tmp_path / "late.ndjson"
+    looks, read = list[int](), Tail.read
+
+    def noted(tail: Tail) -> list[bytes | None]:
+        found = read(tail)
+        looks.append(len(found))
+        return found
+
+    monkeypatch.setattr(Tail, "read", noted)
     async with taking(file(path=path, topic="f", parse="json", poll_seconds=0.01)) as taken:
-        await asyncio.sleep(0.03)
+        await until(lambda: bool(looks))  # it has seen that there is none
         path.write_text('{"n": 1}\nnonsense\n')
         first, second = await taken.until(2)
         assert bytes(first) == b'{"n": 1}'
@@ -372,13 +374,13 @@ async def test_a_document_that_cannot_be_had_is_asked_for_again() -> None:
     async with Web() as web:
 
         async def hangs(_: RequestHandler) -> None:
-            await asyncio.sleep(2)
+            await asyncio.sleep(6)
 
         web.answers = [
             says(b"", 500), says(b"", 302, Location="/elsewhere"), says(b"", 304), hangs, says(b"x" * 2_000_000),
             says(b'{"n": 1}\n'), says(b"nonsense"), says(b'{"n":\n 2}'),
         ]  # fmt: skip
-        async with taking(web.source(parse="json", timeout_seconds=0.5)) as taken:
+        async with taking(web.source(parse="json", timeout_seconds=2)) as taken:
             *refused, good, nonsense, better = await taken.until(8)
         said = [item.reason for item in refused]
         assert said[:3] == [f"got status {status}, expected 200 or 304" for status in (500, 302, 304)]
