@@ -47,7 +47,7 @@ def admin(server: ServerProcess) -> httpx.Client:
 
 def answers(server: ServerProcess) -> bool:
     try:
-        return httpx.get(f"{server.url}/health", trust_env=False).status_code == 200
+        return httpx.get(f"{server.url}/health", trust_env=False, timeout=60).status_code == 200
     except httpx.TransportError:
         return False
 
@@ -63,10 +63,10 @@ def test_the_operators_side_leaves_the_public_port(start: Callable[..., ServerPr
     server = start()
     assert server.admin_port is not None
     for path in ("/metrics", "/ready", "/admin", "/admin/limits"):
-        assert httpx.get(server.url + path, headers=ADMIN, trust_env=False).status_code == 404
+        assert httpx.get(server.url + path, headers=ADMIN, trust_env=False, timeout=60).status_code == 404
         url = f"http://127.0.0.1:{server.admin_port}{path}"
-        assert httpx.get(url, headers=ADMIN, trust_env=False).status_code == 200
-    assert httpx.get(f"http://127.0.0.1:{server.admin_port}/events", trust_env=False).status_code == 404
+        assert httpx.get(url, headers=ADMIN, trust_env=False, timeout=60).status_code == 200
+    assert httpx.get(f"http://127.0.0.1:{server.admin_port}/events", trust_env=False, timeout=60).status_code == 404
 
 
 def test_the_configuration_in_effect_and_where_it_came_from(start: Callable[..., ServerProcess]) -> None:
@@ -158,7 +158,7 @@ def test_maintenance_and_bans_outlast_a_reload(start: Callable[..., ServerProces
         server.wait_for_log("config.reloaded")
         assert client.get("maintenance").json()["status"] == "maintenance"
         assert [ban["value"] for ban in client.get("bans").json()["bans"]] == ["192.0.2.0/24"]
-        assert httpx.get(f"{server.url}/events", trust_env=False).status_code == 503
+        assert httpx.get(f"{server.url}/events", trust_env=False, timeout=60).status_code == 503
         assert client.delete("maintenance").status_code == 200
     stream.close()
     (stream,) = streams(server, 1)

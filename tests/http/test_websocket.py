@@ -250,7 +250,7 @@ async def test_a_drain_waits_for_nobody_that_answers(client: Client) -> None:
 @pytest.mark.gen_test
 @pytest.mark.parametrize("settings", [{"auth": {"jwt": COOKIES["auth"]["jwt"] | {"leeway_seconds": 0}}}])
 async def test_a_stream_ends_with_its_token(client: Client) -> None:
-    async with opened(client, f"?access_token={token(1.5)}") as socket:
+    async with opened(client, f"?access_token={token(4)}") as socket:
         await message(socket)
         assert await ended(socket) == (1008, "token_expired")
 

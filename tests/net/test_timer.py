@@ -9,11 +9,12 @@ import pytest
 from tornado.ioloop import PeriodicCallback
 
 from qgstream.net.timer import Timer
+from tests.clock_loop import ClockLoop
 from tests.conftest import ExpectLog
 
 
 async def until_called(calls: list[float], count: int) -> None:
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(60):
         while len(calls) < count:  # noqa: ASYNC110  # nobody tells
             await asyncio.sleep(0.005)
 
@@ -55,15 +56,28 @@ async def test_what_it_calls_may_stop_it_and_may_fail(expect_log: ExpectLog, cap
     timer.stop()  # again is nothing
 
 
-@pytest.mark.gen_test
-async def test_calls_that_were_missed_are_not_made_up_for() -> None:
+@pytest.mark.parametrize(
+    ("at", "held", "expected"),
+    [
+        (100.0, 0.0, [1, 2, 3, 4, 5, 6, 7]),
+        (2.5, 0.4, [1, 2, 3, 4, 5, 6, 7]),  # nothing was due meanwhile
+        (2.9, 0.4, [1, 2, 3.3, 4, 5, 6, 7]),  # one comes late, and the next is on time again
+        (2.5, 2.7, [1, 2, 5.2, 6, 7]),  # one stands for three
+        (2.5, 3.4, [1, 2, 5.9, 6, 7]),
+    ],
+)
+def test_calls_that_were_missed_are_not_made_up_for(at: float, held: float, expected: list[float]) -> None:
+    loop = ClockLoop()
+    began = loop.time()
     calls: list[float] = []
-    timer = Timer(lambda: calls.append(time.monotonic()), 0.02)
-    timer.start()
-    await until_called(calls, 1)
-    time.sleep(0.3)  # noqa: ASYNC251  # the loop is held
-    held = len(calls)
-    await until_called(calls, held + 3)
-    timer.stop()
-    gaps = [after - before for before, after in zip(calls[held:], calls[held + 1 :], strict=False)]
-    assert max(gaps) > 0.01  # and not all at once
+
+    async def run() -> None:
+        timer = Timer(lambda: calls.append(loop.time() - began), 1.0)
+        timer.start()
+        loop.hold(at, held)
+        await asyncio.sleep(7.5 - 0.001)
+        timer.stop()
+
+    loop.run_until_complete(run())
+    loop.close()
+    assert calls == pytest.approx(expected)

@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import asyncio
-import selectors
 import time
 from collections.abc import Callable, Iterator
-from typing import Any, cast
+from typing import cast
 
 import pytest
 
@@ -14,37 +13,7 @@ from qgstream.delivery.connection import Connection
 from qgstream.hub import Hub
 from qgstream.service.heartbeat import TICK_SECONDS, HeartbeatSettings, Wheel
 from qgstream.service.service import Service
-
-
-class Impatient(selectors.DefaultSelector):
-    """Instead of waiting it moves the clock."""
-
-    loop: ClockLoop
-
-    def select(self, timeout: float | None = None) -> list[Any]:
-        self.loop.now += timeout or 0.0
-        return super().select(0)
-
-
-class ClockLoop(asyncio.SelectorEventLoop):
-    """A loop whose time passes only while it waits, and while a test says that something holds it."""
-
-    def __init__(self) -> None:
-        self.now = 1000.0
-        selector = Impatient()
-        selector.loop = self
-        super().__init__(selector)
-
-    def time(self) -> float:
-        return self.now
-
-    def hold(self, at: float, seconds: float) -> None:
-        """Be held so long by something, from so many seconds from now on."""
-
-        def pass_time() -> None:
-            self.now += seconds
-
-        self.call_later(at, pass_time)
+from tests.clock_loop import ClockLoop
 
 
 @pytest.fixture
