@@ -1,10 +1,13 @@
-"""docs/security.md names a test for what it says, and for each bound: each of them is there and runs."""
+"""docs/security.md names a test for what it says, and for each bound: each is there, runs, and is about that.
+
+Whether a test would fail without its bound only breaking the code can say. What can be read is read here: each test
+asserts something, and the test of a setting sets it, or compares with it.
+"""
 
 from __future__ import annotations
 
 import ast
 import re
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -26,15 +29,59 @@ NO_BOUNDS = {"limits.overload_response", "limits.retry_seconds", "limits.overloa
 OTHERS = {"server.keepalive_seconds", "broker.timeout_seconds", "heartbeat.interval_seconds"}
 
 
-def names_of(body: list[ast.stmt]) -> Iterator[str]:
-    """The tests of a module or class that pytest runs: not nested, and not always skipped."""
-    for node in body:
-        if isinstance(node, ast.ClassDef) and node.name.startswith("Test"):
-            yield from names_of(node.body)
-        elif isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef) and node.name.startswith("test_"):
-            marks = [ast.unparse(mark) for mark in node.decorator_list]
-            if not any(re.match(r"pytest\.mark\.(skip|skipif|xfail)\b", mark) for mark in marks):
-                yield node.name
+Definition = ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef
+
+
+class Module:
+    """A file of tests: what each of them says, with everything in the file that it uses."""
+
+    def __init__(self, path: Path) -> None:
+        self._text = path.read_text(encoding="utf-8")
+        self._names: dict[str, ast.stmt] = {}
+        self.tests: dict[str, Definition] = {}
+        body = ast.parse(self._text).body
+        for node in body:
+            if isinstance(node, Definition):
+                self._names[node.name] = node
+            elif isinstance(node, ast.Assign | ast.AnnAssign):
+                for target in node.targets if isinstance(node, ast.Assign) else [node.target]:
+                    if isinstance(target, ast.Name):
+                        self._names[target.id] = node
+        self._add(body)
+
+    def _add(self, body: list[ast.stmt]) -> None:
+        """Those that pytest runs: not nested, and not always skipped."""
+        for node in body:
+            if isinstance(node, ast.ClassDef) and node.name.startswith("Test"):
+                self._add(node.body)
+            elif isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef) and node.name.startswith("test_"):
+                marks = [ast.unparse(mark) for mark in node.decorator_list]
+                if not any(re.match(r"pytest\.mark\.(skip|skipif|xfail)\b", mark) for mark in marks):
+                    self.tests[node.name] = node
+
+    def used_by(self, test: str) -> list[ast.stmt]:
+        """The test, and of its file the fixtures, helpers, classes and constants that it uses, and theirs."""
+        found: list[ast.stmt] = [self.tests[test]]
+        for node in found:  # it grows meanwhile
+            words = {each.id for each in ast.walk(node) if isinstance(each, ast.Name)}
+            words |= {each.arg for each in ast.walk(node) if isinstance(each, ast.arg)}  # fixtures
+            words |= {
+                each.value for each in ast.walk(node) if isinstance(each, ast.Constant) and isinstance(each.value, str)
+            }
+            found += [self._names[word] for word in words if word in self._names and self._names[word] not in found]
+        return found
+
+
+# What a call may fail with, beside `assert`: an exception that does not come, a condition that does not come true.
+FAILS = re.compile(r"\b(raises|fail|until\w*|wait_\w+|expect\w*)$")
+
+
+def asserts(nodes: list[ast.stmt]) -> bool:
+    """Whether there is something that may fail."""
+    return any(
+        isinstance(node, ast.Assert) or (isinstance(node, ast.Call) and FAILS.search(ast.unparse(node.func)))
+        for stmt in nodes for node in ast.walk(stmt)
+    )  # fmt: skip
 
 
 def settings(section: str) -> set[str]:
@@ -44,24 +91,42 @@ def settings(section: str) -> set[str]:
 
 
 @pytest.fixture(scope="module")
-def there() -> set[str]:
-    modules = [ast.parse(path.read_text(encoding="utf-8")) for path in TESTS.rglob("test_*.py")]
-    return {name for module in modules for name in names_of(module.body)}
+def modules() -> list[Module]:
+    """Those with a test that is named: to take apart all of them takes seconds."""
+    named = re.compile("|".join(set(re.findall(r"`(test_\w+)`", PAGE))))
+    return [Module(path) for path in TESTS.rglob("test_*.py") if named.search(path.read_text(encoding="utf-8"))]
 
 
-def test_every_test_that_is_named_runs(there: set[str]) -> None:
+def by_name(modules: list[Module]) -> dict[str, list[Module]]:
+    found: dict[str, list[Module]] = {}
+    for module in modules:
+        for test in module.tests:
+            found.setdefault(test, []).append(module)
+    return found
+
+
+def test_every_test_that_is_named_runs_and_asserts(modules: list[Module]) -> None:
     named = set(re.findall(r"`(test_\w+)`", PAGE))
     assert len(named) > 100
-    assert named - there == set()
+    there = by_name(modules)
+    assert named - there.keys() == set()
+    assert [name for name in named for module in there[name] if not asserts(module.used_by(name))] == []
 
 
-def test_every_bound_has_a_test(there: set[str]) -> None:
+def test_every_bound_has_a_test_that_is_about_it(modules: list[Module]) -> None:
+    there = by_name(modules)
     head, *bounds = ROWS
     assert head[-1] == "held by"
     assert len(bounds) > 40
     for row in bounds:
         assert len(row) == len(head), row
-        assert set(re.findall(r"`(test_\w+)`", row[-1])) & there, row
+        tests = [name for name in re.findall(r"`(test_\w+)`", row[-1]) if name in there]
+        assert tests, row
+        said = "\n".join(
+            ast.unparse(node) for name in tests for module in there[name] for node in module.used_by(name)
+        )  # fmt: skip
+        for setting in re.findall(r"`\w+\.(\w+)`", row[1]):
+            assert re.search(rf"\b(\w+__)?{setting}\b", said), f"none of {tests} says {setting}: {row}"
 
 
 def test_every_setting_that_is_a_bound_has_a_row() -> None:

@@ -71,13 +71,13 @@ def test_keys_are_text_or_files() -> None:
     assert keys == {"a": SecretStr("k"), "b": SecretFile(file="/run/secrets/b")}
 
 
-@pytest.mark.parametrize("name", ["", "a b", "a\n", "ü", "-a", "x" * 65, "a*"])
+@pytest.mark.parametrize("name", ["", "qzj b", "qzj\n", "qzjü", "-qzj", "qzj" * 22, "qzj*"])
 def test_a_key_name_that_cannot_be_logged_is_refused_unseen(name: str) -> None:
     with pytest.raises(ValidationError) as caught:
         settings(publish_keys={"ok": "k", name: "k"})
     (error,) = caught.value.errors()
     assert "the name of key 2 is not" in error["msg"]
-    assert not name or name not in error["msg"].replace("A-Z a-z 0-9 _ . -", "").split("is not")[0]
+    assert "qzj" not in str(caught.value)
 
 
 @pytest.mark.parametrize(

@@ -64,6 +64,68 @@ async def test_jobs_too_short_to_yield_take_turns_too() -> None:
     assert max(turns_of) == 1
 
 
+def with_steps_between(steps: int, seen: list[str], name: str) -> Iterator[None]:
+    """It may be interrupted after every third of its steps, and does the last of them behind that."""
+    for step in range(steps):
+        if step and step % 3 == 0:
+            yield
+        seen.append(f"{name}{step}")
+
+
+@pytest.mark.gen_test
+async def test_a_job_is_interrupted_only_where_it_yields_and_done_to_its_end() -> None:
+    slices, seen = Slices(slice_seconds=0, busy_slice_seconds=0), list[str]()
+    slices.add(with_steps_between(7, seen, "a"))
+    slices.add(with_steps_between(4, seen, "b"))
+    await until_idle(slices)
+    assert seen == ["a0", "a1", "a2", "b0", "b1", "b2", "a3", "a4", "a5", "b3", "a6"]
+
+
+@pytest.mark.gen_test
+@pytest.mark.parametrize("looks", [0, 1, 2, 3])
+async def test_a_job_with_steps_between_is_begun_and_finished(looks: int) -> None:
+    slices, seen = Slices(), list[str]()
+    slices.begin(with_steps_between(7, seen, "a"), looks)
+    # What lies between two looks is done whole; the third look finds its end.
+    assert len(seen) == min(3 * looks, 7)
+    assert len(slices) == (looks < 3)
+    await until_idle(slices)
+    assert seen == [f"a{step}" for step in range(7)]
+
+
+@pytest.mark.gen_test
+@pytest.mark.parametrize("looks", [0, 1, 5])
+async def test_a_job_that_never_yields_has_its_result(looks: int) -> None:
+    def job() -> Generator[None, None, str]:
+        yield from ()
+        return "done"
+
+    def faulty() -> Generator[None, None, str]:
+        yield from ()
+        raise LookupError
+
+    slices = Slices(slice_seconds=0, busy_slice_seconds=0)
+    assert await slices.result(job(), looks_at_once=looks) == "done"
+    with pytest.raises(LookupError):
+        await slices.result(faulty(), looks_at_once=looks)
+    assert len(slices) == 0
+
+
+@pytest.mark.gen_test
+@pytest.mark.parametrize("looks", [0, 2, 9])
+async def test_what_a_request_waits_for_is_begun_at_once(looks: int) -> None:
+    slices, seen = Slices(), list[str]()
+
+    def job() -> Generator[None, None, int]:
+        yield from walk(5, seen)
+        return len(seen)
+
+    waiting = asyncio.ensure_future(slices.result(job(), looks_at_once=looks))
+    await asyncio.sleep(0)
+    assert len(seen) == min(looks, 5)
+    assert await waiting == 5
+
+
 @pytest.mark.gen_test
 async def test_a_short_job_is_done_where_it_is_begun() -> None:
     slices, seen = Slices(), list[str]()

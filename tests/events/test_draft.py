@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections import Counter
 from functools import partial
 from itertools import pairwise
 from typing import Any, cast
@@ -69,22 +70,68 @@ def test_every_field_arrives() -> None:
     assert (publication.private, publication.idempotency_key) == (True, scoped(ME, "k"))
 
 
-@given(st.binary(max_size=300))
-def test_no_bytes_raise_anything_but_a_refusal(received: bytes) -> None:
-    for parse in (parse_json, parse_ndjson):
-        with pytest.raises((BadRequest, TooLarge)):
-            parse(received + b"x", LIMIT)
+def is_well(publication: Publication) -> bool:
+    """Whether a stream can carry it."""
+    texts = (*publication.topics, publication.event or "", publication.idempotency_key or "")
+    return bool(publication.topics) and not any(set(text) & set("\r\n\0") for text in texts)
 
 
-@given(st.dictionaries(st.sampled_from(["topic", "data", "event", "retry", "private", "idempotency_key", "x"]), JSON))
-def test_any_object_is_published_or_refused(fields: dict[str, Any]) -> None:
-    try:
-        publication = parse_json(json.dumps(fields).encode(), LIMIT)
-    except (BadRequest, TooLarge):
-        return
-    assert publication.topics
-    for text in (*publication.topics, publication.event or "", publication.idempotency_key or ""):
-        assert not set(text) & set("\r\n\0")
+# Most of them are events, as far as each field goes; any of the fields may be anything, or one that there is not.
+NAME = st.text(st.characters(codec="ascii", exclude_characters="*", min_codepoint=32), min_size=1, max_size=20)
+EVENTS: st.SearchStrategy[dict[str, Any]] = st.fixed_dictionaries(
+    {"topic": NAME | st.lists(NAME, min_size=1, max_size=3) | JSON, "data": JSON},
+    optional={
+        "event": NAME | JSON, "retry": st.integers(0, 10_000) | JSON, "private": st.booleans() | JSON,
+        "idempotency_key": NAME | JSON, "x": JSON,
+    },
+)  # fmt: skip
+
+
+@st.composite
+def nearly_json(draw: st.DrawFn) -> bytes:
+    """One event or a few as NDJSON, with something put in or left out at any place, or as they are."""
+    text = b"\n".join(json.dumps(fields).encode() for fields in draw(st.lists(EVENTS, min_size=1, max_size=3)))
+    at = draw(st.integers(0, len(text)))
+    return text[:at] + draw(st.just(b"") | st.binary(max_size=3)) + text[at + draw(st.integers(0, 2)) :]
+
+
+def test_any_bytes_are_published_or_refused() -> None:
+    outcomes: Counter[str] = Counter()
+
+    def parse_one(received: bytes, max_event_bytes: int) -> list[Publication]:
+        return [parse_json(received, max_event_bytes)]
+
+    @given(nearly_json() | st.binary(max_size=300))
+    def check(received: bytes) -> None:
+        for name, parse in (("json", parse_one), ("ndjson", parse_ndjson)):
+            try:
+                publications = parse(received, LIMIT)
+            except (BadRequest, TooLarge):
+                outcomes[f"{name} refused"] += 1
+            else:
+                assert all(map(is_well, publications))
+                outcomes[f"{name} published"] += 1
+
+    check()
+    for outcome in ("json refused", "json published", "ndjson refused", "ndjson published"):
+        assert outcomes[outcome] >= 5, outcomes
+
+
+def test_any_object_is_published_or_refused() -> None:
+    outcomes: Counter[str] = Counter()
+
+    @given(EVENTS)
+    def check(fields: dict[str, Any]) -> None:
+        try:
+            publication = parse_json(json.dumps(fields).encode(), LIMIT)
+        except (BadRequest, TooLarge):
+            outcomes["refused"] += 1
+        else:
+            assert is_well(publication)
+            outcomes["published"] += 1
+
+    check()
+    assert min(outcomes["refused"], outcomes["published"]) >= 5, outcomes
 
 
 @pytest.mark.parametrize("bad", ["a\nb", "a\rb", "a\0b", "\x1f", "\x7f", "\x85", ""])
