@@ -101,7 +101,18 @@ class RabbitmqServer(Machine):
         program = DEBIANS.with_name("rabbitmqctl")
         arguments = [str(program) if program.exists() else "rabbitmqctl", *command]
         environment = {**os.environ, **self._environment}
-        subprocess.run(arguments, env=environment, check=True, capture_output=True, timeout=60)
+        subprocess.run(arguments, env=environment, check=True, capture_output=True, timeout=150)
+
+    def add_user(self, name: str, *, configure: str, write: str, read: str) -> None:
+        """A user with the password `password` who may do this, by regular expressions of what it may be done to."""
+        user, configure, write, read = (f'<<"{word}">>' for word in (name, configure, write, read))
+        users, by = "rabbit_auth_backend_internal", '<<"tests">>'
+        # One call, because each starts an Erlang of its own.
+        self.control(
+            "eval",
+            f'{users}:add_user({user}, <<"password">>, {by}), '
+            f'{users}:set_permissions({user}, <<"/">>, {configure}, {write}, {read}, {by}).',
+        )
 
     def end(self) -> None:
         """Kill it, and its port mapper."""

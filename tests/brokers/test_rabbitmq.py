@@ -488,17 +488,15 @@ async def test_a_mark_of_an_earlier_log_is_not_believed(stream: Engine, tails: T
 
 
 @pytest.fixture
-def stranger(stream: Engine, rabbitmq_machine: RabbitmqServer) -> Iterator[str]:
+def stranger(stream: Engine, rabbitmq_machine: RabbitmqServer) -> str:
     """The URL of a user of RabbitMQ that may publish to the exchange, and do nothing else."""
     user, exchange = f"stranger-{name_of(stream)}", name_of(stream)
-    rabbitmq_machine.control("add_user", user, "password")
-    rabbitmq_machine.control("set_permissions", user, "", f"^{exchange}$", "")
-    yield f"amqp://{user}:password@127.0.0.1:{rabbitmq_machine.port}"
-    rabbitmq_machine.control("delete_user", user)
+    rabbitmq_machine.add_user(user, configure="", write=f"^{exchange}$", read="")
+    return f"amqp://{user}:password@127.0.0.1:{rabbitmq_machine.port}"
 
 
 @pytest.mark.timeout(240)
-@pytest.mark.gen_test
+@pytest.mark.gen_test(timeout=200)
 async def test_a_publisher_cannot_speak_for_a_server(
     stream: Engine, stranger: str, tails: Tails, expect_log: ExpectLog
 ) -> None:
@@ -540,13 +538,12 @@ async def test_a_publisher_cannot_speak_for_a_server(
 
 
 @pytest.mark.timeout(240)
-@pytest.mark.gen_test
+@pytest.mark.gen_test(timeout=200)
 async def test_servers_with_different_users_name_each_other(
     stream: Engine, tails: Tails, rabbitmq_machine: RabbitmqServer
 ) -> None:
     user = f"other-{name_of(stream)}"
-    rabbitmq_machine.control("add_user", user, "password")
-    rabbitmq_machine.control("set_permissions", user, ".*", ".*", ".*")
+    rabbitmq_machine.add_user(user, configure=".*", write=".*", read=".*")
     others = stream.url.replace("amqp://", f"amqp://{user}:password@")
     try:
         one = await tails.open(broker=open_broker(f"{stream.url}&users=somebody,%20{user}"))
@@ -560,18 +557,16 @@ async def test_servers_with_different_users_name_each_other(
         assert one.offsets == two.offsets
     finally:
         await tails.close()
-        rabbitmq_machine.control("delete_user", user)
 
 
 @pytest.mark.timeout(240)
-@pytest.mark.gen_test
+@pytest.mark.gen_test(timeout=200)
 async def test_a_server_that_may_not_leave_a_witness_says_so(
     stream: Engine, tails: Tails, rabbitmq_machine: RabbitmqServer, expect_log: ExpectLog
 ) -> None:
     expect_log("broker.unsafe")
     user, name = f"server-{name_of(stream)}", name_of(stream)
-    rabbitmq_machine.control("add_user", user, "password")
-    rabbitmq_machine.control("set_permissions", user, f"^{name}$", f"^({name}|amq.default)$", f"^{name}$")
+    rabbitmq_machine.add_user(user, configure=f"^{name}$", write=f"^({name}|amq.default)$", read=f"^{name}$")
     url = stream.url.replace("amqp://", f"amqp://{user}:password@")
     try:
         tail = await tails.open(broker=open_broker(url))
@@ -583,7 +578,6 @@ async def test_a_server_that_may_not_leave_a_witness_says_so(
         assert later.opened.earlier[tail.opened.position.epoch] >= tail.offsets[-1]
     finally:
         await tails.close()
-        rabbitmq_machine.control("delete_user", user)
 
 
 @pytest.mark.gen_test
