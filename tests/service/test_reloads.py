@@ -47,8 +47,7 @@ def test_the_log_says_what_has_changed(reloadable: Reloadable) -> None:
     assert (line["keys_added"], line["keys_revoked"]) == (["auth.publish_keys.new"], ["auth.publish_keys.tests"])
     assert set(line["needs_restart"]) == {"admin.port", "broker.url"}
     text = reloadable.server.log_path.read_text()
-    assert not [secret for secret in ("hunter2", "new-key", KEY, "admin-key") if f'"{secret}"' in text]
-    assert "hunter2" not in text
+    assert not [secret for secret in ("hunter2", "new-key", KEY, "admin-key") if secret in text]
     # Only what this one changed; what still waits for a restart is named again.
     line = reloadable.reload(auth=AUTH, admin={"port": 1})
     assert "admin.port" not in line["changes"]

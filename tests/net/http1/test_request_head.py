@@ -7,7 +7,7 @@ from contextlib import suppress
 
 import h11
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from qgstream.errors import QgstreamError
@@ -20,11 +20,34 @@ PIECES = st.sampled_from([
 ])  # fmt: skip
 
 
-@given(st.lists(PIECES, max_size=20).map(b"".join))
+# Heads in which only the first line, or only one place, may be odd: of pieces alone none becomes a head.
+PARTS = st.sampled_from([b"/", b"a", b"?b", b"http://x/", b"http://", b"*", b"#", b"//", b":"])
+ODD_LINES = st.tuples(
+    st.sampled_from([b"GET", b"OPTIONS", b"POST"]), st.lists(PARTS, max_size=3).map(b"".join),
+    st.sampled_from([b"HTTP/1.1", b"HTTP/1.0", b"HTTP/1.2", b"HTTP/2.0"]),
+).map(lambda words: b" ".join(words) + b"\r\nHost: x\r\n\r\n")  # fmt: skip
+
+
+@st.composite
+def nearly_heads(draw: st.DrawFn) -> bytes:
+    """A head with a piece put in anywhere."""
+    head = draw(st.sampled_from([b"GET / HTTP/1.1\r\nHost: x\r\n\r\n", b"POST /a?b HTTP/1.0\r\nX: y\r\n\r\n"]))
+    at = draw(st.integers(0, len(head)))
+    return head[:at] + draw(PIECES) + head[at:]
+
+
+@given(ODD_LINES | nearly_heads() | st.lists(PIECES, max_size=20).map(b"".join))
+@example(b"GET / HTTP/1.1\r\nHost: x\r\n\r\n")
+@example(b"GET a HTTP/1.1\r\nHost: x\r\n\r\n")
+@example(b"GET * HTTP/1.1\r\nHost: x\r\n\r\n")
+@example(b"GET http://x HTTP/1.1\r\nHost: x\r\n\r\n")
+@example(b"GET /#a HTTP/1.1\r\nHost: x\r\n\r\n")
+@example(b"GET / HTTP/1.2\r\nHost: x\r\n\r\n")
 def test_a_head_is_one_or_is_refused(data: bytes) -> None:
     with suppress(QgstreamError):
         head = parse_head(data, is_secure=False)
-        assert head.target == "*" or head.target.startswith("/")
+        assert head.target.startswith("/") or (head.target, head.method) == ("*", "OPTIONS")
+        assert "#" not in head.target
         assert head.version in ("HTTP/1.1", "HTTP/1.0")
 
 
