@@ -29,6 +29,8 @@ from qgstream.net.cookies import MAX_COOKIE_BYTES, cookie_value
         (["session"], None),  # a name alone has no value, or is a value without a name
         (['session="t"'], "t"),
         (['session="'], '"'),
+        (['session=""'], ""),
+        (['session=""; session=t'], "t"),
         (["session = t"], "t"),
         (["\tsession=t\t"], "t"),
         (["session=a=b"], "a=b"),
