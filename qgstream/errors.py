@@ -171,6 +171,12 @@ class NoAdminKeys(Forbidden):
     code = "no_admin_keys"
 
 
+class NoPublishKeys(Forbidden):
+    """Nobody can publish over HTTP: the configuration has no publish key and does not accept tokens."""
+
+    code = "no_publish_keys"
+
+
 class Conflict(QgstreamError):
     """A value that would be right in itself, but not with the state of this process: `field` names it."""
 

@@ -87,7 +87,8 @@ def test_the_example_does_what_it_says(example: tuple[subprocess.Popen[str], int
     # Its other endpoints are its own: no publishing over HTTP without keys.
     connection = http.client.HTTPConnection("127.0.0.1", port, timeout=60)
     connection.request("POST", "/live/events", b'{"topic": "orders", "data": 1}', {"Content-Type": "application/json"})
-    assert connection.getresponse().status == 401
+    answer = connection.getresponse()
+    assert (answer.status, json.loads(answer.read())["error"]["code"]) == (403, "no_publish_keys")
     connection.close()
     process.send_signal(signal.SIGTERM)
     for client in clients:

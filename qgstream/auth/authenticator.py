@@ -328,6 +328,16 @@ class Authenticator:
             return [Check("key", False, "not one of the keys, and auth.jwt is not set")]
         return self._tokens.explain(token, now)
 
+    @property
+    def takes_publishers(self) -> bool:
+        """Whether credentials exist that may publish: a publish key is configured, or tokens are accepted."""
+        return bool(self.settings.publish_keys) or self.settings.jwt is not None
+
+    def is_publish_key(self, text: str) -> bool:
+        """Whether this text is one of the publish keys."""
+        found = self._match(text)
+        return found is not None and found.kind == "publish_key"
+
     def is_private(self, topic: str) -> bool:
         """Whether this topic's events go only to principals that `grants` it."""
         return matches_any(self.settings.private_topics, topic)

@@ -146,13 +146,14 @@ def _routes(service: Service, prefix: str = "") -> list[Rule]:
     ]
 
 
-def _operator_routes(service: Service) -> list[Rule]:
+def _operator_routes(service: Service, *, demo: str = "") -> list[Rule]:
+    """`demo` is the address of the demo page, relative to /admin/, where the same port serves that page."""
     shared = {"service": service}
     return [
         Rule(PathMatches("/health"), HealthHandler, shared),
         Rule(PathMatches("/ready"), ReadyHandler, shared),
         Rule(PathMatches("/metrics"), MetricsHandler, shared),
-        Rule(PathMatches("/admin/?"), DashboardHandler, shared),
+        Rule(PathMatches("/admin/?"), DashboardHandler, {**shared, "neighbour": demo}),
         Rule(PathMatches("/admin/overview"), OverviewHandler, shared),
         Rule(PathMatches("/admin/events"), AdminEventsHandler, shared),
         Rule(PathMatches("/admin/limits"), LimitsHandler, shared),
@@ -180,11 +181,11 @@ def public_app(service: Service, *, with_operator_routes: bool = True, on_loopba
     described = shared | {"with_operator_paths": with_operator_routes}
     table = _routes(service)
     if with_operator_routes:
-        table += _operator_routes(service)
+        table += _operator_routes(service, demo="../")
     else:
         table += [Rule(PathMatches("/health"), HealthHandler, shared)]
     table += [
-        Rule(PathMatches("/"), DemoHandler, shared),
+        Rule(PathMatches("/"), DemoHandler, shared | {"neighbour": "admin" if with_operator_routes else ""}),
         Rule(PathMatches("/docs"), DocsHandler, described),
         Rule(PathMatches(r"/openapi\.json"), PublicOpenApiHandler, described),
         Rule(PublicPath(r"/client\.js"), ClientHandler, shared),

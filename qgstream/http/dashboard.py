@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from qgstream.http.page import PageHandler
+from qgstream.http.page import LinkedPageHandler
 
 
-class DashboardHandler(PageHandler):
+class DashboardHandler(LinkedPageHandler):
     """The dashboard."""
 
     page = "dashboard.html"

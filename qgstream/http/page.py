@@ -5,13 +5,15 @@ from __future__ import annotations
 import base64
 import hashlib
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from functools import cache
+from html import escape
 from importlib.resources import files
 from typing import ClassVar
 
 from qgstream.http.base import BaseHandler
 
+_BODY = b"<body"
 _INLINE = re.compile(rb"<(script|style)>(.*?)</\1>", re.DOTALL)
 
 
@@ -50,6 +52,11 @@ class PageHandler(BaseHandler):
         """What is served; the same object each time."""
         return load(self.page)
 
+    def facts(self) -> Mapping[str, str]:
+        """What the page has to know of this server: attributes of its body, `data-` and the name. Anybody can read
+        them."""
+        return {}
+
     def get(self) -> None:
         """The page."""
         page = self.content()
@@ -58,8 +65,22 @@ class PageHandler(BaseHandler):
         self.set_header("Content-Security-Policy", _policy(page, self.connect))
         self.set_header("X-Content-Type-Options", "nosniff")
         self.set_header("Referrer-Policy", "no-referrer")
-        self.write(page)
+        facts = "".join(f' data-{name}="{escape(value)}"' for name, value in self.facts().items())
+        self.write(page.replace(_BODY, _BODY + facts.encode(), 1))
 
     def head(self) -> None:
         """The same without its body."""
         self.get()
+
+
+class LinkedPageHandler(PageHandler):
+    """A page that leads to another one. `neighbour` is the address of that page, relative to this one; empty where this
+    port does not serve it."""
+
+    def initialize(self, *, neighbour: str = "") -> None:
+        """Called by Tornado with what the rule in `app` says."""
+        self.neighbour = neighbour
+
+    def facts(self) -> Mapping[str, str]:
+        """The address of the other page."""
+        return {"neighbour": self.neighbour}

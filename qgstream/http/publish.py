@@ -11,6 +11,7 @@ from tornado.web import stream_request_body
 from qgstream.errors import (
     BadRequest,
     Forbidden,
+    NoPublishKeys,
     QgstreamError,
     TooLarge,
     Unauthorized,
@@ -85,6 +86,13 @@ class PublishHandler(BaseHandler):
 
     def _check_publisher(self) -> None:
         self.service.check_ban(self.remote_ip)
+        if not self.service.auth.takes_publishers:
+            # Before the credentials: whatever the client sent, the configuration is what has to change.
+            raise NoPublishKeys(
+                "got no publish keys in the configuration, expected at least one in auth.publish_keys "
+                '(QGSTREAM_AUTH__PUBLISH_KEYS=\'{"name": "key"}\'), or tokens in auth.jwt: without them nobody may '
+                "publish over HTTP"
+            )
         principal = self.authenticate()
         self.service.check_ban(self.remote_ip, principal)
         if principal.kind == "anonymous":

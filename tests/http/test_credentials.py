@@ -8,6 +8,7 @@ from typing import Any
 import jwt
 import pytest
 
+from qgstream.auth.authenticator import AuthSettings
 from tests.http.asking import KEY, Client, Stream, document, error_of
 
 SECRET = "a secret of the tests, of at least 32 bytes"
@@ -63,6 +64,29 @@ async def test_bad_credentials_publish_nothing(client: Client, headers: dict[str
     assert answer.headers["WWW-Authenticate"] == 'Bearer realm="qgstream"'
     assert "wrong" not in error["message"]
     assert client.published == 0
+
+
+@pytest.mark.gen_test
+@pytest.mark.parametrize("settings", [{"auth": {"publish_keys": {}}}])
+async def test_without_publish_keys_it_says_to_configure_them(client: Client) -> None:
+    """Whatever the client sends: no other key would be taken."""
+    for headers in ({}, *({"Authorization": f"Bearer {key}"} for key in (KEY, "wrong", "admin-key"))):
+        answer = await client.post({"topic": "a", "data": 1}, headers=headers)
+        error = error_of(answer)
+        assert (answer.code, error["code"]) == (403, "no_publish_keys")
+        assert "auth.publish_keys" in error["message"]
+    assert client.published == 0
+    client.service.reload_auth(AuthSettings.model_validate({"publish_keys": [KEY]}))
+    assert (await client.post({"topic": "a", "data": 1})).code == 200
+
+
+@pytest.mark.gen_test
+@pytest.mark.parametrize("settings", [{"auth": {**COOKIES["auth"], "publish_keys": {}}}])
+async def test_tokens_publish_without_any_key(client: Client) -> None:
+    answer = await client.post({"topic": "a", "data": 1}, headers={})
+    assert (answer.code, error_of(answer)["code"]) == (401, "unauthorized")
+    headers = {"Authorization": f"Bearer {token(publish=['a'])}"}
+    assert (await client.post({"topic": "a", "data": 1}, headers=headers)).code == 200
 
 
 @pytest.mark.gen_test
