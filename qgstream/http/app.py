@@ -19,6 +19,7 @@ from qgstream.http.admin.maintenance import MaintenanceHandler
 from qgstream.http.admin.server import (
     ConfigHandler,
     DrainHandler,
+    HistoryHandler,
     OpenApiHandler,
     OverviewHandler,
     ReloadHandler,
@@ -155,6 +156,7 @@ def _operator_routes(service: Service, *, demo: str = "") -> list[Rule]:
         Rule(PathMatches("/metrics"), MetricsHandler, shared),
         Rule(PathMatches("/admin/?"), DashboardHandler, {**shared, "neighbour": demo}),
         Rule(PathMatches("/admin/overview"), OverviewHandler, shared),
+        Rule(PathMatches("/admin/history"), HistoryHandler, shared),
         Rule(PathMatches("/admin/events"), AdminEventsHandler, shared),
         Rule(PathMatches("/admin/limits"), LimitsHandler, shared),
         Rule(PathMatches("/admin/connections"), ConnectionsHandler, shared),

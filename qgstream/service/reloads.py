@@ -14,6 +14,7 @@ class Reloads:
 
     def __init__(self, metrics: Metrics) -> None:
         self._metrics = metrics
+        self.count = 0  # of the loads after the first one that have come into effect
         self._loaded_at = time.time()
         self._failed_at: float | None = None
         self._problems: tuple[str, ...] = ()
@@ -21,6 +22,7 @@ class Reloads:
     def loaded(self) -> None:
         """A configuration has come into effect."""
         self._loaded_at = time.time()
+        self.count += 1
         self._metrics.config_loaded(self._loaded_at)
 
     def rejected(self, problems: Sequence[str]) -> None:

@@ -32,6 +32,7 @@ from qgstream.service.maintenance import Maintenance
 from qgstream.service.publish_rates import PublishRates
 from qgstream.service.refusal_log import RefusalLog
 from qgstream.service.reloads import Reloads
+from qgstream.service.status_history import StatusHistory
 from qgstream.talkers import Asker
 
 # Often, because each time a part of the keys is looked at: 100 000 at once held the loop for 11 ms.
@@ -108,6 +109,7 @@ class Service:
         # Reads the configuration again, or (True) only says what that would change. Raises `ConfigError`.
         self.reload: Callable[[bool], Mapping[str, object]] | None = None
         self.reloads = Reloads(hub.metrics)
+        self.status_history = StatusHistory(hub, self.reloads)
         self._admission = Admission()
         self._publish_rates = PublishRates()
         self._guesses = Guesses()
@@ -144,6 +146,7 @@ class Service:
         self.wheel.start()
         self._sweeper.start()
         self._flusher.start()
+        self.status_history.start()
         if self._key_set is not None:
             self._key_set.start()
             # Better that the first clients wait for the keys than that they are told to come back, if not for long.
@@ -172,6 +175,7 @@ class Service:
         self.wheel.stop()
         self._sweeper.stop()
         self._flusher.stop()
+        self.status_history.stop()
         self.refusals.flush(everything=True)
         if self._key_set is not None:
             self._key_set.stop()

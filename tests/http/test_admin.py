@@ -34,7 +34,7 @@ from tests.http.asking import Client, Stream, document, error_of
 
 ADMIN = {"Authorization": "Bearer admin-key"}
 PATHS = (
-    "overview", "events", "limits", "connections", "connections/1", "bans", "bans/1", "maintenance", "shed",
+    "overview", "history", "events", "limits", "connections", "connections/1", "bans", "bans/1", "maintenance", "shed",
     "evictions", "evictions/1", "topics", "publishers", "talkers", "config", "drain", "openapi.json",
 )  # fmt: skip
 NO_KEYS: dict[str, Any] = {"auth": {"admin_keys": {}}}

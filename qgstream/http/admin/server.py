@@ -13,6 +13,7 @@ from qgstream.http.admin.base import AdminHandler
 from qgstream.service import connection_query, status
 from qgstream.service.connection_query import Filter
 from qgstream.service.evictions import DEFAULT_SECONDS, MAX_SECONDS
+from qgstream.service.status_history import MAX_SAMPLES
 
 _MAX_TOPICS = 1000
 _DRAIN_FIELDS = ("seconds", "now", "topic", "exact")
@@ -35,6 +36,16 @@ class OverviewHandler(AdminHandler):
     def get(self) -> None:
         """A snapshot, as `/admin/events` sends them."""
         self.answer(self.service.viewers.take())
+
+
+class HistoryHandler(AdminHandler):
+    """The last hour."""
+
+    parameters = ("limit",)
+
+    def get(self) -> None:
+        """The newest `limit` samples."""
+        self.answer(self.service.status_history.document(self.whole("limit", MAX_SAMPLES, low=1, high=MAX_SAMPLES)))
 
 
 class ConfigHandler(AdminHandler):
