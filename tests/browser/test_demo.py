@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
 from playwright.sync_api import Locator, Page, expect
 
 from qgstream.wire.sse import Parser
+from tests.browser.conftest import serving
 from tests.browser.engines.base import Tab
 from tests.browser.relay import BAD_GATEWAY, Relay
 from tests.deploy.programs import free_port
@@ -24,6 +25,11 @@ OpenTab = Callable[..., Tab]
 StartServer = Callable[..., ServerProcess]
 StartRelay = Callable[[ServerProcess], Relay]
 GONE = ("ERR_INCOMPLETE_CHUNKED_ENCODING", "ERR_CONNECTION_REFUSED", "ERR_EMPTY_RESPONSE")
+
+
+@pytest.fixture(scope="module")
+def common_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ServerProcess]:
+    yield from serving(tmp_path_factory.mktemp("server"), auth__publish_keys={"tests": KEY, "dev": "dev"})
 
 
 @pytest.fixture
@@ -150,12 +156,38 @@ def test_the_keyboard_is_enough(start_server: StartServer, demo: OpenTab) -> Non
     page.keyboard.press("Control+Enter")
     expect(data(rows(page, "message"))).to_have_text("from the keyboard")
     page.evaluate("document.activeElement.blur()")
+    name = "(x) => x.id || x.getAttribute('aria-label') || x.textContent"
     reached = []
     for _ in range(30):
         page.keyboard.press("Tab")
-        reached.append(page.evaluate("document.activeElement.id || document.activeElement.textContent"))
-    controls = page.locator("input, textarea, button:visible, #log, summary")
-    assert set(controls.evaluate_all("all => all.map((x) => x.id || x.textContent)")) <= set(reached)
+        reached.append(page.evaluate(f"({name})(document.activeElement)"))
+    controls = page.locator("input, select, textarea, button:visible:not(#log button), #log, a:visible")
+    assert set(controls.evaluate_all(f"all => all.map({name})")) <= set(reached)
+
+
+def test_the_arrow_keys_lead_from_event_to_event(server: ServerProcess, demo: OpenTab) -> None:
+    """One event of the list takes part in the order of the tab key: the form behind 500 events is soon reached."""
+    page = demo(server.port, "?topic=arrows").page
+    for number in range(3):
+        publish(server, "arrows", {"n": number})
+    expect(rows(page, "message")).to_have_count(3)
+    page.get_by_role("switch", name="Heartbeats").uncheck()
+    page.locator("#log").focus()
+    for expected in ("arrows", "Expand the JSON", "Copy this event"):
+        page.keyboard.press("Tab")
+        assert (
+            page.evaluate("document.activeElement.getAttribute('aria-label') || document.activeElement.textContent")
+            == expected
+        )
+    row = "document.activeElement.closest('li').querySelector('.data').textContent"
+    assert page.evaluate(row) == '{"n": 2}'
+    page.keyboard.press("ArrowDown")
+    page.keyboard.press("ArrowDown")
+    assert page.evaluate(row) == '{"n": 0}'
+    page.keyboard.press("ArrowUp")
+    assert page.evaluate(row) == '{"n": 1}'
+    page.keyboard.press("Tab")
+    assert page.evaluate("document.activeElement.id") == "topic"
 
 
 # Away and back.
@@ -477,3 +509,160 @@ def test_it_fits_narrow_screens(start_server: StartServer, demo: OpenTab) -> Non
     for width in (360, 700, 1000):
         page.set_viewport_size({"width": width, "height": 800})
         assert page.evaluate("document.documentElement.scrollWidth") == width
+
+
+# What a reader of the list does with an event.
+
+
+def test_it_shows_topics_and_filters_by_them(server: ServerProcess, demo: OpenTab) -> None:
+    page = demo(server.port).page
+    publish_all(
+        server,
+        [
+            {"topic": "orders", "data": 1},
+            {"topic": ["orders", 'news/"a", b'], "data": {"id": "x", "topic": "other", "data": 2}},
+            {"topic": "chat", "data": '{"id": "1", "topic": "forged", "event": null, "data": 3}'},
+        ],
+    )
+    messages = rows(page, "message")
+    expect(messages.locator(".topic")).to_have_text(["chat", "orders", 'news/"a", b', "orders"])
+    expect(data(messages).first).to_have_text('{"id": "1", "topic": "forged", "event": null, "data": 3}')
+    expect(data(messages).nth(1)).to_have_text('{"id": "x", "topic": "other", "data": 2}')
+    choice = page.get_by_label("Filter events by topic")
+    assert choice.locator("option").all_inner_texts()[1:] == ["chat", 'news/"a", b', "orders"]
+    choice.select_option("orders")
+    expect(page.locator("#rows li:visible .data")).to_have_text(['{"id": "x", "topic": "other", "data": 2}', "1"])
+    choice.select_option("")
+    messages.first.get_by_role("button", name="chat").click()
+    expect(choice).to_have_value("chat")
+    expect(page.locator("#rows li:visible .topic")).to_have_text(["chat"])
+    publish(server, "orders", 4)
+    publish(server, "chat", 5)
+    expect(page.locator("#rows li:visible .data").first).to_have_text("5")
+    expect(page.locator("#rows li:visible .topic")).to_have_text(["chat", "chat"])
+    page.get_by_role("button", name="Clear").click()
+    expect(choice).to_have_value("chat")  # what somebody has chosen stays
+
+
+def test_json_is_expanded_and_keeps_its_digits(server: ServerProcess, demo: OpenTab) -> None:
+    page = demo(server.port, "?topic=json").page
+    page.get_by_label("Topic", exact=True).fill("json")
+    written = '{"a": [1, 12345678901234567890.10], "b": {}, "c": [], "d": "x: {[,\\"", "e": [{"f": null}]}'
+    publish_by_form(page, written, topic="json")
+    row = rows(page, "message")
+    expect(data(row)).to_have_text(written)
+    expand = row.get_by_role("button", name="Expand the JSON")
+    expect(expand).to_have_attribute("aria-expanded", "false")
+    expand.click()
+    expect(expand).to_have_attribute("aria-expanded", "true")
+    shown = data(row).inner_text()
+    assert shown.splitlines()[:5] == ["{", '  "a": [', "    1,", "    12345678901234567890.10", "  ],"]
+    assert '"b": {},' in shown
+    assert '"c": [],' in shown
+    assert json.loads(shown) == json.loads(written)
+    expand.click()
+    expect(data(row)).to_have_text(written)
+    publish_by_form(page, "no JSON", topic="json")
+    expect(rows(page, "message")).to_have_count(2)
+    expect(rows(page, "message").first.get_by_role("button", name="Expand the JSON")).to_have_count(0)
+
+
+def test_long_json_is_expanded_as_a_whole(server: ServerProcess, demo: OpenTab) -> None:
+    page = demo(server.port, "?topic=long").page
+    publish(server, "long", list(range(1000)))
+    row = rows(page, "message")
+    row.get_by_role("button", name="Expand the JSON").click()
+    assert json.loads(data(row).inner_text()) == list(range(1000))
+    expect(row.get_by_role("button", name="Show all")).to_be_hidden()
+
+
+@pytest.mark.parametrize("has_clipboard", [True, False], ids=["clipboard", "another host without TLS"])
+def test_events_and_snippets_are_copied(server: ServerProcess, demo: OpenTab, *, has_clipboard: bool) -> None:
+    page = demo(server.port, "?topic=copies").page
+    # What a browser would give to its machine; that belongs to whoever runs the tests.
+    page.evaluate(
+        """(has) => {
+            window.copied = [];
+            const clipboard = has ? {writeText: async (text) => void copied.push(text)} : undefined;
+            Object.defineProperty(navigator, "clipboard", {value: clipboard});
+            document.execCommand = () => { copied.push(document.activeElement.value); return true; };
+        }""",
+        has_clipboard,
+    )
+    publish(server, "copies", '{"a":  1}')
+    button = rows(page, "message").get_by_role("button", name="Copy this event")
+    button.click()
+    expect(page.locator("#said")).to_have_text("Copied")
+    expect(button).to_be_focused()
+    for name in ("code-page", "code-shell", "code-publish"):
+        page.locator(f'[data-copies="{name}"]').click()
+        expect(page.locator(f'[data-copies="{name}"]')).to_have_text("Copied")
+    snippets = [page.locator(f"#{name}").text_content() for name in ("code-page", "code-shell", "code-publish")]
+    assert page.evaluate("copied") == ['{"a":  1}', *snippets]
+    expect(page.locator("#said")).to_have_text("")
+
+
+# Keys, and the way to the dashboard.
+
+
+def test_the_key_of_development_is_offered_where_it_is_one(server: ServerProcess, demo: OpenTab) -> None:
+    page = demo(server.port).page
+    page.get_by_role("button", name="Publish", exact=True).click()
+    expect(page.locator("#answer")).to_contain_text("Published")
+    expect(page.locator("#code-publish")).to_contain_text("Bearer dev'")
+    page.get_by_role("link", name="Dashboard").click()
+    expect(page.get_by_label("Admin key")).to_be_visible()
+    page.get_by_role("link", name="Demo page").click()
+    expect(page.locator("#state")).to_have_text("open")
+
+
+@pytest.mark.parametrize("keys", [{}, {"shop": "a-key"}], ids=["none", "another"])
+def test_no_key_is_offered_that_would_not_be_taken(
+    start_server: StartServer, demo: OpenTab, keys: dict[str, str]
+) -> None:
+    page = demo(start_server(auth__publish_keys=keys).port).page
+    expect(page.locator("#publish-form")).to_be_visible(visible=bool(keys))
+    expect(page.locator("#shell-publish")).to_be_visible(visible=bool(keys))
+    expect(page.locator("#no-keys")).to_be_visible(visible=not keys)
+    if keys:
+        expect(page.get_by_label("Publish key")).to_have_value("")
+    else:
+        expect(page.locator("#no-keys")).to_contain_text("auth.publish_keys")
+    assert not re.search(r"\bdev\b", page.locator("body").inner_text())
+
+
+# A phone.
+
+
+def test_on_a_phone_the_result_of_a_publish_is_in_sight(server: ServerProcess, demo: OpenTab) -> None:
+    page = demo(server.port, "?topic=other/*").page
+    page.set_viewport_size({"width": 390, "height": 844})
+    answer = page.locator("#answer")
+
+    def press_at_the_edge() -> None:
+        """The button is at the lower edge, the form's answer below it, and the event far above. Playwright's own click
+        would scroll."""
+        page.get_by_role("button", name="Publish", exact=True).evaluate(
+            "(it) => { scrollBy(0, it.getBoundingClientRect().bottom - innerHeight); it.click(); }"
+        )
+
+    press_at_the_edge()
+    expect(answer).to_contain_text("This page does not listen to that topic.")
+    expect(answer).to_be_in_viewport(ratio=1)
+    page.get_by_label("Topics").fill("")
+    page.get_by_role("button", name="Subscribe").click()
+    expect(page.locator("#replay")).to_have_text("none")
+    expect(page.locator("#state")).to_have_text("open")
+    press_at_the_edge()
+    expect(answer).to_contain_text("It is in the list")
+    expect(answer).to_be_in_viewport(ratio=1)
+    page.get_by_role("button", name="Show it").click()
+    expect(data(rows(page, "message").first)).to_be_in_viewport()
+
+
+@pytest.mark.parametrize("width", [390, 1280])
+def test_no_line_of_a_snippet_is_cut_off(server: ServerProcess, demo: OpenTab, width: int) -> None:
+    page = demo(server.port, f"?topic={'t' * 150}").page
+    page.set_viewport_size({"width": width, "height": 844})
+    for snippet in page.locator("pre").all():
+        assert snippet.evaluate("pre => pre.scrollWidth - pre.clientWidth") == 0
