@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Callable, Iterator
-from typing import Any
+from pathlib import Path
+from typing import Any, ClassVar
+from urllib.request import Request, urlopen
 
 import pytest
 from playwright.sync_api import Locator, Page, expect
 
+from qgstream.service.status_history import quantile
+from tests.browser.conftest import QUICK
 from tests.browser.engines.base import Tab
 from tests.browser.relay import Relay
 from tests.publishing import publish
@@ -29,6 +34,64 @@ def server(start_server: StartServer) -> ServerProcess:
     return start_server(
         auth__admin_keys={"boss": ADMIN_KEY}, limits__max_connections=50, limits__max_backlog_bytes=2**26
     )
+
+
+QUICK_HISTORY = """
+from qgstream.service import status_history
+status_history.INTERVAL_SECONDS = 0.2
+from qgstream.cli import main
+raise SystemExit(main())
+"""
+
+
+class QuickHistory(ServerProcess):
+    """A server with a sample of its history every fifth of a second, and not every ten seconds."""
+
+    program: ClassVar[tuple[str, ...]] = ("-c", QUICK_HISTORY)
+
+    def __init__(self, folder: Path, *, port: int = 0) -> None:
+        settings = QUICK | {"auth__admin_keys": {"boss": ADMIN_KEY}}
+        super().__init__(folder, port=port, **settings)  # type: ignore[arg-type]  # `port` is not among them
+
+    def ask(self, path: str, *, method: str = "GET") -> dict[str, Any]:
+        headers = {"Authorization": f"Bearer {ADMIN_KEY}"}
+        with urlopen(Request(f"{self.url}/admin/{path}", headers=headers, method=method), timeout=60) as answer:
+            document: dict[str, Any] = json.loads(answer.read())
+        return document
+
+    def wait_for_sample(self, is_it: Callable[[dict[str, Any]], bool], what: str) -> None:
+        wait_until(lambda: any(map(is_it, self.ask("history")["samples"])), what=what)
+
+
+@pytest.fixture(scope="module")
+def idle(tmp_path_factory: pytest.TempPathFactory) -> Iterator[QuickHistory]:
+    """Nobody uses it; for all tests that leave it so."""
+    with QuickHistory(tmp_path_factory.mktemp("idle")) as server:
+        yield server
+
+
+@pytest.fixture
+def start_quick(tmp_path: Path) -> Iterator[Callable[..., QuickHistory]]:
+    """Start such a server; it is stopped after the pages are closed."""
+    servers: list[QuickHistory] = []
+
+    def start(port: int = 0) -> QuickHistory:
+        servers.append(QuickHistory(tmp_path, port=port))
+        return servers[-1]
+
+    yield start
+    for server in servers:
+        if server.process.returncode is None:  # not killed
+            server.stop()
+
+
+@pytest.fixture
+def idle_board(idle: QuickHistory, open_tab: OpenTab) -> Page:
+    """The page of that server with its key given."""
+    page = open_tab(f"{idle.url}/admin").page
+    give_key(page, ADMIN_KEY)
+    expect(page.locator("#status")).to_have_text("ready")
+    return page
 
 
 @pytest.fixture
@@ -133,7 +196,7 @@ def test_it_shows_who_publishes_and_who_is_refused(server: ServerProcess, board:
     client.close()
     expect(page.locator("#publishers tr td")).to_have_text(["key-1", re.compile(r"\d"), "3", "0"])
     expect(page.locator("#publishes li .word")).to_have_text(["accepted", "unauthorized"])
-    expect(page.locator("#publishes li .word + .number")).to_have_text(["3", "2"])
+    expect(page.locator("#publishes li .count")).to_have_text(["3", "2"])
     expect(page.locator("#talkers tr td")).to_have_text(["127.0.0.1", re.compile(r"\d"), "3", "2"])
     page.get_by_label("Top talkers by").select_option("agent")
     row = page.locator("#talkers tr").filter(has_text="<b>loop</b>")
@@ -246,7 +309,7 @@ def test_limits_are_a_form(
     one_too_many.until(b"max_connections")
     one_too_many.close()
     expect(page.locator("#rejected li")).to_contain_text("max_connections")
-    page.locator("summary").click()
+    page.locator("#config summary").click()
     changed = page.locator("#keys tr").filter(has_text="limits.max_connections").first
     expect(changed).to_contain_text("admin API")
     page.locator("#keys tr", has_text="limits.retry_seconds").first.wait_for()
@@ -294,3 +357,132 @@ def test_a_key_that_was_changed_is_asked_for_again(server: ServerProcess, board:
     page.evaluate("key = 'another'")
     page.get_by_label("Order").select_option("oldest first")
     expect(page.locator("#refused")).to_contain_text("It may have been changed")
+
+
+# The last hour.
+
+
+def chart(page: Page, title: str) -> Any:
+    """What stands for the line of a tile where nobody sees it."""
+    return page.get_by_role("img", name=re.compile(f"^{title}, last"))
+
+
+def test_the_charts_show_what_was_before_the_page(start_quick: Callable[..., QuickHistory], open_tab: OpenTab) -> None:
+    server = start_quick()
+    for number in range(30):
+        publish(server, "orders", number)
+    server.wait_for_sample(lambda sample: sample["published"] > 0, "a sample with publishes")
+    server.ask("reload", method="POST")
+    server.wait_for_sample(lambda sample: sample["reloads"] == 1, "a sample with the reload")
+    page = open_tab(f"{server.url}/admin", expected=GONE).page
+    give_key(page, ADMIN_KEY)
+    expect(chart(page, "Published")).to_have_attribute("aria-label", re.compile(r"last 5 min: 0 /s to (?!0 /s)\d"))
+    expect(page.locator("#charts")).to_contain_text(re.compile(r"reloaded .* started "))
+    # A restart is shown, and what this page has seen of the process before it stays.
+    server.kill()
+    expect(page.locator("#status")).to_have_text("no answer")
+    start_quick(server.port)
+    expect(page.locator("#status")).to_have_text("ready")
+    expect(page.locator("#charts")).to_contain_text(re.compile(r"started .* reloaded .* started "))
+    expect(chart(page, "Published")).to_have_attribute("aria-label", re.compile(r": 0 /s to (?!0 /s)\d"))
+    lines = page.locator(".tile svg .mark.start")
+    assert lines.count() == 2 * page.locator(".tile").count()
+    # Between the two processes there is no line.
+    wait_until(lambda: page.locator(".tile").nth(6).locator(".curve").count() >= 2, what="the second line of the CPU")
+
+
+# Numbers that are no alarm.
+
+
+def test_few_measurements_have_a_median_and_no_colour(idle_board: Page) -> None:
+    page = idle_board
+    value = """([name, before, after]) => {
+        const totals = (counts) => ({uptime_seconds: 0, totals: {[name]: counts}});
+        const kept = [...seen];
+        seen.splice(0, Infinity, totals(before), {...totals(after), uptime_seconds: 5});
+        const found = lag(name, {warn: .25, bad: 2, noun: "publish round"});
+        seen.splice(0, Infinity, ...kept);
+        return [found.value, found.small, found.more, found.level ?? ""];
+    }"""
+
+    def shown(*counts: int) -> Any:
+        bounds = (0.1, 2.5, 5.0, None)
+        after = list(zip(bounds, counts, strict=True))
+        return page.evaluate(value, ["lag", [[bound, 0] for bound in bounds], after])
+
+    assert shown(0, 0, 0, 0) == ["\N{EN DASH}", "", "0 publish rounds, last 5 s", ""]
+    assert shown(0, 0, 1, 1) == ["3.8 s", " median", "1 publish round, last 5 s", ""]
+    assert shown(18, 18, 18, 19)[1:] == [" median", "19 publish rounds, last 5 s", ""]
+    assert shown(0, 0, 40, 40) == ["5.0 s", " p99", "median 3.8 s, last 5 s", ""]  # too few to be coloured
+    assert shown(0, 0, 400, 400)[3] == "bad"
+    assert shown(0, 400, 400, 400)[3] == "bad"
+    assert shown(400, 400, 400, 400) == ["99 ms", " p99", "median 50 ms, last 5 s", ""]
+
+
+def test_the_page_estimates_quantiles_as_the_server_does(idle_board: Page) -> None:
+    bounds = (0.1, 0.25, 1.0, None)
+    nothing = [(bound, 0) for bound in bounds]
+    for counts in ((1, 1, 1, 1), (0, 3, 4, 4), (2, 2, 4, 9), (0, 0, 0, 0), (0, 0, 0, 7)):
+        after = list(zip(bounds, counts, strict=True))
+        for part in (0.5, 0.99):
+            found = idle_board.evaluate("([part, counts]) => Math.min(1, quantile(part, counts))", [part, after])
+            assert found == pytest.approx(quantile(part, nothing, after) or 0, abs=1e-6)
+
+
+# How it looks.
+
+
+def test_counts_stand_below_each_other(idle_board: Page) -> None:
+    right_edges = idle_board.evaluate(
+        """() => {
+            const before = {accepted: 0, repeated: 7, forbidden: 1};
+            drawReasons("publishes", {accepted: 12345, repeated: 7, forbidden: 89}, before);
+            const right = (x) => Math.round(x.getBoundingClientRect().right);
+            const edge = (name) => [...document.querySelectorAll(name)].map(right);
+            return [[...edge("#publishes .count"), ...edge("#publishes-sum")], edge("#publishes .since")];
+        }"""
+    )
+    assert [(len(edges), len(set(edges))) for edges in right_edges] == [(4, 1), (3, 1)]
+
+
+@pytest.mark.parametrize("width", [390, 800, 1280])
+def test_no_card_is_mostly_empty(idle_board: Page, width: int) -> None:
+    page = idle_board
+    page.set_viewport_size({"width": width, "height": 900})
+    expect(page.locator("#list-none")).to_be_visible()
+    empty = page.locator("main section:not(.tile)").evaluate_all(
+        """all => all.map((card) => {
+            const shown = [...card.querySelectorAll("*")].filter((x) => x.checkVisibility());
+            const bottom = (x) => x.getBoundingClientRect().bottom;
+            return Math.round(bottom(card) - Math.max(...shown.map(bottom)));
+        })"""
+    )
+    assert len(empty) >= 8
+    assert max(empty) <= 24, empty
+
+
+def test_a_phone_has_sections_to_jump_to(idle_board: Page) -> None:
+    page = idle_board
+    links = page.get_by_role("navigation", name="Sections")
+    page.set_viewport_size({"width": 1280, "height": 844})
+    expect(links).to_be_hidden()
+    page.set_viewport_size({"width": 390, "height": 844})
+    for link in links.get_by_role("link").all():
+        link.click()
+        target = page.locator(link.get_attribute("href") or "none")
+        expect(target).to_be_in_viewport()
+        expect(target).to_be_focused()
+        expect(links).to_be_in_viewport()
+    links.get_by_role("link", name="Limits").click()
+    expect(page.get_by_label("max_connections", exact=True)).to_be_in_viewport()
+    assert page.evaluate("document.documentElement.scrollWidth") == 390
+
+
+@pytest.mark.parametrize(("width", "is_open"), [(390, False), (1280, True)])
+def test_on_a_phone_the_limits_are_folded(idle: QuickHistory, open_tab: OpenTab, width: int, *, is_open: bool) -> None:
+    page = open_tab("about:blank").page
+    page.set_viewport_size({"width": width, "height": 844})
+    page.goto(f"{idle.url}/admin")
+    give_key(page, ADMIN_KEY)
+    expect(page.locator("#status")).to_have_text("ready")
+    expect(page.locator("#limit-form")).to_be_visible(visible=is_open)
