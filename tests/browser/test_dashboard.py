@@ -400,7 +400,7 @@ def test_few_measurements_have_a_median_and_no_colour(idle_board: Page) -> None:
         const totals = (counts) => ({uptime_seconds: 0, totals: {[name]: counts}});
         const kept = [...seen];
         seen.splice(0, Infinity, totals(before), {...totals(after), uptime_seconds: 5});
-        const found = lag(name, {warn: .25, bad: 2, noun: "publish round"});
+        const found = lag(name, {warn: .25, bad: 2});
         seen.splice(0, Infinity, ...kept);
         return [found.value, found.small, found.more, found.level ?? ""];
     }"""
@@ -410,12 +410,13 @@ def test_few_measurements_have_a_median_and_no_colour(idle_board: Page) -> None:
         after = list(zip(bounds, counts, strict=True))
         return page.evaluate(value, ["lag", [[bound, 0] for bound in bounds], after])
 
-    assert shown(0, 0, 0, 0) == ["\N{EN DASH}", "", "0 publish rounds, last 5 s", ""]
-    assert shown(0, 0, 1, 1) == ["3.8 s", " median", "1 publish round, last 5 s", ""]
-    assert shown(18, 18, 18, 19)[1:] == [" median", "19 publish rounds, last 5 s", ""]
-    assert shown(0, 0, 40, 40) == ["5.0 s", " p99", "median 3.8 s, last 5 s", ""]  # too few to be coloured
-    assert shown(0, 0, 400, 400)[3] == "bad"
-    assert shown(0, 400, 400, 400)[3] == "bad"
+    assert shown(0, 0, 0, 0) == ["\N{EN DASH}", "", "0 measurements, last 5 s", ""]
+    assert shown(0, 0, 1, 1) == ["3.8 s", " median", "1 measurement, last 5 s", ""]
+    assert shown(0, 0, 19, 19) == ["3.8 s", " median", "19 measurements, last 5 s", ""]
+    assert shown(0, 0, 20, 20)[3] == "bad"  # half of them took so long
+    assert shown(0, 20, 20, 20)[3] == "warn"
+    assert shown(38, 38, 40, 40) == ["53 ms", " median", "40 measurements, last 5 s", ""]  # and not "5 s p99"
+    assert shown(390, 390, 400, 400) == ["4.0 s", " p99", "median 51 ms, last 5 s", "bad"]
     assert shown(400, 400, 400, 400) == ["99 ms", " p99", "median 50 ms, last 5 s", ""]
 
 

@@ -168,10 +168,10 @@ def test_the_keyboard_is_enough(start_server: StartServer, demo: OpenTab) -> Non
 def test_the_arrow_keys_lead_from_event_to_event(server: ServerProcess, demo: OpenTab) -> None:
     """One event of the list takes part in the order of the tab key: the form behind 500 events is soon reached."""
     page = demo(server.port, "?topic=arrows").page
-    for number in range(3):
-        publish(server, "arrows", {"n": number})
+    publish_all(server, [{"topic": "arrows", "data": {"n": number}} for number in range(3)])
     expect(rows(page, "message")).to_have_count(3)
     page.get_by_role("switch", name="Heartbeats").uncheck()
+    expect(page.locator('#rows li:visible:has(button:not([tabindex="-1"]))')).to_have_count(1)
     page.locator("#log").focus()
     for expected in ("arrows", "Expand the JSON", "Copy this event"):
         page.keyboard.press("Tab")

@@ -12,7 +12,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
-from playwright.sync_api import expect
+from playwright.sync_api import Page, expect
 
 from tests.browser.conftest import wait_for_connections
 from tests.browser.engines.base import Tab
@@ -20,7 +20,7 @@ from tests.browser.streams import opened
 from tests.deploy.programs import free_port
 from tests.documents import ROOT
 from tests.publishing import publish, publish_all
-from tests.serving import ServerProcess, wait_until
+from tests.serving import KEY, ServerProcess, wait_until
 
 EXAMPLE = Path("docs/examples/react")
 WEB = Path("qgstream/web")
@@ -85,16 +85,51 @@ def test_what_was_built_lives_on_a_server_of_another_origin(
 ) -> None:
     server = start_server()
     with vite(built, "preview", api=server.port) as url:
-        page = open_tab(f"{url}/?api=http://localhost:{server.port}").page
+        page = open_tab(f"{url}/?api=http://localhost:{server.port}", expected=("401 (Unauthorized)",)).page
         original, hook = page.locator("#original"), page.locator("#hook")
         expect(original).to_contain_text(re.compile(r"connected, heartbeat: 20\d\d-"))
         expect(hook).to_contain_text(re.compile(r"open, heartbeat: 20\d\d-"))
         publish(server, "orders", {"order": 7})
         publish(server, "orders", {"order": 8}, event="created")
         publish(server, "orders", "text", event="paid")
-        expect(hook.locator("li")).to_have_text(['message {"order":7}', 'created {"order":8}', 'paid "text"'])
+        expect(hook.locator("li")).to_have_text(
+            ['paid orders "text"', 'created orders {"order":8}', 'message orders {"order":7}']
+        )
         expect(original.locator("li")).to_have_text(['{"order": 7}'])
+        publishes(page)
+        is_styled(page)
         page.close()
+
+
+def publishes(page: Page) -> None:
+    """The form publishes, and says why the server refuses."""
+    form, answer = page.get_by_role("region", name="Publish"), page.get_by_role("status")
+    key = form.get_by_label("Publish key")
+    expect(key).to_have_value("dev")  # of `make run`
+    form.get_by_label("Data").fill('{"order": 9}')
+    form.get_by_role("button", name="Publish").click()
+    expect(answer).to_contain_text("401 unknown_key: ")
+    key.fill(KEY)
+    form.get_by_role("button", name="Publish").click()
+    expect(answer).to_have_text(re.compile(r"^Published to 2 streams, id \S+\.$"))
+    expect(page.locator("#hook li").first).to_have_text('created orders {"order":9}')
+    form.get_by_label("Event type").fill("")
+    form.get_by_label("Data").fill("no JSON")
+    form.get_by_label("Data").press("Enter")
+    expect(page.locator("#hook li").first).to_have_text('message orders "no JSON"')
+    expect(page.locator("#original li").first).to_have_text("no JSON")
+
+
+def is_styled(page: Page) -> None:
+    """By its own style sheet, in light and dark, and on a phone."""
+    ground = "getComputedStyle(document.body).backgroundColor"
+    page.emulate_media(color_scheme="light")
+    light = page.evaluate(ground)
+    page.emulate_media(color_scheme="dark")
+    assert len({light, page.evaluate(ground), "rgba(0, 0, 0, 0)"}) == 3
+    for width in (360, 1280):
+        page.set_viewport_size({"width": width, "height": 800})
+        assert page.evaluate("document.documentElement.scrollWidth") == width
 
 
 def test_in_development_and_strict_mode(built: Path, start_server: StartServer, open_tab: OpenTab) -> None:
@@ -107,12 +142,12 @@ def test_in_development_and_strict_mode(built: Path, start_server: StartServer, 
         expect(hook).to_contain_text(re.compile(r"open, heartbeat: 20\d\d-"))
         # Strict mode mounts twice, and nothing of the first time is left.
         wait_for_connections(server, 2)
-        page.get_by_label("Topic").fill("orders")
+        page.get_by_label("Topic", exact=True).fill("orders")
         server.wait_for_log("events.connected", topics=["orders"])
         for topic in ("news", "orders"):
             publish(server, topic, {"topic": topic})
-        expect(original.locator("li")).to_have_text(['{"topic": "news"}', '{"topic": "orders"}'])
-        expect(hook.locator("li")).to_have_text(['message {"topic":"orders"}'])
+        expect(original.locator("li")).to_have_text(['{"topic": "orders"}', '{"topic": "news"}'])
+        expect(hook.locator("li")).to_have_text(['message orders {"topic":"orders"}'])
         page.close()
 
 

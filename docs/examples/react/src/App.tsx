@@ -1,13 +1,18 @@
 import { Original } from "./Original";
+import { Publish } from "./Publish";
 import { WithHook } from "./WithHook";
 
-/** Both, on the same server. An `api` of "" is this page's own, which passes it on (vite.config.js). */
+/** All on the same server. An `api` of "" is this page's own, which passes it on (vite.config.js). */
 export function App({ api }: { api: string }) {
+  const url = `${api}/events`;
   return (
     <main>
       <h1>qgstream and React</h1>
-      <Original url={`${api}/events`} />
-      <WithHook url={`${api}/events`} />
+      <Publish url={url} />
+      <div className="panes">
+        <WithHook url={url} />
+        <Original url={url} />
+      </div>
     </main>
   );
 }

@@ -7,16 +7,25 @@ interface ServerMessage {
   timestamp?: string;
 }
 
+/** What is published may be any text. */
+function parsed(text: string): ServerMessage {
+  try {
+    return Object(JSON.parse(text)) as ServerMessage;
+  } catch {
+    return {};
+  }
+}
+
 export function Original({ url }: { url: string }) {
   const [connected, setConnected] = useState(false);
   const [lastHeartbeat, setLastHeartbeat] = useState<string | null>(null);
-  const [events, setEvents] = useState<string[]>([]);
+  const [events, setEvents] = useState<{ id: string; data: string }[]>([]);
 
   useEffect(() => {
     const eventSource = new EventSource(url);
     eventSource.onopen = () => setConnected(true);
     eventSource.onmessage = (event: MessageEvent<string>) => {
-      const data = JSON.parse(event.data) as ServerMessage;
+      const data = parsed(event.data);
       switch (data.event) {
         case "connected":
           setConnected(true);
@@ -25,7 +34,7 @@ export function Original({ url }: { url: string }) {
           setLastHeartbeat(data.timestamp ?? null);
           break;
         default:
-          setEvents((old) => [...old, event.data].slice(-100));
+          setEvents((old) => [{ id: event.lastEventId, data: event.data }, ...old].slice(0, 100));
       }
     };
     eventSource.onerror = () => setConnected(false);
@@ -33,14 +42,16 @@ export function Original({ url }: { url: string }) {
   }, [url]);
 
   return (
-    <section id="original">
-      <h2>EventSource</h2>
-      <p>
+    <section id="original" aria-labelledby="original-title">
+      <h2 id="original-title">EventSource</h2>
+      <p className="status" data-open={connected}>
         {connected ? "connected" : "disconnected"}, heartbeat: {lastHeartbeat ?? "none yet"}
       </p>
-      <ul>
-        {events.map((data, number) => (
-          <li key={number}>{data}</li>
+      <ul aria-label="Events, newest first">
+        {events.map(({ id, data }) => (
+          <li key={id}>
+            <code>{data}</code>
+          </li>
         ))}
       </ul>
     </section>

@@ -9,18 +9,19 @@ export function WithHook({ url }: { url: string }) {
   });
 
   return (
-    <section id="hook">
-      <h2>useSSE</h2>
-      <p>
+    <section id="hook" aria-labelledby="hook-title">
+      <h2 id="hook-title">useSSE</h2>
+      <p className="status" data-open={state === "open"}>
         {state}, heartbeat: {lastHeartbeat ?? "none yet"}, resets: {resets}
       </p>
-      <label>
+      <label className="filter">
         Topic <input value={topic} onChange={(event) => setTopic(event.target.value)} placeholder="all" />
       </label>
-      <ul>
-        {messages.map(({ id, type, data }) => (
+      <ul aria-label="Events, newest first">
+        {[...messages].reverse().map(({ id, type, topic, data }) => (
           <li key={id}>
-            {type} {JSON.stringify(data)}
+            <span className="type">{type}</span> <span className="topic">{[topic].flat().join(", ")}</span>{" "}
+            <code>{JSON.stringify(data)}</code>
           </li>
         ))}
       </ul>
