@@ -114,6 +114,10 @@ class Console:
         programs.mkdir()
         (programs / "qgstream").write_text(f'#!/bin/sh\nexec "{sys.executable}" -m qgstream "$@"\n')
         (programs / "qgstream").chmod(0o755)
+        # As `make` leaves it. The programs are on the path already.
+        (programs / "activate").touch()
+        (folder / ".venv").mkdir()
+        (folder / ".venv" / "bin").symlink_to(programs)
         (folder / "conf").symlink_to(ROOT / "conf")
         (folder / ".curlrc").write_text("no-progress-meter\n")  # a terminal shows none
         self.environment = {

@@ -16,6 +16,7 @@ PAGES = [
     *sorted(ROOT.glob("docs/examples/*/README.md")),
 ]
 
+_NOTE = re.compile(r" *<!-- (.*) -->")
 _FENCE = re.compile(r"^ *```(?P<info>.*)$")
 _LINK = re.compile(r"(?<!!)\[(?:[^\]\[]|\[[^\]]*\])*\]\((?P<target>[^()\s]+)\)")
 _IMAGE = re.compile(r"!\[[^\]]*\]\((?P<target>[^()\s]+)\)")
@@ -24,13 +25,17 @@ _CODE = re.compile(r"`([^`\n]+)`")
 
 @dataclass(frozen=True)
 class Block:
-    """A fenced block: the first word after the fence is its language, the others say what is done with it."""
+    """A fenced block: the first word after the fence is its language, the others say what is done with it.
+
+    So does its note, a comment on the line above the fence: <!-- run -->, <!-- not run: why -->.
+    """
 
     page: Path
     line: int
     language: str
     flags: frozenset[str]
     text: str
+    note: str = ""
 
     def __str__(self) -> str:
         return f"{self.page.relative_to(ROOT)}:{self.line}"
@@ -42,7 +47,8 @@ def _split(page: Path) -> tuple[str, tuple[Block, ...]]:
     blocks: list[Block] = []
     opened: tuple[int, list[str]] | None = None
     held: list[str] = []
-    for number, line in enumerate(page.read_text(encoding="utf-8").splitlines(), 1):
+    lines = page.read_text(encoding="utf-8").splitlines()
+    for number, line in enumerate(lines, 1):
         fence = _FENCE.match(line)
         if fence is None:
             (prose if opened is None else held).append(line)
@@ -51,7 +57,9 @@ def _split(page: Path) -> tuple[str, tuple[Block, ...]]:
         else:
             assert not fence["info"], f"{page}:{number}: a fence inside a fence"
             language, *flags = opened[1] or [""]
-            blocks.append(Block(page, opened[0], language, frozenset(flags), dedent("\n".join(held))))
+            note = _NOTE.fullmatch(lines[opened[0] - 2]) if opened[0] > 1 else None
+            text = dedent("\n".join(held))
+            blocks.append(Block(page, opened[0], language, frozenset(flags), text, note[1] if note else ""))
             opened = None
     assert opened is None, f"{page}: its last fence is not closed"
     return "\n".join(prose), tuple(blocks)

@@ -9,7 +9,7 @@ from typing import Any
 from tests.serving import KEY, ServerProcess
 
 
-def publish(server: ServerProcess, topic: str, data: object, *, event: str | None = None) -> dict[str, Any]:
+def publish(server: ServerProcess, topic: str | list[str], data: object, *, event: str | None = None) -> dict[str, Any]:
     """Publish one event; returns the server's answer."""
     document = {"topic": topic, "data": data} | ({"event": event} if event else {})
     return post(server, json.dumps(document), "application/json")

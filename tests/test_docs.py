@@ -4,20 +4,26 @@ from __future__ import annotations
 
 import ast
 import asyncio
+import importlib.metadata
 import json
 import pkgutil
 import re
+import resource
+import shlex
+import signal
 import socket
 import subprocess
 import sys
-import urllib.request
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
+from tornado.httpserver import HTTPServer
+from tornado.web import Application
 
 import qgstream.cli
-from qgstream import errors
+from qgstream import errors, routes
 from qgstream.brokers.base import _ENGINES
 from qgstream.events.draft import Body
 from qgstream.http import api_reference, openapi
@@ -46,7 +52,8 @@ from tests.documents import (
     rows,
     words,
 )
-from tests.serving import RawClient, ServerProcess, wait_until
+from tests.publishing import publish
+from tests.serving import RawClient, ServerProcess
 
 DOCS = ROOT / "docs"
 HTTP, METRICS, RUNNING = DOCS / "http-interface.md", DOCS / "metrics.md", DOCS / "running.md"
@@ -397,14 +404,51 @@ def test_a_shell_block_can_be_parsed(block: Block) -> None:
     subprocess.run(["/bin/bash", "-n", "-c", block.text], check=True)
 
 
+PROGRAMS = re.compile(r"(?:^|[;(|&] *|[A-Z_]=\S+ )(qgstream|uvicorn|python|pip|pytest|ruff|mypy) ")
+
+
+@by_page
+def test_a_program_that_is_called_is_on_the_path(page: Path) -> None:
+    """`make run` puts nothing there: a command says where its program is, or the page has told how to put it there."""
+    is_active, wrong = False, []
+    for block in blocks_of(page):
+        if block.language in ("sh", "bash", "console"):
+            for line in block.text.splitlines():
+                is_active |= line == ". .venv/bin/activate"
+                if not is_active and PROGRAMS.search(line.removeprefix("$ ")):
+                    wrong.append(f"{block}: {line}")
+    assert wrong == []
+
+
 # What is shown happens.
 
-# docs/benchmarks.md measures for minutes.
-FOLLOWED = [
-    page for page in PAGES
-    if page.name != "benchmarks.md"
-    and any(b.language == "console" or "run" in b.flags for b in blocks_of(page))
-]  # fmt: skip
+
+@each("python", "sh", "bash", "javascript", "html", "jsx", "console")
+def test_a_snippet_is_run_or_says_why_not(block: Block) -> None:
+    """Beside it, in a comment on the line above: <!-- run by FILE -->, or <!-- not run: REASON -->."""
+    if is_followed(block) or {"page", "listens"} & block.flags or block in EMBEDDED or block in PARTS:
+        return
+    if block.language == "html":  # all of them: tests/browser/test_client_docs.py
+        return
+    by, _, rest = block.note.removeprefix("run by ").partition(", ")
+    if block.note.startswith("run by "):
+        assert rest in ("", "as far as it asks the server"), block.note
+        said = (ROOT / by).read_text(encoding="utf-8")
+        assert block.page.name in said or block.page.parent.name in said, f"{by} does not know {block.page.name}"
+    else:
+        assert block.note.startswith("not run: "), f"{block}: nobody runs it, and nothing says why"
+        for file in re.findall(r"tests/[\w/]+(?:\.py)?", block.note):
+            assert (ROOT / file).exists(), file
+
+
+RUNNERS = {"python": [sys.executable, "-c"], "sh": ["/bin/bash", "-euo", "pipefail", "-c"]}
+
+
+def is_followed(block: Block) -> bool:
+    return block.language == "console" or "run" in block.flags or block.note == "run"
+
+
+FOLLOWED = [page for page in PAGES if any(map(is_followed, blocks_of(page)))]
 
 
 @pytest.mark.parametrize("page", FOLLOWED, ids=lambda page: page.name)
@@ -416,10 +460,11 @@ def test_the_page_shows_what_happens(page: Path, tmp_path: Path, require_program
             for block in blocks_of(page):
                 if block.language == "console":
                     console.run(block)
-                elif "run" in block.flags:
+                elif is_followed(block):
                     done = subprocess.run(
-                        [sys.executable, "-c", console.in_this_run(block.text)], cwd=tmp_path, env=console.environment,
-                        capture_output=True, text=True, timeout=60, check=False,
+                        [*RUNNERS[block.language], console.in_this_run(block.text)], cwd=tmp_path,
+                        env=console.environment, stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=60,
+                        check=False,
                     )  # fmt: skip
                     assert (done.returncode, done.stderr) == (0, ""), f"{block}: {done.stderr}"
         finally:
@@ -433,26 +478,96 @@ def test_python_can_be_compiled(block: Block) -> None:
     compile(block.text, str(block), "exec", flags=ast.PyCF_ALLOW_TOP_LEVEL_AWAIT, dont_inherit=True)
 
 
-EMBEDDED = [block for block in blocks("python") if "asyncio.run(main())" in block.text]
+@pytest.mark.parametrize("block", [block for block in blocks("python") if "listens" in block.flags], ids=str)
+def test_a_program_that_listens_shows_events_until_ctrl_c(block: Block, tmp_path: Path) -> None:
+    with ServerProcess(tmp_path) as server:
+        text = block.text.replace("localhost:8000", f"127.0.0.1:{server.port}")
+        assert text != block.text
+        with subprocess.Popen([sys.executable, "-u", "-c", text], stdout=subprocess.PIPE, text=True) as listener:
+            assert listener.stdout is not None
+            try:
+                server.wait_for_log("events.connected")
+                id = publish(server, "orders", {"order": 7}, event="created")["id"]
+                assert listener.stdout.readline() == f"{id} created {{'order': 7}}\n"
+            finally:
+                listener.kill()
+
+
+def installed_with_the_package() -> set[str]:
+    requirements = importlib.metadata.requires("qgstream") or []
+    names = {
+        re.split(r"[^\w.-]", requirement)[0].lower() for requirement in requirements if "extra ==" not in requirement
+    }
+    modules = importlib.metadata.packages_distributions()
+    return {module for module, owners in modules.items() if names & {owner.lower() for owner in owners}} | {"qgstream"}
+
+
+@each("python")
+def test_a_page_says_what_to_install_for_what_it_imports(block: Block) -> None:
+    imported = {
+        name.partition(".")[0]
+        for node in ast.walk(ast.parse(block.text))
+        for name in ([alias.name for alias in node.names] if isinstance(node, ast.Import)
+                     else [node.module or ""] if isinstance(node, ast.ImportFrom) else [])
+    }  # fmt: skip
+    foreign = imported - sys.stdlib_module_names - installed_with_the_package()
+    text = block.page.read_text(encoding="utf-8")
+    missing = {name for name in foreign if not re.search(rf"pip install [^`\n]*{name.replace('_', '[-_]')}", text)}
+    assert missing == set()
+
+
+EMBEDDED = [block for block in blocks("python") if "asyncio.run(main())" in block.text and ".listen(" in block.text]
 
 
 @pytest.mark.parametrize("block", EMBEDDED, ids=str)
-def test_an_application_of_ten_lines_serves(block: Block) -> None:
+def test_an_application_of_ten_lines_says_where_it_serves_and_ends_on_ctrl_c(block: Block) -> None:
     port = free_port()
-    program = block.text.replace(".listen(8888)", f".listen({port}, '127.0.0.1')")
-    assert program != block.text
-    process = subprocess.Popen([sys.executable, "-c", program], cwd=ROOT, stderr=subprocess.DEVNULL)
-    try:
-        wait_until(lambda: is_open(port), what="the port")
-        client = RawClient(port).get("/events?topic=orders")
-        client.until(b'"connected"')
-        with urllib.request.urlopen(f"http://127.0.0.1:{port}/orders", data=b"", timeout=60) as answer:
-            assert answer.status == 200
-        client.until(b'event: created\ndata: {"order":7}\n\n')
-        client.close()
-    finally:
-        process.terminate()
-        process.wait()
+    program = block.text.replace("8888", str(port))
+    assert program.count(str(port)) == 3
+    with subprocess.Popen(
+        [sys.executable, "-u", "-c", program], cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    ) as process:
+        try:
+            assert process.stdout is not None
+            said = process.stdout.readline()
+            url, command = re.findall(r"^(http://\S+); publish with: (curl .*)$", said)[0]
+            client = RawClient(port).get(url.partition(str(port))[2] + "?topic=orders")
+            client.until(b'"connected"')
+            subprocess.run(shlex.split(command), check=True, capture_output=True, timeout=60)
+            client.until(b'event: created\ndata: {"order":7}\n\n')
+            client.close()
+            process.send_signal(signal.SIGINT)
+            assert process.wait(60) == 0
+            assert process.stderr is not None
+            assert process.stderr.read() == ""
+        finally:
+            process.kill()
+
+
+PARTS = [block for block in blocks("python") if block.note == "a part of a program"]
+
+
+@pytest.mark.gen_test
+@pytest.mark.parametrize("block", PARTS, ids=str)
+async def test_a_part_of_a_program_runs_in_one(block: Block) -> None:
+    """In a program that has the names which the pages use: hub, service, app, server and loop."""
+    before = resource.getrlimit(resource.RLIMIT_NOFILE)
+    async with Service(Hub()) as service:
+        app = Application([*routes(service)])
+        names: dict[str, Any] = {
+            "asyncio": asyncio, "hub": service.hub, "service": service, "app": app, "server": HTTPServer(app),
+            "loop": asyncio.get_running_loop(),
+        }  # fmt: skip
+        text = block.text.replace("8888", str(free_port()))
+        code = compile(text, str(block), "exec", flags=ast.PyCF_ALLOW_TOP_LEVEL_AWAIT, dont_inherit=True)
+        if (running := eval(code, names)) is not None:
+            await running
+        if "leave" in names:
+            await names["leave"](service, names["server"])
+        if "future" in names:
+            assert (await asyncio.wrap_future(names["future"])).id
+        names["server"].stop()
+    resource.setrlimit(resource.RLIMIT_NOFILE, before)
 
 
 def is_open(port: int) -> bool:

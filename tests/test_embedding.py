@@ -5,12 +5,12 @@ from __future__ import annotations
 import http.client
 import importlib
 import json
+import shlex
 import signal
 import socket
 import subprocess
 import sys
 from collections.abc import Iterator
-from pathlib import Path
 
 import pytest
 from tornado.httpclient import AsyncHTTPClient
@@ -32,10 +32,12 @@ from qgstream import (
 )
 from tests.conftest import ExpectLog
 from tests.deploy.programs import free_port
+from tests.documents import ROOT, blocks_of
 from tests.http.asking import BEARER, KEY, Client, error_of
 from tests.serving import RawClient, wait_until
 
-EXAMPLE = Path(__file__).parent.parent / "docs" / "examples" / "embedding.py"
+PAGE = ROOT / "docs" / "embedding.md"
+EXAMPLE = ROOT / "docs" / "examples" / "embedding.py"
 
 
 # The example.
@@ -45,8 +47,9 @@ EXAMPLE = Path(__file__).parent.parent / "docs" / "examples" / "embedding.py"
 def example() -> Iterator[tuple[subprocess.Popen[str], int]]:
     port = free_port()
     with subprocess.Popen(
-        [sys.executable, "-W", "error", EXAMPLE, str(port)], stderr=subprocess.PIPE, text=True
-    ) as process:
+        [sys.executable, "-W", "error", "-u", EXAMPLE, str(port)],
+        stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+    ) as process:  # fmt: skip
         try:
             wait_until(lambda: is_open(port), what="the example to listen")
             yield process, port
@@ -72,8 +75,11 @@ def order(port: int, body: bytes) -> tuple[int, bytes]:
         connection.close()
 
 
-def test_the_example_does_what_it_says(example: tuple[subprocess.Popen[str], int]) -> None:
+@pytest.mark.parametrize("sign", [signal.SIGTERM, signal.SIGINT], ids=lambda sign: sign.name)
+def test_the_example_does_what_it_says(example: tuple[subprocess.Popen[str], int], sign: signal.Signals) -> None:
     process, port = example
+    assert process.stdout is not None
+    assert f"http://localhost:{port}/live/events" in process.stdout.readline()
     clients = [RawClient(port).get("/live/events?topic=orders", "Origin: http://localhost:3000") for _ in range(2)]
     for client in clients:
         client.until(b'"connected"')
@@ -90,7 +96,7 @@ def test_the_example_does_what_it_says(example: tuple[subprocess.Popen[str], int
     answer = connection.getresponse()
     assert (answer.status, json.loads(answer.read())["error"]["code"]) == (403, "no_publish_keys")
     connection.close()
-    process.send_signal(signal.SIGTERM)
+    process.send_signal(sign)
     for client in clients:
         assert client.to_end().endswith(b'"reason": "drain"}\n\n\r\n0\r\n\r\n')
         client.close()
@@ -99,6 +105,24 @@ def test_the_example_does_what_it_says(example: tuple[subprocess.Popen[str], int
     said = process.stderr.read()
     assert "Traceback" not in said
     assert "Error" not in said
+
+
+def test_the_commands_of_the_page_are_answered(example: tuple[subprocess.Popen[str], int]) -> None:
+    """Those of docs/embedding.md, in as many terminals."""
+    _, port = example
+    shown = [block for block in blocks_of(PAGE) if block.note == "run by tests/test_embedding.py"]
+    start, listen, buy = [block.text.replace("8888", str(port)) for block in shown]
+    assert start == f".venv/bin/python {EXAMPLE.relative_to(ROOT)}"
+    with subprocess.Popen(shlex.split(listen), stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True) as curl:
+        assert curl.stdout is not None
+        try:
+            while '"connected"' not in curl.stdout.readline():
+                pass
+            subprocess.run(shlex.split(buy), check=True, capture_output=True, timeout=60)
+            while "tea" not in curl.stdout.readline():
+                pass
+        finally:
+            curl.kill()
 
 
 # The names.

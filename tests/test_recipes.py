@@ -5,11 +5,13 @@ from __future__ import annotations
 import asyncio
 import json
 import os
+import re
+import shlex
 import subprocess
 import sys
 import time
 import tomllib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from itertools import pairwise
 from pathlib import Path
@@ -40,17 +42,27 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ServerProcess]:
         yield server
 
 
+def shown(word: str, *, language: str = "sh") -> str:
+    """The one command of the page with this word."""
+    (found,) = [block.text for block in blocks_of(PAGE) if block.language == language and word in block.text]
+    return found
+
+
 @contextmanager
-def program(*command: str, cwd: Path = ROOT, **environment: str) -> Iterator[int]:
-    """A program of the page, on a port of its own."""
+def program(name: str, *arguments: str, cwd: Path = ROOT, **environment: str) -> Iterator[int]:
+    """A program of the page, started by the command of the page, on a port of its own."""
     port = free_port()
+    words = shlex.split(re.sub(r"\b800\d\b", str(port), shown(name)))
+    assert words[0] in (".venv/bin/python", ".venv/bin/uvicorn")
+    module = ["-m", "uvicorn"] if words[0].endswith("uvicorn") else []
+    paths = [str(ROOT / word) if (ROOT / word).exists() else word for word in words[1:]]
     process = subprocess.Popen(
-        [sys.executable, *(part.replace("PORT", str(port)) for part in command)],
+        [sys.executable, *module, *paths, *arguments],
         cwd=cwd, env=os.environ | environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
     )  # fmt: skip
     said = ""
     try:
-        wait_until(lambda: is_open(port) or process.poll() is not None, seconds=30, what="the program to listen")
+        wait_until(lambda: is_open(port) or process.poll() is not None, what="the program to listen")
         yield port
     finally:
         process.terminate()
@@ -58,9 +70,13 @@ def program(*command: str, cwd: Path = ROOT, **environment: str) -> Iterator[int
     assert "Traceback" not in said, said
 
 
-def uvicorn(app: str) -> tuple[str, ...]:
-    return ("-m", "uvicorn", "--app-dir", str(RECIPES), f"{app}:app", "--host", "127.0.0.1", "--port", "PORT",
-            "--timeout-graceful-shutdown", "1")  # fmt: skip
+def order_as_shown(word: str, port: int) -> None:
+    """The page's curl with this word, and its answer is no error."""
+    command = re.sub(r"localhost:800\d", f"127.0.0.1:{port}", shown(word))
+    subprocess.run([*shlex.split(command), "--fail", "--silent"], check=True, capture_output=True, timeout=60)
+
+
+UVICORN = ("--timeout-graceful-shutdown", "1")
 
 
 def published(server: ServerProcess, topic: str, count: int) -> list[Event]:
@@ -86,27 +102,35 @@ def post(port: int, target: str, **content: Any) -> httpx.Response:
 # Publishing.
 
 
-def test_fastapi_publishes(server: ServerProcess) -> None:
-    with program(*uvicorn("fastapi_app"), EVENTS_URL=server.url, EVENTS_KEY=KEY) as port:
+def test_fastapi_publishes(server: ServerProcess, require_program: Callable[[str], Path]) -> None:
+    require_program("curl")
+    with program("fastapi_app:app", *UVICORN, EVENTS_URL=server.url, EVENTS_KEY=KEY) as port:
         answer = post(port, "/orders", json={"item": "tea"})
         assert answer.status_code == 200, answer.text
         (event,) = published(server, "orders", 1)
         assert (event.event, json.loads(event.data)) == ("created", {"order": 1, "item": "tea"})
         assert answer.json() == {"order": 1, "item": "tea", "id": event.id}
         assert post(port, "/orders", json={}).status_code == 422
+        order_as_shown('{"item": "tea"}', port)
 
 
-def test_django_publishes_what_is_committed(server: ServerProcess, tmp_path: Path) -> None:
-    command = (str(RECIPES / "django_app.py"), "runserver", "127.0.0.1:PORT", "--noreload")
-    environment = {"EVENTS_URL": server.url, "EVENTS_KEY": KEY, "DATABASE": str(tmp_path / "orders.db")}
+def test_django_publishes_what_is_committed(
+    server: ServerProcess, tmp_path: Path, require_program: Callable[[str], Path]
+) -> None:
+    require_program("curl")
+    environment = {"EVENTS_URL": server.url, "EVENTS_KEY": KEY}
     before = len(published(server, "orders", 0))
-    with program(*command, cwd=tmp_path, **environment) as port:
+    with program("django_app.py", "--noreload", cwd=tmp_path, **environment) as port:
         assert post(port, "/orders", data={"item": "coffee"}).status_code == 409
         answer = post(port, "/orders", data={"item": "milk"})
         assert (answer.status_code, answer.json()["item"]) == (200, "milk")
         wait_until(lambda: "milk" in published(server, "orders", 1)[-1].data)
+        order_as_shown("item=tea", port)
+        # Each request has its own thread, and all of them one database.
+        assert post(port, "/orders", data={"item": "sugar"}).json()["order"] == answer.json()["order"] + 2
     items = [json.loads(event.data)["item"] for event in published(server, "orders", before + 1)]
     assert "coffee" not in items
+    assert list(tmp_path.iterdir()) == [], "it leaves files behind"
 
 
 def test_tokens_of_a_model_go_on_after_a_break_in_the_middle(server: ServerProcess) -> None:
@@ -120,7 +144,7 @@ def test_tokens_of_a_model_go_on_after_a_break_in_the_middle(server: ServerProce
                 break
         return found
 
-    with program(*uvicorn("llm_tokens"), EVENTS_URL=server.url, EVENTS_KEY=KEY) as port:
+    with program("llm_tokens:app", *UVICORN, EVENTS_URL=server.url, EVENTS_KEY=KEY) as port:
         topic = post(port, "/questions", json={"prompt": "Why?"}).json()["topic"]
         first = asyncio.run(read(topic, "earliest", 3))
         rest = asyncio.run(read(topic, first[-1].id, 1000))
@@ -180,6 +204,12 @@ def test_the_excerpts_on_the_page_are_of_the_programs() -> None:
         assert {line.strip() for line in block.text.splitlines()} <= lines, f"{block} is not what the program says"
 
 
+def test_what_the_page_installs_is_what_these_tests_have() -> None:
+    named = shown("bin/pip install").removeprefix(".venv/bin/pip install ").split()
+    group = tomllib.loads((ROOT / "pyproject.toml").read_text())["dependency-groups"]["test"]
+    assert set(named) <= {re.split(r"[<>=]", requirement)[0].lower() for requirement in group}
+
+
 # Before and after.
 
 
@@ -204,10 +234,11 @@ def of_its_own(event: Event) -> bool:
 
 
 def test_sse_starlette_before_and_after(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    with program(*uvicorn("sse_starlette_before")) as port:
+    with program("sse_starlette_before:app", *UVICORN) as port:
         _, before = listen(port, "/events", 10)
-    monkeypatch.setenv("PYTHONPATH", str(RECIPES))
-    with FromFile(tmp_path, config=str(RECIPES / "sse_starlette_after.toml")) as server:
+    path, command = shown("sse_starlette_after.toml").split(" .venv/bin/qgstream serve --config ")
+    monkeypatch.setenv("PYTHONPATH", str(ROOT / path.removeprefix("PYTHONPATH=")))
+    with FromFile(tmp_path, config=str(ROOT / command)) as server:
         _, after = listen(server.port, "/events?topic=prices&last_event_id=earliest", 11)
     theirs = [(event.event, json.loads(event.data)) for event in before]
     ours = [(event.event, json.loads(event.data)) for event in after if not of_its_own(event)]
@@ -238,10 +269,10 @@ def test_an_endpoint_of_fastapi_before_and_after(tmp_path: Path) -> None:
         key = {"Authorization": "Bearer a-long-random-string"}
         return post(port, "/events", json=body, headers=key).status_code
 
-    with program(*uvicorn("fastapi_before"), HEARTBEAT_SECONDS="0.5", MAX_CONNECTIONS="1") as port:
+    with program("fastapi_before:app", *UVICORN, HEARTBEAT_SECONDS="0.5", MAX_CONNECTIONS="1") as port:
         before, *statuses_before = messages(port, broadcast)
     config = tmp_path / "after.toml"
-    text = (RECIPES / "fastapi_after.toml").read_text()
+    text = (ROOT / shown("fastapi_after.toml").removeprefix(".venv/bin/qgstream serve --config ")).read_text()
     config.write_text(
         text.replace("interval_seconds = 5", "interval_seconds = 0.5")
         .replace("max_connections = 100", "max_connections = 1") + "\n[drain]\nseconds = 0\n"

@@ -1,13 +1,13 @@
 """Live events inside your own application: your handler accepts orders, and every subscriber sees them at once.
 
-    python docs/examples/embedding.py 8888
+    .venv/bin/python docs/examples/embedding.py
     curl -N localhost:8888/live/events?topic=orders
     curl -d '{"item": "tea"}' localhost:8888/orders
 
 Any handler or task on the same event loop may call `await hub.publish(...)`. On SIGTERM and Ctrl-C, the program ends
 the streams over a second, and tells each client when to reconnect.
 """
-# ruff: noqa: INP001  # a program, not a part of a package
+# ruff: noqa: INP001, T201  # a program, not a part of a package, which says where it listens
 
 from __future__ import annotations
 
@@ -53,7 +53,8 @@ async def main(port: int) -> None:
                 *routes(service, prefix="/live"),
             ]
         )
-        server = app.listen(port, "127.0.0.1")
+        server = app.listen(port, "localhost")
+        print(f"streams: http://localhost:{port}/live/events, orders: http://localhost:{port}/orders; Ctrl-C ends it")
         leave = asyncio.Event()
         for number in (signal.SIGTERM, signal.SIGINT):
             asyncio.get_running_loop().add_signal_handler(number, leave.set)
@@ -63,4 +64,4 @@ async def main(port: int) -> None:
 
 
 if __name__ == "__main__":
-    asyncio.run(main(int(sys.argv[1])))
+    asyncio.run(main(int(sys.argv[1]) if sys.argv[1:] else 8888))

@@ -6,6 +6,7 @@ import asyncio
 import json
 import logging
 import re
+import sys
 import time
 from collections import Counter
 from collections.abc import AsyncGenerator, Iterator
@@ -43,6 +44,7 @@ from tests.brokers.engines import Engine
 from tests.brokers.rabbitmq_server import RabbitmqServer
 from tests.brokers.raw_amqp import RawPublisher
 from tests.conftest import ExpectLog
+from tests.documents import ROOT, blocks_of
 from tests.http.asking import until
 from tests.serving import RawClient, ServerProcess
 
@@ -96,8 +98,11 @@ async def test_what_any_client_publishes_is_an_event(stream: Engine, tmp_path: P
     server = await asyncio.to_thread(ServerProcess, tmp_path, broker__url=url)
     with server, closing(RawClient(server.port)) as client:
         await asyncio.to_thread(client.get("/events?topic=orders/*").until, b'"connected"')
-        json_message = aio_pika.Message(b'{"order": 7}', content_type="application/json", type="created")
-        await publish(stream, ("elsewhere", aio_pika.Message(b"x")), ("orders/7", json_message))
+        await publish(stream, ("elsewhere", aio_pika.Message(b"x")))
+        (shown,) = [block.text for block in blocks_of(ROOT / "docs" / "brokers.md") if block.language == "python"]
+        shown = shown.replace("amqp://guest:guest@localhost/", urlsplit(stream.url)._replace(query="").geturl())
+        program = shown.replace('"qgstream"', f'"{name_of(stream)}"')
+        await (await asyncio.create_subprocess_exec(sys.executable, "-c", program)).wait()
         received = await asyncio.to_thread(client.until, b'data: {"order": 7}')
         assert b"event: created" in received
         assert b"elsewhere" not in received

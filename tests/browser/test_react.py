@@ -1,7 +1,9 @@
-"""The React example as its README says: installed, checked, built, and opened beside a server on another port."""
+"""The React example as its README and docs/try-it.md say: installed, checked, built, and opened beside a server on
+another port."""
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import shutil
@@ -18,7 +20,7 @@ from tests.browser.conftest import wait_for_connections
 from tests.browser.engines.base import Tab
 from tests.browser.streams import opened
 from tests.deploy.programs import free_port
-from tests.documents import ROOT
+from tests.documents import ROOT, blocks
 from tests.publishing import publish, publish_all
 from tests.serving import KEY, ServerProcess, wait_until
 
@@ -54,9 +56,19 @@ def built(require_program: Callable[[str], Path], tmp_path_factory: pytest.TempP
     for part in (EXAMPLE, WEB):
         shutil.copytree(ROOT / part, root / part, ignore=ours)
     folder = root / EXAMPLE
+    # What docs/try-it.md shows is checked with the rest.
+    (shown,) = [block.text for block in blocks("jsx")]
+    (folder / "src" / "Shown.tsx").write_text(f"{shown}\n")
     run(folder, "npm", "ci", "--no-audit", "--no-fund", "--ignore-scripts", "--prefer-offline", "--loglevel=error")
     run(folder, "npm", "run", "build")
     return folder
+
+
+def test_the_commands_that_are_shown_are_those_that_are_run_here() -> None:
+    scripts = json.loads((ROOT / EXAMPLE / "package.json").read_text())["scripts"]
+    shown = [block.text for block in blocks("sh") if "npm run" in block.text]
+    assert sorted(shown) == [f"cd {EXAMPLE}\nnpm ci\nnpm run dev", "npm ci\nnpm run dev"]
+    assert scripts["dev"] == "vite"
 
 
 @contextmanager

@@ -1,6 +1,6 @@
 """A Django project in one file. Every subscriber sees an order as soon as its transaction is committed.
 
-python docs/examples/recipes/django_app.py runserver 8002
+.venv/bin/python docs/examples/recipes/django_app.py runserver 8002
 curl -d item=tea localhost:8002/orders
 """
 # ruff: noqa: INP001  # a program, not a part of a package
@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import functools
 import os
+import sqlite3
 import sys
 
 import django
@@ -22,9 +23,13 @@ from django.views.decorators.http import require_POST
 
 from qgstream import Publisher
 
+# In memory, so that trying it leaves no file behind. It lives as long as a connection to it is open.
+DATABASE = os.environ.get("DATABASE", "file:orders?mode=memory&cache=shared")
+kept = sqlite3.connect(DATABASE, uri=True)
+
 settings.configure(
     ALLOWED_HOSTS=["localhost", "127.0.0.1"],
-    DATABASES={"default": {"ENGINE": "django.db.backends.sqlite3", "NAME": os.environ.get("DATABASE", "orders.db")}},
+    DATABASES={"default": {"ENGINE": "django.db.backends.sqlite3", "NAME": DATABASE}},
     EVENTS_URL=os.environ.get("EVENTS_URL", "http://localhost:8000"),
     EVENTS_KEY=os.environ.get("EVENTS_KEY", "dev"),
     ROOT_URLCONF=__name__,

@@ -1,6 +1,6 @@
 """A FastAPI application that publishes its orders. Every subscriber sees them at once; qgstream holds the streams.
 
-    uvicorn --app-dir docs/examples/recipes fastapi_app:app --port 8001
+    .venv/bin/uvicorn --app-dir docs/examples/recipes fastapi_app:app --port 8001
     curl -H 'Content-Type: application/json' -d '{"item": "tea"}' localhost:8001/orders
 
 Starlette works the same way: it has the same `lifespan` and `request.app.state`.

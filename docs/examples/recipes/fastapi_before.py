@@ -1,6 +1,6 @@
 """Before: an endpoint of a FastAPI application with heartbeats, a limit and a way to broadcast.
 
-uvicorn --app-dir docs/examples/recipes fastapi_before:app --port 8001
+.venv/bin/uvicorn --app-dir docs/examples/recipes fastapi_before:app --port 8001
 """
 # ruff: noqa: INP001  # a program, not a part of a package
 

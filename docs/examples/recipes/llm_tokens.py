@@ -1,6 +1,6 @@
 """Sends the answer of a language model, token by token, to a page that may lose its connection in the middle.
 
-    uvicorn --app-dir docs/examples/recipes llm_tokens:app --port 8001
+    .venv/bin/uvicorn --app-dir docs/examples/recipes llm_tokens:app --port 8001
     curl -H 'Content-Type: application/json' -d '{"prompt": "Why?"}' localhost:8001/questions
 
 Replace `model` with your model's own streaming call.
@@ -16,6 +16,7 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
 from fastapi import FastAPI
+from fastapi.middleware.cors import CORSMiddleware
 from pydantic import BaseModel
 
 from qgstream import AsyncPublisher
@@ -58,6 +59,8 @@ async def lifespan(app: FastAPI) -> AsyncIterator[None]:
 
 
 app = FastAPI(lifespan=lifespan)
+# For pages of another origin. In production: yours, as in `cors.allow_origins` of the server.
+app.add_middleware(CORSMiddleware, allow_origins=["*"], allow_methods=["POST"], allow_headers=["*"])
 
 
 @app.post("/questions")

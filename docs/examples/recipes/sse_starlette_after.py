@@ -1,6 +1,6 @@
 """After: the same prices as a source of qgstream. One generator for all clients, and the rest is configuration.
 
-cd docs/examples/recipes && qgstream serve --config sse_starlette_after.toml
+PYTHONPATH=docs/examples/recipes .venv/bin/qgstream serve --config docs/examples/recipes/sse_starlette_after.toml
 """
 # ruff: noqa: INP001  # a module that the configuration names
 

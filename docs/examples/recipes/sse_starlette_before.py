@@ -1,6 +1,6 @@
 """Before: prices with sse-starlette. Every client has its own generator, task and queue in this process.
 
-uvicorn --app-dir docs/examples/recipes sse_starlette_before:app --port 8001
+.venv/bin/uvicorn --app-dir docs/examples/recipes sse_starlette_before:app --port 8001
 """
 # ruff: noqa: INP001  # a program, not a part of a package
 
