@@ -8,7 +8,7 @@ BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip install --quiet --quiet --disable-pip-version-check
 
 .DEFAULT_GOAL := help
-.PHONY: help run test test-fast coverage lint types docs dist client bench soak mutants clean
+.PHONY: help run test test-fast coverage lint types docs dist npm client bench soak mutants clean
 # A half-made stamp would skip the rest of its recipe for ever.
 .DELETE_ON_ERROR:
 
@@ -43,7 +43,7 @@ docs: build/site/.built ## make the documentation site
 	@echo "the site is there: build/site/index.html"
 
 # Anew each time: what pages are made of besides their own text is not known to Sphinx. A warning is an error.
-SITE_NEEDS = $(wildcard *.md docs/*.md docs/examples/*/README.md docs/site/*.* docs/images/*) qgstream/web/openapi.json \
+SITE_NEEDS = $(wildcard *.md docs/*.md docs/examples/*/README.md docs/site/*.* docs/images/* qgstream/web/*.md) qgstream/web/openapi.json \
 	$(shell find qgstream -name '*.py')
 build/site/.built: $(VENV)/.docs $(SITE_NEEDS)
 	rm -rf build/site
@@ -57,6 +57,15 @@ dist: $(VENV)/.dist ## build the wheel and the sdist, check them, and try each i
 	$(BIN)/python -m build --no-isolation --outdir dist . >/dev/null
 	$(BIN)/twine check --strict dist/*.whl dist/*.tar.gz
 	$(BIN)/python tests/packaging/tour.py dist
+
+# The package is made of the files that the server serves, and has the licence beside them.
+BUILD := build
+DIST := dist
+npm: ## make the npm package of the JavaScript client, dist/qgstream-client-*.tgz; needs npm
+	rm -rf $(BUILD)/npm $(DIST)/qgstream-client-*.tgz
+	mkdir -p $(BUILD)/npm $(DIST)
+	cp LICENSE $(addprefix qgstream/web/,README.md package.json client.js client.min.js client.d.ts) $(BUILD)/npm
+	npm pack $(abspath $(BUILD))/npm --pack-destination $(DIST) --silent
 
 client: ## make qgstream/web/client.min.js of client.js; needs npm
 	npm ci --prefix tests/browser/bundlers --ignore-scripts --no-audit --no-fund --loglevel=error

@@ -14,6 +14,7 @@ PAGES = [
     *(ROOT / name for name in ("README.md", "CHANGELOG.md", "CONTRIBUTING.md")),
     *sorted(ROOT.glob("docs/*.md")),
     *sorted(ROOT.glob("docs/examples/*/README.md")),
+    ROOT / "qgstream/web/README.md",
 ]
 
 _NOTE = re.compile(r" *<!-- (.*) -->")

@@ -28,7 +28,9 @@ from qgstream.version import __version__  # noqa: E402
 # The navigation: each page is in one group. A page that is in none is a warning, and that is an error.
 NAVIGATION = {
     "Start here": ("try-it", "recipes", "examples/react/README", "glossary"),
-    "Subscribe": ("javascript", "python-client", "clients", "resuming", "why-did-my-client-disconnect"),
+    "Subscribe": (
+        "javascript", "/qgstream/web/README", "python-client", "clients", "resuming", "why-did-my-client-disconnect",
+    ),
     "Publish": ("publishing", "sources", "embedding", "extending"),
     "Operate": (
         "running", "brokers", "metrics", "alerts", "incidents", "who-is-flooding-me", "admin-api", "tuning-limits",
@@ -48,7 +50,7 @@ project_copyright = author
 version = release = __version__
 
 root_doc = "README"
-include_patterns = ["README.md", "CHANGELOG.md", "CONTRIBUTING.md", "docs/**.md"]
+include_patterns = ["README.md", "CHANGELOG.md", "CONTRIBUTING.md", "docs/**.md", "qgstream/web/README.md"]
 exclude_patterns = ["**/node_modules"]
 extensions = ["myst_parser", "sphinx.ext.autodoc", "sphinx.ext.napoleon", "sphinx_copybutton"]
 

@@ -16,16 +16,19 @@ from pathlib import Path
 import pytest
 from playwright.sync_api import Page, expect
 
+from qgstream.version import __version__
 from tests.browser.conftest import wait_for_connections
 from tests.browser.engines.base import Tab
 from tests.browser.streams import opened
 from tests.deploy.programs import free_port
-from tests.documents import ROOT, blocks
+from tests.documents import ROOT, blocks, blocks_of
 from tests.publishing import publish, publish_all
 from tests.serving import KEY, ServerProcess, wait_until
 
 EXAMPLE = Path("docs/examples/react")
 WEB = Path("qgstream/web")
+CLIENT = "qgstream-client"
+QUIETLY = ("--no-audit", "--no-fund", "--ignore-scripts", "--prefer-offline", "--loglevel=error")
 # What the newest Vite needs (package.json, "engines").
 OLDEST_NODE = (20, 19)
 
@@ -59,9 +62,39 @@ def built(require_program: Callable[[str], Path], tmp_path_factory: pytest.TempP
     # What docs/try-it.md shows is checked with the rest.
     (shown,) = [block.text for block in blocks("jsx")]
     (folder / "src" / "Shown.tsx").write_text(f"{shown}\n")
-    run(folder, "npm", "ci", "--no-audit", "--no-fund", "--ignore-scripts", "--prefer-offline", "--loglevel=error")
+    (packaged,) = [block.text for block in blocks_of(ROOT / WEB / "README.md")]
+    (folder / "src" / "packaged.ts").write_text(packaged.replace("e.json.order", "(e.json as { order: number }).order"))
+    run(folder, "npm", "ci", *QUIETLY)
+    # What `npm ci` has is a link to the folder that the package is made of. This is the package itself.
+    run(folder, "npm", "install", "--no-save", *QUIETLY, package(root / "packed"))
+    assert not (folder / "node_modules" / CLIENT).is_symlink()
     run(folder, "npm", "run", "build")
     return folder
+
+
+def package(folder: Path) -> str:
+    """The npm package of the client, made by `make npm`."""
+    run(ROOT, "make", "npm", f"BUILD={folder}", f"DIST={folder}")
+    (tarball,) = folder.glob(f"{CLIENT}-*.tgz")
+    return str(tarball)
+
+
+def test_the_package_has_what_the_server_serves_and_its_version(built: Path) -> None:
+    installed = built / "node_modules" / CLIENT
+    files = {path.name for path in installed.iterdir()}
+    assert files == {"package.json", "README.md", "LICENSE", "client.js", "client.min.js", "client.d.ts"}
+    for name in ("client.js", "client.min.js", "client.d.ts"):
+        assert (installed / name).read_bytes() == (ROOT / WEB / name).read_bytes()
+    metadata = json.loads((installed / "package.json").read_text())
+    assert metadata["version"] == __version__
+    locked = json.loads((ROOT / EXAMPLE / "package-lock.json").read_text())["packages"]
+    assert locked[f"../../../{WEB}"]["version"] == __version__
+    # Every way in is a file, and Node.js finds it.
+    for name in metadata["exports"]:
+        if name.endswith("package.json"):
+            continue
+        code = f'import("{CLIENT}{name[1:]}").then((it) => console.log(Object.keys(it).sort().join()))'
+        assert run(built, "node", "-e", code) == "StateEvent,Stream,StreamEvent\n"
 
 
 def test_the_commands_that_are_shown_are_those_that_are_run_here() -> None:
