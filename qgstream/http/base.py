@@ -9,6 +9,7 @@ from functools import cached_property, lru_cache
 from http.client import responses
 from typing import Any, Literal, cast
 
+from tornado.escape import json_encode
 from tornado.http1connection import HTTP1Connection
 from tornado.httputil import HTTPServerRequest
 from tornado.web import Application, HTTPError, RequestHandler, stream_request_body
@@ -211,10 +212,10 @@ class BaseHandler(RequestHandler):
             self.request._body_future = over  # noqa: SLF001  # Tornado has no other name for it
 
     def answer(self, document: dict[str, object]) -> None:
-        """A JSON answer that no cache keeps."""
+        """A JSON answer that no cache keeps. It ends with a newline: a shell's prompt begins on a line of its own."""
         self.set_header("Content-Type", "application/json; charset=utf-8")
         self.set_header("Cache-Control", "no-store")
-        self.write(document)
+        self.write(json_encode(document) + "\n")
 
     def write_error(self, status_code: int, **kwargs: Any) -> None:
         """`{"error": {"code", "message"}}`, for our own errors and for Tornado's."""

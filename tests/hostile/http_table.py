@@ -36,7 +36,7 @@ def error(code: str, *pieces: str) -> tuple[bytes, ...]:
 
 MALFORMED = error("malformed_request")
 HOST = b"Host: x\r\n"
-OK = b'{"status": "ok"}'
+OK = b'{"status": "ok"}\n'
 EVENT = b'{"topic": "a", "data": 1}'
 
 

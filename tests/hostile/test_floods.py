@@ -60,7 +60,7 @@ def test_a_wrong_key_in_a_loop_is_counted_exactly_and_takes_two_lines(server: Se
     for _ in range(REFUSED // PIPELINED):
         client.socket.sendall(request * PIPELINED)
         client.received = b""
-        while client.received.count(b"HTTP/1.1 401") < PIPELINED or not client.received.endswith(b"}"):
+        while client.received.count(b"HTTP/1.1 401") < PIPELINED or not client.received.endswith(b"}\n"):
             more = client.socket.recv(65536)
             assert more
             client.received += more

@@ -225,16 +225,16 @@ def to_clean_end(client: TlsClient) -> bytes:
 
 
 ANSWERS = [
-    pytest.param(b"GET /health HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n", b'{"status": "ok"}', id="close"),
-    pytest.param(b"GET /health HTTP/1.0\r\n\r\n", b'{"status": "ok"}', id="HTTP/1.0"),
-    pytest.param(b"nonsense\r\n\r\n", b"}}", id="a refused request"),
+    pytest.param(b"GET /health HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n", b'{"status": "ok"}\n', id="close"),
+    pytest.param(b"GET /health HTTP/1.0\r\n\r\n", b'{"status": "ok"}\n', id="HTTP/1.0"),
+    pytest.param(b"nonsense\r\n\r\n", b"}}\n", id="a refused request"),
     pytest.param(
-        b"POST /events HTTP/1.1\r\nHost: x\r\nExpect: 100-continue\r\nContent-Length: 5\r\n\r\n", b"}}", id="401"
+        b"POST /events HTTP/1.1\r\nHost: x\r\nExpect: 100-continue\r\nContent-Length: 5\r\n\r\n", b"}}\n", id="401"
     ),
     pytest.param(
-        b"GET /health HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n" + b"x" * 100_000, b"}", id="more behind"
+        b"GET /health HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n" + b"x" * 100_000, b"}\n", id="more behind"
     ),
-    pytest.param(b"GET /ws HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n", b"}}", id="no handshake of a WebSocket"),
+    pytest.param(b"GET /ws HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n", b"}}\n", id="no handshake of a WebSocket"),
 ]
 
 
@@ -307,7 +307,7 @@ def test_http_1_1_is_spoken(
     client = TlsClient(server.port, context).get("/health", "Connection: close")
     assert isinstance(client.socket, ssl.SSLSocket)
     assert client.socket.selected_alpn_protocol() == selected
-    assert to_clean_end(client).endswith(b'{"status": "ok"}')
+    assert to_clean_end(client).endswith(b'{"status": "ok"}\n')
 
 
 def hello(*offered: str) -> bytes:

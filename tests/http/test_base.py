@@ -47,6 +47,37 @@ async def test_a_method_that_nobody_knows_is_known_on_no_path(client: Client, pa
     }
 
 
+ADMIN = {"Authorization": "Bearer admin-key"}
+JSON_ANSWERS = [
+    ("GET", "/health"), ("GET", "/ready"), ("GET", "/nowhere"), ("PUT", "/health"), ("POST", "/events"),
+    ("GET", "/events?replay=x"), ("GET", "/ws"), ("GET", "/admin/limits"), ("GET", "/admin/connections"),
+    ("GET", "/admin/config"), ("GET", "/admin/overview"), ("GET", "/admin/openapi.json"), ("GET", "/admin/talkers"),
+    ("GET", "/admin/nowhere"), ("GET", "/admin/bans"), ("POST", "/admin/bans"),
+]  # fmt: skip
+
+
+@pytest.mark.gen_test
+@pytest.mark.parametrize(("method", "path"), JSON_ANSWERS)
+async def test_json_ends_with_a_newline(client: Client, method: str, path: str) -> None:
+    """After `curl`, the prompt of a shell stands on a line of its own."""
+    client.service.effective = lambda: iter([("log.level", "info", "default")])
+    answer = await client.ask(method, path, headers=ADMIN if path.startswith("/admin") else {})
+    assert answer.headers["Content-Type"] == "application/json; charset=utf-8"
+    assert answer.body.endswith(b"}\n")
+    assert answer.headers["Content-Length"] == str(len(answer.body))
+    head = await client.ask("HEAD", path, headers=ADMIN if path.startswith("/admin") else {})
+    assert head.body == b""
+
+
+@pytest.mark.gen_test
+async def test_json_about_a_malformed_request_ends_with_a_newline(client: Client) -> None:
+    iostream = await client.connect()
+    await iostream.write(b"nonsense\r\n\r\n")
+    head, _, body = (await iostream.read_until_close()).partition(b"\r\n\r\n")
+    assert body.endswith(b"}\n")
+    assert f"Content-Length: {len(body)}".encode() in head
+
+
 @pytest.mark.gen_test
 @pytest.mark.parametrize(("path", "allow"), METHODS)
 async def test_options_says_what_a_path_knows(client: Client, path: str, allow: str) -> None:
@@ -126,13 +157,13 @@ async def test_a_server_that_leaves_lets_go_of_kept_alive_sockets(client: Client
     request = b"GET /health HTTP/1.1\r\nHost: tests\r\n\r\n"
     await iostream.write(request)
     head = await iostream.read_until(b"\r\n\r\n")
-    await iostream.read_bytes(len(b'{"status": "ok"}'))
+    await iostream.read_bytes(len(b'{"status": "ok"}\n'))
     assert b"Connection:" not in head
     client.hub.draining = True
     await iostream.write(request)
     answer = await iostream.read_until_close()
     assert b"\r\nConnection: close\r\n" in answer
-    assert answer.endswith(b'{"status": "ok"}')
+    assert answer.endswith(b'{"status": "ok"}\n')
 
 
 # A fault of ours: one answer without details, one line with everything.

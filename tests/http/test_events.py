@@ -235,7 +235,7 @@ async def test_a_kept_alive_connection_goes_on_after_a_head(client: Client) -> N
     await iostream.write(b"HEAD /events HTTP/1.1\r\nHost: tests\r\n\r\nGET /health HTTP/1.1\r\nHost: tests\r\n\r\n")
     assert b"text/event-stream" in await iostream.read_until(b"\r\n\r\n")
     assert (await iostream.read_until(b"\r\n\r\n")).startswith(b"HTTP/1.1 200 ")
-    assert await iostream.read_until(b"}") == b'{"status": "ok"}'
+    assert await iostream.read_until(b"}\n") == b'{"status": "ok"}\n'
     iostream.close()
 
 

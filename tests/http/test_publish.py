@@ -463,7 +463,7 @@ async def test_who_sends_much_in_vain_is_answered_and_may_go_on(
             f"POST /events HTTP/1.1\r\nHost: tests\r\n{fields}Content-Length: {len(body)}\r\n\r\n".encode() + body
         )
         assert (await iostream.read_until(b"\r\n\r\n")).startswith(f"HTTP/1.1 {status} ".encode())
-        await iostream.read_until(b"}}")
+        await iostream.read_until(b"}}\n")
     iostream.close()
 
 

@@ -476,7 +476,7 @@ async def answered(stream: IOStream, *request: bytes) -> None:
     for part in request:
         await stream.write(part)
         await asyncio.sleep(0.05)  # each is read by itself
-    await stream.read_until(b'"ok"}')
+    await stream.read_until(b'"ok"}\n')
 
 
 @pytest.mark.gen_test

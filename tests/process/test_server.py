@@ -287,8 +287,8 @@ def test_allowed_hosts_change(reloadable: Reloadable) -> None:
 def test_how_long_a_connection_is_kept_changes(reloadable: Reloadable) -> None:
     client = RawClient(reloadable.server.port, timeout_seconds=60)
     assert reloadable.reload(server={"keepalive_seconds": 0.2})["needs_restart"] == []
-    client.get("/health").until(b'"ok"}')
-    assert client.to_end().endswith(b'"ok"}')  # long before 75 s
+    client.get("/health").until(b'"ok"}\n')
+    assert client.to_end().endswith(b'"ok"}\n')  # long before 75 s
     client.close()
 
 
@@ -358,7 +358,7 @@ def test_notice_comes_before_the_listener_closes(tmp_path: Path) -> None:
         server.process.send_signal(signal.SIGTERM)
         wait_until(lambda: ask(server, "GET", "/ready", port=admin)[0].status == 503, what="/ready to say it")
         # Still served, while the balancer finds out; new streams are sent elsewhere.
-        assert ask(server, "GET", "/ready", port=admin)[1] == b'{"status": "draining"}'
+        assert ask(server, "GET", "/ready", port=admin)[1] == b'{"status": "draining"}\n'
         assert ask(server, "GET", "/health")[0].status == 200
         publish(server, "a", "during notice")
         client.until(b"during notice")

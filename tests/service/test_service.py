@@ -80,7 +80,7 @@ def test_a_slot_that_is_freed_is_taken(tmp_path: Path) -> None:
         for _ in range(4):
             clients = [opened(server) for _ in range(5)]
             assert status(server) == 503
-            assert ask(server, "GET", "/ready")[1] == b'{"status": "full"}'
+            assert ask(server, "GET", "/ready")[1] == b'{"status": "full"}\n'
             for client in clients:
                 client.close()
             wait_until(lambda: metrics(server)["connections"] == 0, what="no stream")

@@ -59,7 +59,7 @@ class ConfigHandler(AdminHandler):
         self.set_header("Content-Type", "application/json; charset=utf-8")
         self.set_header("Cache-Control", "no-store")
         document = {"config": entries, **self.service.reloads.document()}
-        self.write(msgspec.json.encode(document, enc_hook=str))
+        self.write(msgspec.json.encode(document, enc_hook=str) + b"\n")
 
 
 class ReloadHandler(AdminHandler):

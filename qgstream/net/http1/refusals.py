@@ -16,7 +16,7 @@ def refusal(error: QgstreamError, headers: Iterable[tuple[str, str]], now: float
 
     `headers` are those of CORS. `with_body` is False for a HEAD.
     """
-    body = json.dumps({"error": {"code": error.code, "message": str(error)}}).encode()
+    body = json.dumps({"error": {"code": error.code, "message": str(error)}}).encode() + b"\n"
     lines = [
         f"HTTP/1.1 {error.status} {responses[error.status]}",
         "Server: qgstream",
