@@ -1,4 +1,4 @@
-"""Logs: one JSON object a line, and nothing secret in it."""
+"""Logs: one JSON object a line, or text on a terminal, and nothing secret in it."""
 
 from __future__ import annotations
 
@@ -18,6 +18,7 @@ from pydantic import Field
 from pythonjsonlogger.core import RESERVED_ATTRS as _RESERVED_ATTRS
 from pythonjsonlogger.msgspec import MsgspecFormatter
 
+from qgstream import terminal
 from qgstream.settings import Section
 
 # Loggers by reader: operators follow `qgstream`, `qgstream.access` is one line for each plain HTTP request.
@@ -49,11 +50,19 @@ class Seldom:
         return True
 
 
+LogFormat = Literal["auto", "json", "text"]
+
+
 class LogSettings(Section):
     """`[log]`: the server's log."""
 
     level: Literal["debug", "info", "warning", "error"] = Field("info", description="Lowest level that is logged.")
     env: str = Field("production", description="Value of `env` in every line.")
+    format: LogFormat = Field(
+        "auto",
+        description="'json' is one JSON object a line, 'text' short lines for people; 'auto' is 'text' when standard "
+        "error is a terminal, and 'json' everywhere else. NO_COLOR in the environment turns colours off.",
+    )
 
 
 def scrub(text: str) -> str:
@@ -64,10 +73,7 @@ def scrub(text: str) -> str:
 def printable(text: str, max_characters: int) -> str:
     """The beginning of a text, as a screen may show it: control characters, line separators, changes of direction and
     lone surrogates are escaped (`\\x1b`, `\\u202e`)."""
-    text = text[:max_characters]
-    if text.isprintable():
-        return text
-    return "".join([c if c.isprintable() else c.encode("unicode_escape").decode() for c in text])[:max_characters]
+    return terminal.escape(text[:max_characters])[:max_characters]
 
 
 def quote(text: str, max_characters: int) -> str:
@@ -108,6 +114,19 @@ class Formatter(MsgspecFormatter):
                 log_data[name] = value
         if "exc_info" in message_dict:
             log_data["exc_info"] = scrub(str(message_dict["exc_info"]))
+
+
+class TextFormatter(Formatter):
+    """The same fields for people."""
+
+    def __init__(self, env: str, stream: TextIO) -> None:
+        super().__init__(env)
+        self._colours = terminal.colours(stream)
+        self._with_date = not terminal.is_terminal(stream)
+
+    def jsonify_log_record(self, log_data: dict[str, Any]) -> str:
+        """Called by the library for each line, with what `add_fields` has put into it."""
+        return terminal.log_line(log_data, self._colours, with_date=self._with_date)
 
 
 # Why a line could not be written. `failed` is any other error, and a line that cannot be made.
@@ -226,10 +245,18 @@ def _handler(stream: TextIO) -> logging.Handler:
         return logging.StreamHandler(stream)
 
 
+def is_text(settings: LogSettings, stream: TextIO | None = None) -> bool:
+    """Whether the log on `stream` (standard error) is text for people."""
+    return settings.format == "text" or (settings.format == "auto" and terminal.is_terminal(stream or sys.stderr))
+
+
 def configure(settings: LogSettings, stream: TextIO | None = None) -> None:
-    """Send every logger's lines to `stream` (standard error) as JSON. For a server's process, not for a library."""
-    handler = _handler(stream or sys.stderr)
-    handler.setFormatter(Formatter(settings.env))
+    """Send every logger's lines to `stream` (standard error), see `LogSettings.format`. For a server's process, not for
+    a library."""
+    stream = stream or sys.stderr
+    handler = _handler(stream)
+    formatter = TextFormatter(settings.env, stream) if is_text(settings, stream) else Formatter(settings.env)
+    handler.setFormatter(formatter)
     root = logging.getLogger()
     root.handlers[:] = [handler]
     root.setLevel(settings.level.upper())

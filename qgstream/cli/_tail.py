@@ -12,6 +12,7 @@ from datetime import datetime
 from qgstream.cli import _streams
 from qgstream.client.envelope import ReceivedEvent
 from qgstream.client.stream import Reset, State, Stream
+from qgstream.terminal import colours
 
 
 class ForPrograms:
@@ -31,10 +32,7 @@ class ForPeople:
     """When, which, where, what."""
 
     def __init__(self) -> None:
-        has_colours = "NO_COLOR" not in os.environ and os.environ.get("TERM") != "dumb"
-        self._dim, self._bold, self._red, self._plain = (
-            ("\x1b[2m", "\x1b[1m", "\x1b[31m", "\x1b[0m") if has_colours else ("", "", "", "")
-        )
+        self._dim, self._bold, self._red, _, self._plain = colours(sys.stdout)
 
     def event(self, event: ReceivedEvent) -> None:
         dim, bold, plain = self._dim, self._bold, self._plain

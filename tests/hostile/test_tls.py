@@ -234,7 +234,7 @@ ANSWERS = [
     pytest.param(
         b"GET /health HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n" + b"x" * 100_000, b"}\n", id="more behind"
     ),
-    pytest.param(b"GET /ws HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n", b"}}\n", id="no handshake of a WebSocket"),
+    pytest.param(b"GET /ws HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n", b"}}\n", id="no WebSocket"),
 ]
 
 
