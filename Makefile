@@ -15,8 +15,9 @@ PIP := $(BIN)/python -m pip install --quiet --quiet --disable-pip-version-check
 help: ## show this list
 	@sed -n 's/^\([a-z-]*\):.*## /  make \1\t/p' $(MAKEFILE_LIST)
 
+# When the server cannot start it says why, and "make: *** Error" behind that would be noise.
 run: $(VENV)/.installed ## serve on 127.0.0.1:8000 with conf/dev.toml
-	exec $(BIN)/qgstream serve --config conf/dev.toml
+	@$(BIN)/qgstream serve --config conf/dev.toml || true
 
 # One test more at a time than there are cores: most of them wait for a server. At most four: each of those that run the
 # tests may have a Redis, a RabbitMQ and browsers.
@@ -88,11 +89,13 @@ clean: ## remove all that these commands made
 $(VENV)/.created:
 	@$(PYTHON) -c 'import sys; sys.version_info >= (3, 11) or sys.exit(f"Python {sys.version.split()[0]} is too old: 3.11 or newer is needed (make PYTHON=python3.13 ...)")'
 	@$(PYTHON) -c 'import ensurepip, venv' || { echo "$(PYTHON) cannot make virtual environments; on Debian: apt-get install python3-venv" >&2; exit 1; }
-	$(PYTHON) -m venv --clear $(VENV)
+	@echo "Making a virtual environment in $(VENV)" >&2
+	@$(PYTHON) -m venv --clear $(VENV)
 	@touch $@
 
 $(VENV)/.installed: $(VENV)/.created setup.py
-	$(PIP) --editable .
+	@echo "Installing qgstream and its libraries in $(VENV). This takes one to two minutes, and happens once." >&2
+	@$(PIP) --editable .
 	@touch $@
 
 # Debian 12 has a pip that does not know dependency groups.

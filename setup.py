@@ -62,6 +62,7 @@ setup(
         "pydantic>=2.9,<3",
         "PyJWT[crypto]>=2.13,<3",  # before, a public key in JWK form passed for a shared secret
         "python-json-logger>=3.1,<5",
+        "shtab>=1.7,<2",  # writes the scripts of `qgstream completion`; starts no program when Tab is pressed
         "sortedcontainers>=2.4,<3",
         "tornado>=6.5,<7",
         "websockets>=15,<18",  # reads and writes the frames of WebSockets; its client drives the tests

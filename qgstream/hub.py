@@ -124,6 +124,7 @@ class Hub(Host, Sink):
         self.talkers = Talkers()
         self.random = Random()
         self.draining = False
+        self.is_cutting = False  # the drain is over, and closes the streams that are left without a word
         self.needs_broker = False  # whether new streams should go elsewhere while the broker is away
         self.maintenance = False  # no streams for now, and it may end (see `maintenance.Maintenance`)
         # Saying goodbye, until this time, the longest waiting first.
@@ -450,6 +451,7 @@ class Hub(Host, Sink):
             "events.disconnected",
             extra={
                 "connection": connection.id, "remote_ip": connection.ip, "reason": reason, **code,
+                **({"cut": True} if self.is_cutting else {}),
                 "seconds": round(age, 3), "events": connection.events_sent, "bytes": connection.bytes_sent,
             },
         )  # fmt: skip

@@ -43,14 +43,32 @@ def main(argv: Sequence[str] | None = None) -> int:
     return status
 
 
-def _run(argv: Sequence[str] | None) -> int:
-    parser = Parser(prog="qgstream", description="A server for Server-Sent Events.")
-    parser.add_argument("--version", action="version", version=f"qgstream {__version__}")
-    subparsers = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
+def make_parser() -> Parser:
+    """The parser of the whole command line."""
+    parser = Parser(
+        prog="qgstream",
+        description="A server for Server-Sent Events.",
+        epilog="`qgstream help COMMAND` shows the help of a command.",
+        examples=[
+            "qgstream serve --dev",
+            "qgstream tail --topic orders",
+            "QGSTREAM_PUBLISH_KEY=dev qgstream publish orders '{\"order\": 7}'",
+        ],
+    )
+    parser.add_argument("-V", "--version", action="version", version=f"qgstream {__version__}")
+    subparsers = parser.add_subparsers(title="commands", metavar="COMMAND")
     for module in pkgutil.iter_modules(__path__):
         if not module.name.startswith("_"):
             importlib.import_module(f"{__name__}.{module.name}").add_parser(subparsers)
+    return parser
+
+
+def _run(argv: Sequence[str] | None) -> int:
+    parser = make_parser()
     args: argparse.Namespace = parser.parse_args(argv)
+    if not hasattr(args, "run"):  # the name alone: what there is to type
+        print(parser.format_help(), end="")
+        return 0
     try:
         status: int = args.run(args)
     except QgstreamError as error:

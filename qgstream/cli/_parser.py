@@ -1,22 +1,60 @@
-"""An argument parser that names the nearest right flag, and never repeats a secret."""
+"""An argument parser that names what somebody may have meant, shows examples, and never repeats a secret."""
 
 from __future__ import annotations
 
 import argparse
 import re
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, NoReturn
 
 from qgstream.cli import _streams
-from qgstream.suggestions import did_you_mean
+from qgstream.suggestions import did_you_mean, nearest
+
+# Commands and flags of other servers, and what does the same here. The flags are those of `serve`.
+_COMMANDS_ELSEWHERE: Mapping[str, str] = {
+    "run": "serve", "start": "serve", "server": "serve", "up": "serve", "dev": "serve --dev", "version": "--version",
+    "pub": "publish", "send": "publish", "sub": "tail", "subscribe": "tail", "listen": "tail", "check": "check-config",
+    "config": "check-config --show", "completions": "completion", "man": "help --man",
+}  # fmt: skip
+_NO_WORKERS = (
+    "this version serves with one process; to use more cores, start several processes with a broker that they share: "
+    "docs/production.md, several processes"
+)
+_FLAGS_ELSEWHERE: Mapping[str, str] = {
+    "--workers": _NO_WORKERS,
+    "-w": _NO_WORKERS,
+    "--bind": "use --host and --port",
+    "-b": "use --host and --port",
+    "--listen": "use --host and --port",
+    "--reload": "SIGHUP loads the configuration again; the code is loaded at the start only",
+    "--debug": "use --log-level debug",
+    "--verbose": "use --log-level debug",
+    "-v": "use --log-level debug; the version is -V",
+    "--quiet": "use --log-level warning",
+    "-q": "use --log-level warning",
+    "--log-format": "use --set log.format=json",
+    "--daemon": "the server runs in the foreground; use systemd: docs/production.md",
+    "-d": "the server runs in the foreground; use systemd: docs/production.md",
+}
 
 
 class Parser(argparse.ArgumentParser):
-    """Of the root command and, since argparse makes them of the same class, of every subcommand."""
+    """Of the root command and, since argparse makes them of the same class, of every subcommand.
 
-    def __init__(self, **options: Any) -> None:
+    `examples` are command lines that `--help` and the manual page show.
+    """
+
+    def __init__(self, *, examples: Sequence[str] = (), **options: Any) -> None:
         super().__init__(allow_abbrev=False, **options)
+        self.examples = tuple(examples)
+
+    def format_help(self) -> str:
+        """See `ArgumentParser`; the examples are its end, because a terminal shows the end of a long text."""
+        text = super().format_help()
+        if self.examples:
+            text += "\nexamples:\n" + "".join(f"  {example}\n" for example in self.examples)
+        return text
 
     def parse_args(self, args: Sequence[str] | None = None, namespace: Any = None) -> Any:  # type: ignore[override]
         """Parse everything, or exit with status 2 and what is wrong."""
@@ -25,6 +63,12 @@ class Parser(argparse.ArgumentParser):
             used: Parser = getattr(parsed, "parser", self)
             used.error(used._unknown(extras))
         return parsed
+
+    def _check_value(self, action: argparse.Action, value: Any) -> None:
+        # Where argparse finds that a command is unknown. Its own words list all commands, and suggest none.
+        if isinstance(action, argparse._SubParsersAction) and value not in action.choices:  # noqa: SLF001
+            raise argparse.ArgumentError(None, unknown_command(value, list(action.choices)))
+        super()._check_value(action, value)
 
     def _unknown(self, extras: Sequence[str]) -> str:
         flags = [extra.partition("=")[0] for extra in extras if extra.startswith("-")]
@@ -37,9 +81,12 @@ class Parser(argparse.ArgumentParser):
         return "; ".join(self._about(flag) for flag in flags)
 
     def _about(self, flag: str) -> str:
-        known = re.findall(r"--[a-z][a-z-]*", self.format_help())
-        if re.fullmatch(r"--\w+\.\w+", flag) and "--set" in known:
-            return f"unknown flag {flag}; did you mean --set {flag.removeprefix('--')}=VALUE?"
+        known = [name for name in self._option_string_actions if name.startswith("--")]
+        if "--set" in known:
+            if re.fullmatch(r"--\w+\.\w+", flag):
+                return f"unknown flag {flag}; did you mean --set {flag.removeprefix('--')}=VALUE?"
+            if flag in _FLAGS_ELSEWHERE:
+                return f"unknown flag {flag}: {_FLAGS_ELSEWHERE[flag]}"
         return f"unknown flag {flag}{did_you_mean(flag, known)}"
 
     def error(self, message: str) -> NoReturn:
@@ -56,3 +103,18 @@ class Parser(argparse.ArgumentParser):
         # argparse passes over a failure: --help and --version would end with status 0 and nothing said.
         if message:
             (file or sys.stderr).write(message)
+
+
+def unknown_command(name: str, known: Sequence[str]) -> str:
+    """The sentence for a command that does not exist."""
+    near = name if name in _COMMANDS_ELSEWHERE else nearest(name, [*known, *_COMMANDS_ELSEWHERE])
+    meant = "" if near is None else f"; did you mean {_COMMANDS_ELSEWHERE.get(near, near)}?"
+    return f"unknown command {name[:100]!r}{meant}"
+
+
+def commands(root: argparse.ArgumentParser) -> dict[str, Parser]:
+    """The parser of each command, by name."""
+    for action in root._actions:  # noqa: SLF001  # argparse has no other way to ask for them
+        if isinstance(action, argparse._SubParsersAction):  # noqa: SLF001
+            return dict(action.choices)
+    return {}

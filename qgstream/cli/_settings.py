@@ -12,15 +12,23 @@ if TYPE_CHECKING:
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Add --config, --host, --port and --set."""
+    """Add --dev, --config, --host, --port, --log-level and --set."""
     parser.add_argument(
+        "--dev",
+        action="store_true",
+        help="settings to try it out: this machine only, pages of every origin, the publish key dev and the admin key "
+        "dev-admin, a drain of 1 s; everything else overrides them",
+    )
+    parser.add_argument(
+        "-c",
         "--config",
         type=Path,
         metavar="FILE",
         help="TOML file (or name it in QGSTREAM_CONFIG); `qgstream default-config`",
     )
     parser.add_argument("--host", help="address to listen on; server.host")
-    parser.add_argument("--port", help="port to listen on, 0 is any free one; server.port")
+    parser.add_argument("-p", "--port", help="port to listen on, 0 is any free one; server.port")
+    parser.add_argument("--log-level", metavar="LEVEL", help="debug, info, warning or error (info); log.level")
     parser.add_argument(
         "--set",
         action="append",
@@ -38,10 +46,9 @@ def load(args: argparse.Namespace) -> Loaded:
     from qgstream.process import config
 
     flags: dict[str, object] = dict(args.settings)
-    flags |= {
-        key: value for key, value in (("server.host", args.host), ("server.port", args.port)) if value is not None
-    }
-    return config.load(args.config, os.environ, flags)
+    own = (("server.host", args.host), ("server.port", args.port), ("log.level", args.log_level))
+    flags |= {key: value for key, value in own if value is not None}
+    return config.load(args.config, os.environ, flags, is_development=args.dev)
 
 
 def path(args: argparse.Namespace) -> Path | None:

@@ -53,6 +53,11 @@ def add_parser(subparsers: _SubParsersAction[argparse.ArgumentParser]) -> None:
         description="Starts a server on one core, loads it from the others, shows its cost beside a bare send loop.",
         epilog=_EPILOG,
         formatter_class=argparse.RawDescriptionHelpFormatter,
+        examples=[
+            "qgstream bench",
+            "qgstream bench fanout --streams 2000 --seconds 5",
+            "QGSTREAM_PUBLISH_KEY=dev qgstream bench --url http://127.0.0.1:8000 fanout",
+        ],
     )
     parser.add_argument("scenarios", nargs="*", type=_scenario, metavar="SCENARIO", help="see below")
     add = parser.add_argument

@@ -28,6 +28,11 @@ def add_parser(subparsers: _SubParsersAction[argparse.ArgumentParser]) -> None:
         "no problem; 1: a problem; 2: wrong usage. `qgstream doctor` also says what this host can hold.",
         epilog=f"The admin key for --diff comes from the environment: {_diff.KEY_VARIABLE}; else it is the first of "
         "auth.admin_keys.",
+        examples=[
+            "qgstream check-config --config production.toml",
+            "qgstream check-config --config production.toml --offline --strict",
+            "qgstream check-config --config production.toml --diff",
+        ],
     )
     _settings.add_arguments(parser)
     parser.add_argument("--show", action="store_true", help="also print every key, its value and where it came from")

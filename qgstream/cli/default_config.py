@@ -38,7 +38,12 @@ _BOUNDS = {"ge": "{} or more", "gt": "more than {}", "le": "at most {}", "lt": "
 def add_parser(subparsers: _SubParsersAction[argparse.ArgumentParser]) -> None:
     """Add the command."""
     parser = subparsers.add_parser(
-        "default-config", help="print a configuration file with every option", description=__doc__
+        "default-config",
+        help="print a configuration file with every option",
+        description=__doc__,
+        examples=[
+            "qgstream default-config > qgstream.toml",
+        ],
     )
     parser.set_defaults(run=run, parser=parser)
 

@@ -27,6 +27,10 @@ def add_parser(subparsers: _SubParsersAction[argparse.ArgumentParser]) -> None:
         "clock, and opens some thousand connections over loopback. Run it as the user, and in the unit or container, "
         "that the server runs in. Exit status 0: the server starts and the limits hold; 1: something fails; 2: wrong "
         "usage.",
+        examples=[
+            "qgstream doctor --config production.toml",
+            "qgstream doctor --set limits.max_connections=50000 --json",
+        ],
     )
     _settings.add_arguments(parser)
     parser.add_argument("--offline", action="store_true", help="ask no broker and no issuer, and try no port")

@@ -35,6 +35,11 @@ def add_parser(subparsers: _SubParsersAction[argparse.ArgumentParser]) -> None:
         "in batches; it is repeated until it is taken, and never published twice.",
         epilog=f"The publish key comes from the environment: {KEY_VARIABLE}. Exit status 0: everything was published; "
         "1: not everything, and the reason was printed; 2: wrong usage.",
+        examples=[
+            "QGSTREAM_PUBLISH_KEY=dev qgstream publish orders '{\"order\": 7}' --event created",
+            "journalctl -f -o cat | QGSTREAM_PUBLISH_KEY=dev qgstream publish logs",
+            "QGSTREAM_PUBLISH_KEY=dev qgstream publish --ndjson --file events.ndjson",
+        ],
     )
     add = parser.add_argument
     add("topic", nargs="?", metavar="TOPIC", help="where to; not with --ndjson")

@@ -13,7 +13,17 @@ if TYPE_CHECKING:
 
 def add_parser(subparsers: _SubParsersAction[argparse.ArgumentParser]) -> None:
     """Add the command."""
-    parser = subparsers.add_parser("serve", help="serve until SIGTERM, SIGINT or SIGQUIT", description=__doc__)
+    parser = subparsers.add_parser(
+        "serve",
+        help="serve until SIGTERM, SIGINT or SIGQUIT",
+        description=__doc__,
+        examples=[
+            "qgstream serve --dev",
+            "qgstream serve --config production.toml",
+            "qgstream serve -p 8001 --set limits.max_connections=20000",
+            'QGSTREAM_AUTH__PUBLISH_KEYS=\'{"shop": "a-long-secret"}\' qgstream serve',
+        ],
+    )
     _settings.add_arguments(parser)
     parser.set_defaults(run=run)
 

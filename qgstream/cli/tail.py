@@ -24,6 +24,11 @@ def add_parser(subparsers: _SubParsersAction[argparse.ArgumentParser]) -> None:
         'into a pipe as a line {"event": "reset", "reason": ...}, which has no topic.',
         epilog=f"A key or token comes from the environment: {_TOKEN_VARIABLE}. Exit status 0: --count events were "
         "shown; 1: refused, and the reason was printed; 2: wrong usage.",
+        examples=[
+            "qgstream tail",
+            "qgstream tail --topic orders --topic 'logs/*' --since earliest",
+            "qgstream tail --url https://events.example.com --json --count 10",
+        ],
     )
     add = parser.add_argument
     add("--url", default=_URL, help=f"of the server ({_URL})")

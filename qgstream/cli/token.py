@@ -27,6 +27,10 @@ def add_parser(subparsers: _SubParsersAction[argparse.ArgumentParser]) -> None:
         help="mint a token, or say which check of one fails",
         description="Prints a token signed with auth.jwt.secret (HS algorithms only). With --explain it prints each "
         "check of a token or key instead; exit status 0 when it would be accepted, 1 when not.",
+        examples=[
+            "qgstream token --config production.toml --subject ann --subscribe 'users/ann/*'",
+            "qgstream token --config production.toml --explain - < token.txt",
+        ],
     )
     _settings.add_arguments(parser)
     parser.add_argument("--subject", metavar="NAME", help="who the token is for (sub); its name in the log")

@@ -24,6 +24,7 @@ from qgstream.net.addresses import is_loopback, parse_network
 from qgstream.net.allowed_hosts import parse_allowed_host
 from qgstream.net.cors import CorsSettings
 from qgstream.net.sockets import KEEPALIVE_SECONDS
+from qgstream.process import development
 from qgstream.process.config_loading import Catalogue, Key, Reading
 from qgstream.service.drain import DrainSettings
 from qgstream.service.heartbeat import HeartbeatSettings
@@ -46,7 +47,8 @@ _NO_SOURCES = (
 )
 _NOT_BY_FLAG = {"auth": NO_SECRETS, "sources": _NO_SOURCES}
 # Keys with a flag of their own; the others are `--set key=value`.
-FLAGS = {"server.host": "--host", "server.port": "--port"}
+FLAGS = {"server.host": "--host", "server.port": "--port", "log.level": "--log-level"}
+_DEV_KEYS = ("auth.publish_keys", "auth.admin_keys")
 
 
 def _network(text: str) -> str:
@@ -194,9 +196,11 @@ def values(config: Config) -> Iterator[tuple[Key, object]]:
 
 
 def load(
-    path: Path | None = None, environ: Mapping[str, str] | None = None, flags: Mapping[str, object] | None = None
-) -> Loaded:
-    """Read the file, then the environment, then the flags (dotted key to value), each over the one before.
+    path: Path | None = None, environ: Mapping[str, str] | None = None, flags: Mapping[str, object] | None = None,
+    *, is_development: bool = False,
+) -> Loaded:  # fmt: skip
+    """Read the file, then the environment, then the flags (dotted key to value), each over the one before. The settings
+    of `--dev` (`is_development`) come before them all.
 
     Without a path, `QGSTREAM_CONFIG` in the environment names the file. Lists in the environment are JSON or separated
     by commas. Text among the flags is read as a TOML value, or else as it stands. Raises `ConfigError` with every
@@ -204,6 +208,8 @@ def load(
     """
     environ = {} if environ is None else environ
     reading = Reading(Config, _CATALOGUE)
+    for key, value in development.SETTINGS.items() if is_development else ():
+        reading.read_flag(key, value, "--dev")
     if path is None and environ.get(ENVIRONMENT_FILE):
         path = Path(environ[ENVIRONMENT_FILE])
     if path is not None:
@@ -227,6 +233,11 @@ def load(
         reading.warnings.append(
             f"server.allowed_hosts: got none with server.host = {server.host!r} and server.trusted_proxies, expected "
             "the names by which clients reach the proxy: requests with another Host than localhost are refused"
+        )
+    if not is_local and any(reading.found[key].source == "flag --dev" for key in _DEV_KEYS if key in reading.found):
+        reading.warnings.append(
+            f"--dev: got server.host = {server.host!r} with the keys of --dev, expected a loopback address: the keys "
+            "are known to everybody; set auth.publish_keys and auth.admin_keys"
         )
     found = reading.found
     came_from = {name: found[name].source if name in found else "default" for name in _CATALOGUE.keys}

@@ -22,12 +22,12 @@ from qgstream.auth.secrets import load_secret, read_file
 from qgstream.brokers.base import open_broker
 from qgstream.brokers.sqlite.file import InUse
 from qgstream.errors import ConfigError, Unavailable
-from qgstream.logs import log, printable
+from qgstream.logs import log
 from qgstream.net.addresses import is_loopback
 from qgstream.net.certificates import validity
 from qgstream.process.capacity import Finding, Verdict
 from qgstream.process.config import Config, Loaded
-from qgstream.process.machine import listener
+from qgstream.process.listening import owner, place
 from qgstream.process.server import tls_context
 from qgstream.sources.base import open_sources
 
@@ -261,15 +261,15 @@ def _ports(config: Config) -> Iterator[Finding]:
         wanted.append(("admin.port", config.admin.host, config.admin.port, False))
     with contextlib.ExitStack() as stack:
         for check, host, port, reuse_port in wanted:
-            place = f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
+            at = place(host, port)
             try:
                 _bind(stack, host, port, reuse_port=reuse_port)
             except socket.gaierror as error:
-                yield Finding(check, "fails", f"{place}: the name cannot be resolved: {error.strerror}")
+                yield Finding(check, "fails", f"{at}: the name cannot be resolved: {error.strerror}")
             except OSError as error:
-                yield _taken(check, place, port, error)
+                yield _taken(check, at, port, error)
             else:
-                yield Finding(check, "ok", f"{place} is free" if port else f"{host}: any free port")
+                yield Finding(check, "ok", f"{at} is free" if port else f"{host}: any free port")
 
 
 def _bind(stack: contextlib.ExitStack, host: str, port: int, *, reuse_port: bool) -> None:
@@ -286,16 +286,14 @@ def _bind(stack: contextlib.ExitStack, host: str, port: int, *, reuse_port: bool
         bound.bind(address)
 
 
-def _taken(check: str, place: str, port: int, error: OSError) -> Finding:
+def _taken(check: str, at: str, port: int, error: OSError) -> Finding:
     if error.errno == errno.EADDRINUSE:
-        holder = listener(port)
-        pid, command = holder or (None, "")
-        who = f"the process {pid} ({printable(command, 100)})" if pid else "a process of another user"
-        return _in_use(check, f"{place} is in use by {who}", pid)
+        pid, who = owner(port)
+        return _in_use(check, f"{at} is in use by {who}", pid)
     change = ""
     if error.errno == errno.EACCES:
         change = "allow ports below 1024 (CAP_NET_BIND_SERVICE), or take another one"
-    return Finding(check, "fails", f"{place} cannot be listened on: {error.strerror or error}", change)
+    return Finding(check, "fails", f"{at} cannot be listened on: {error.strerror or error}", change)
 
 
 def _in_use(check: str, found: str, pid: int | None) -> Finding:

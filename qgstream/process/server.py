@@ -5,8 +5,10 @@ from __future__ import annotations
 import asyncio
 import gc
 import os
+import signal
 import socket
 import ssl
+import sys
 import threading
 import time
 from collections import defaultdict
@@ -15,22 +17,20 @@ from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-from tornado.netutil import bind_sockets
 from tornado.web import Application
 
 from qgstream.auth.authenticator import Authenticator
 from qgstream.brokers.base import open_broker
-from qgstream.errors import ConfigError, Unavailable
+from qgstream.errors import ConfigError, QgstreamError, Unavailable
 from qgstream.http.app import admin_app, public_app
 from qgstream.hub import Hub
 from qgstream.limits import LimitSettings
-from qgstream.logs import configure, log
+from qgstream.logs import configure, is_text, log
 from qgstream.net import cors
 from qgstream.net.addresses import is_loopback, parse_networks
 from qgstream.net.certificates import expires_at, load_cert_chain
 from qgstream.net.sockets import (
     ADMIN_SOCKETS,
-    BACKLOG,
     StreamServer,
     TlsContext,
     log_descriptors,
@@ -38,8 +38,10 @@ from qgstream.net.sockets import (
 )
 from qgstream.net.timer import Timer
 from qgstream.net.tls import ALPN_PROTOCOL
+from qgstream.process.banner import banner, farewell
 from qgstream.process.config import Config, Loaded, ServerSettings
 from qgstream.process.config_diff import FIXED, Changes, Side, between
+from qgstream.process.listening import listen
 from qgstream.process.reaper import Reaper
 from qgstream.process.signals import Signals
 from qgstream.process.systemd import Supervisor
@@ -48,6 +50,7 @@ from qgstream.service.limit_changes import carry_over
 from qgstream.service.service import Service
 from qgstream.sources.base import open_sources
 from qgstream.sources.runner import Intakes
+from qgstream.terminal import colours, is_terminal
 
 # The cyclic collector makes a handshake half as dear again at 10 000 streams: it walks every live object, and the
 # streams' objects are not garbage. What was built at the start is frozen out of it; a young collection comes after
@@ -105,7 +108,7 @@ class Server:
 
         Also returns as soon as `leave` is called: then it is not `is_started`, and `serve` returns at once.
         """
-        if self._is_leaving():
+        if self.is_leaving():
             return
         starting = self._starting = asyncio.get_running_loop().create_task(self._start())
         given_up = asyncio.ensure_future(self._left.wait())
@@ -115,13 +118,14 @@ class Server:
             given_up.cancel()
             if not starting.done():
                 starting.cancel()
-        if self._is_leaving() and not self.is_started:
+        if self.is_leaving() and not self.is_started:
             return
         await starting  # raises what went wrong in it
         if self._reload_later:
             self.reconfigure()
 
-    def _is_leaving(self) -> bool:
+    def is_leaving(self) -> bool:
+        """Whether it was told to end."""
         return self._drain_task is not None
 
     async def _start(self) -> None:
@@ -151,8 +155,9 @@ class Server:
             await self.service.start()
             # Not before: the kernel accepts connections as soon as the socket listens. A balancer would send newcomers
             # here, where they wait for the end of the start, although another process could serve them at once.
-            sockets = _bind(config.server.host, config.server.port, reuse_port=config.server.reuse_port)
-            admin_sockets = _bind(config.admin.host, config.admin.port) if has_admin else []
+            server = config.server
+            sockets = listen("server", server.host, server.port, reuse_port=server.reuse_port)
+            admin_sockets = listen("admin", config.admin.host, config.admin.port) if has_admin else []
         except BaseException:
             for one in sockets:
                 one.close()
@@ -175,6 +180,10 @@ class Server:
             self._servers.append(admin)
             self.admin_ports = [s.getsockname()[1] for s in admin_sockets]
         self._intakes.start()
+        if not config.auth.publish_keys and config.auth.jwt is None:
+            log.info(
+                "auth.no_publish_keys", extra={"change": "to publish over HTTP, set auth.publish_keys or auth.jwt"}
+            )
         self._started.set()
         log.info(
             "server.started",
@@ -218,6 +227,19 @@ class Server:
             self._drain_task = asyncio.get_running_loop().create_task(self._leave())
         else:
             self._hurry.set()
+
+    def interrupt(self) -> None:
+        """`leave` for Ctrl-C on a terminal: without streams and publishes nothing has to wait, and it ends at once."""
+        is_idle = self.is_started and not len(self.service.hub.registry) and not self.service.publishing
+        if is_idle and not self.is_leaving():
+            self._hurry.set()
+        self.leave()
+
+    @property
+    def seconds_to_leave(self) -> tuple[int, float]:
+        """How many streams there are, and the seconds over which they would end, the notice included."""
+        streams = len(self.service.hub.registry) if self.is_started else 0
+        return streams, self.config.drain.notice_seconds + self.config.drain.seconds
 
     def leave_within(self, seconds: float | None, now: bool) -> float:
         """Begin the drain over so many seconds (None: `drain.seconds`) unless it has begun; with `now` end it at once.
@@ -364,10 +386,6 @@ class Server:
             yield key, value, "admin API" if key.removeprefix("limits.") in self.service.tuned else source
 
 
-def _bind(host: str, port: int, *, reuse_port: bool = False) -> list[socket.socket]:
-    return bind_sockets(port, host, backlog=BACKLOG, reuse_port=reuse_port)
-
-
 def _on_loopback(sockets: Sequence[socket.socket]) -> bool:
     return all(is_loopback(listener.getsockname()[0]) for listener in sockets)
 
@@ -394,7 +412,7 @@ def _value(config: Config, key: str) -> object:
 
 async def _main(server: Server, signals: Signals) -> None:
     loop = asyncio.get_running_loop()
-    signals.watch(loop, leave=server.leave, reload=lambda: _reload(server))
+    signals.watch(loop, leave=lambda number: _leave(server, number), reload=lambda: _reload(server))
     await server.start()
     if server.is_started:
         gc.collect()
@@ -403,9 +421,32 @@ async def _main(server: Server, signals: Signals) -> None:
         _begin_watchdog(server.supervisor)
         Reaper().start()
         server.supervisor.ready()
+        if _has_person(server):
+            admin_port = server.admin_ports[0] if server.admin_ports else None
+            _tell(banner(server.config, port=server.ports[0], admin_port=admin_port, colours=colours(sys.stderr)))
     await server.serve()
     signals.ignore(loop)
     _end_by(_EXIT_SECONDS if server.is_started else _GIVE_UP_SECONDS)
+
+
+def _has_person(server: Server) -> bool:
+    """Whether somebody reads the log on a terminal."""
+    return is_text(server.config.log) and is_terminal(sys.stderr)
+
+
+def _tell(text: str) -> None:
+    with suppress(OSError):  # the terminal may be gone
+        print(text, file=sys.stderr, flush=True)  # noqa: T201  # for a person, and not for the log
+
+
+def _leave(server: Server, number: signal.Signals) -> None:
+    if number != signal.SIGINT or not _has_person(server):
+        server.leave()
+        return
+    said = None if server.is_leaving() else farewell(*server.seconds_to_leave)
+    server.interrupt()
+    if said is not None:
+        _tell(said)
 
 
 def _end_by(seconds: float) -> None:
@@ -444,6 +485,8 @@ def run(loaded: Loaded, reload: Callable[[], Loaded] | None = None, signals: Sig
     try:
         asyncio.run(_main(Server(config, reload, loaded, Supervisor()), signals or Signals()))
     except (OSError, Unavailable) as error:
+        if is_text(config.log):
+            raise QgstreamError(str(error)) from error  # a sentence for a person
         log.error("server.failed", extra={"reason": str(error)})
         return 1
     return 0

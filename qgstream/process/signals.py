@@ -1,7 +1,7 @@
 """What each signal does to a server's process, from its first moment to its last. None of them kills it by default.
 
     SIGTERM, SIGINT, SIGQUIT   leave; once more: leave at once
-    SIGHUP                     load the configuration again
+    SIGHUP                     load the configuration again; leave when it says that the terminal was closed
     SIGUSR1                    nothing: the log goes to standard error, so there is no file to open anew
     SIGUSR2                    nothing yet: it is kept for an upgrade without an end
 
@@ -10,6 +10,7 @@ docs/running.md says the same to operators. Python itself ignores SIGPIPE.
 
 from __future__ import annotations
 
+import os
 import signal
 from collections.abc import Callable
 from typing import TYPE_CHECKING
@@ -32,6 +33,9 @@ class Signals:
 
     def __init__(self) -> None:
         self._reload_later = False
+        # `nohup` starts a program with SIGHUP ignored: then a closed terminal ends nothing.
+        self._ends_with_terminal = signal.getsignal(signal.SIGHUP) != signal.SIG_IGN and _has_terminal()
+        self._has_hung_up = False
 
     def hold(self) -> None:
         """From now on until `watch`: a signal to leave ends the process with status 0, and a reload comes later."""
@@ -40,20 +44,35 @@ class Signals:
             signal.signal(number, self._early)
 
     def _early(self, number: int, _frame: FrameType | None) -> None:
-        if number in LEAVE:
+        if number in LEAVE or (number == signal.SIGHUP and self._is_hung_up()):
             raise SystemExit(0)
         self._reload_later |= number == signal.SIGHUP
 
-    def watch(self, loop: AbstractEventLoop, *, leave: Callable[[], None], reload: Callable[[], None]) -> None:
+    def _is_hung_up(self) -> bool:
+        """Whether the terminal in which the server was started is gone. A service never had one, so SIGHUP is a reload
+        there, as it is while the terminal is open."""
+        return self._ends_with_terminal and not _has_terminal()
+
+    def watch(
+        self, loop: AbstractEventLoop, *, leave: Callable[[signal.Signals], None], reload: Callable[[], None]
+    ) -> None:  # fmt: skip
         """Call these from now on, on the loop of this thread."""
+
+        def hang_up() -> None:
+            if not self._is_hung_up():
+                reload()
+            elif not self._has_hung_up:  # the kernel and the shell both send the signal, and this is no second request
+                self._has_hung_up = True
+                leave(signal.SIGHUP)
+
         for number in LEAVE:
-            loop.add_signal_handler(number, leave)
-        loop.add_signal_handler(signal.SIGHUP, reload)
+            loop.add_signal_handler(number, leave, number)
+        loop.add_signal_handler(signal.SIGHUP, hang_up)
         loop.add_signal_handler(signal.SIGUSR1, _pass_over_log_rotation)
         loop.add_signal_handler(signal.SIGUSR2, _pass_over_upgrade)
         if self._reload_later:
             self._reload_later = False
-            loop.call_soon(reload)
+            loop.call_soon(hang_up)
 
     def ignore(self, loop: AbstractEventLoop) -> None:
         """The end: one more signal in the last instant must not turn a clean end into a death by signal."""
@@ -62,6 +81,16 @@ class Signals:
             loop.remove_signal_handler(number)
             signal.signal(number, signal.SIG_IGN)
         signal.pthread_sigmask(signal.SIG_UNBLOCK, ALL)
+
+
+def _has_terminal() -> bool:
+    """Whether the process has a controlling terminal. The kernel takes a closed one away from all its processes before
+    it sends SIGHUP, and opening /dev/tty fails then (tty_ioctl(4), ENXIO)."""
+    try:
+        os.close(os.open("/dev/tty", os.O_RDWR | os.O_NOCTTY))
+    except OSError:
+        return False
+    return True
 
 
 def _pass_over_log_rotation() -> None:

@@ -75,8 +75,10 @@ async def drain(hub: Hub, seconds: float, cut: asyncio.Event, *, retry: DrainRet
     while len(hub.registry) and time.monotonic() < deadline and not cut.is_set():
         await wait(cut, _STEP_SECONDS)
     stalled = list(hub.registry)
+    hub.is_cutting = True
     for connection in stalled:
         connection.close("drain")
+    hub.is_cutting = False
     log.info("drain.finished", extra={"cut": len(stalled), "seconds": round(time.monotonic() - began, 1)})
 
 
