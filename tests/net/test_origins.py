@@ -25,6 +25,7 @@ from qgstream.net.origins import forwarded_scheme, parse, serialize, split_autho
         ("https", "h.example:0443", "https://h.example"),
         ("https", "h.example:", "https://h.example"),
         ("http", "localhost:8000", "http://localhost:8000"),
+        ("http", "localhost:65535", "http://localhost:65535"),
         ("http", "my_host-1", "http://my_host-1"),
         ("http", "192.0.2.1:8000", "http://192.0.2.1:8000"),
         ("http", "[::1]:8000", "http://[::1]:8000"),
