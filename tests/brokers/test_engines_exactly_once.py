@@ -21,7 +21,7 @@ HARDSHIPS = (
 REFUSED = ("publishes answered 503", "publishes not answered")
 
 
-@pytest.mark.timeout(240)
+@pytest.mark.timeout(480)
 def test_moving_between_servers_is_nothing_that_a_subscriber_can_see(
     engine: Engine, remote: Machine, tmp_path: Path
 ) -> None:
