@@ -6,7 +6,7 @@ import functools
 import http.server
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator, Iterator
 from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from urllib.parse import quote, urlsplit
@@ -51,16 +51,31 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
         metafunc.parametrize("engine", marker.args if marker else list(ENGINES), indirect=True, scope="module")
 
 
-@pytest.fixture(scope="module")
+_RUNNING = pytest.StashKey[dict[type[Engine], Engine]]()
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_teardown(item: pytest.Item, nextitem: pytest.Item | None) -> Generator[None]:
+    """Close the browsers behind the last test of this folder: Chromium's event loop blocks those of other tests."""
+    yield
+    if nextitem is None or HERE not in nextitem.path.parents:
+        for running in item.session.stash.get(_RUNNING, {}).values():
+            running.close()
+        item.session.stash[_RUNNING] = {}
+
+
+@pytest.fixture
 def engine(
     request: pytest.FixtureRequest, require_program: Callable[[str], Path], tmp_path_factory: pytest.TempPathFactory
-) -> Iterator[Engine]:
-    """One browser a module."""
+) -> Engine:
+    """One browser of each kind for all tests of this folder: a start takes seconds. Each test has tabs of its own."""
     kind = ENGINES[request.param]
-    for program in kind.programs():
-        require_program(program)
-    with kind(tmp_path_factory.mktemp(kind.name)) as running:
-        yield running
+    running = request.session.stash.setdefault(_RUNNING, {})
+    if kind not in running:
+        for program in kind.programs():
+            require_program(program)
+        running[kind] = kind(tmp_path_factory.mktemp(kind.name))
+    return running[kind]
 
 
 @pytest.fixture

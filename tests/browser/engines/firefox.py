@@ -120,7 +120,7 @@ class FirefoxTab(Tab):
 
 
 class Firefox(Engine):
-    """One process for all tests of a module, with a profile that is thrown away."""
+    """One process for all tests, with a profile that is thrown away."""
 
     name = "firefox"
 

@@ -66,7 +66,7 @@ class WebKitTab(Tab):
 
 
 class WebKit(Engine):
-    """One browser for all tests of a module. It has one set of workers and caches for all its windows."""
+    """One browser for all tests. It has one set of workers and caches for all its windows."""
 
     name = "webkit"
 
