@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import ast
 import asyncio
+import functools
 import importlib.metadata
+import functools
 import json
 import pkgutil
 import re
@@ -69,12 +71,20 @@ def each(*languages: str) -> pytest.MarkDecorator:
     return pytest.mark.parametrize("block", blocks(*languages), ids=str)
 
 
-def calls(function: str) -> Iterator[tuple[ast.Call, Path]]:
-    """Every call of a function or method of this name in the package."""
+@functools.cache
+def all_calls() -> dict[str, list[tuple[ast.Call, Path]]]:
+    """Every call in the package by the last name of what is called."""
+    found: dict[str, list[tuple[ast.Call, Path]]] = {}
     for path, tree in SOURCES.items():
         for node in ast.walk(tree):
-            if isinstance(node, ast.Call) and ast.unparse(node.func).rpartition(".")[2] == function:
-                yield node, path
+            if isinstance(node, ast.Call):
+                found.setdefault(ast.unparse(node.func).rpartition(".")[2], []).append((node, path))
+    return found
+
+
+def calls(function: str) -> list[tuple[ast.Call, Path]]:
+    """Every call of a function or method of this name in the package."""
+    return all_calls().get(function, [])
 
 
 def section_of(page: Path, title: str) -> str:
@@ -83,6 +93,12 @@ def section_of(page: Path, title: str) -> str:
 
 def constants(nodes: Iterable[ast.AST | None]) -> set[str]:
     return {node.value for node in nodes if isinstance(node, ast.Constant) and isinstance(node.value, str)}
+
+
+@functools.cache
+def all_constants() -> set[str]:
+    """Every string in the package."""
+    return {text for tree in SOURCES.values() for text in constants(ast.walk(tree))}
 
 
 # Links.
@@ -143,7 +159,7 @@ def test_every_setting_that_is_named_exists(page: Path) -> None:
 @by_page
 def test_every_variable_that_is_named_exists(page: Path) -> None:
     text = page.read_text(encoding="utf-8")
-    known = CATALOGUE.environment.keys() | {name for tree in SOURCES.values() for name in constants(ast.walk(tree))}
+    known = CATALOGUE.environment.keys() | all_constants()
     # The example of a name that is not ours, and a name cut short by its dots.
     named = set(re.findall(r"\bQGSTREAM_[A-Z_]+[A-Z]\b", text)) - {"QGSTREAM_PORT"}
     assert named - known == set()
