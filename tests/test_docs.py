@@ -6,7 +6,6 @@ import ast
 import asyncio
 import functools
 import importlib.metadata
-import functools
 import json
 import pkgutil
 import re
