@@ -9,6 +9,7 @@ import socket
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
 from pathlib import Path
 from types import TracebackType
 from typing import Any, BinaryIO, ClassVar, Self
@@ -74,14 +75,13 @@ class ServerProcess:
 
     def wait_for_log(self, event: str, *, count: int = 1, seconds: float = SECONDS, **fields: object) -> dict[str, Any]:
         """The `count`-th line with this event and these fields, as soon as it is there."""
-        deadline = time.monotonic() + seconds
-        while time.monotonic() < deadline:
+        for _ in looks(seconds):
+            has_ended = self.process.poll() is not None  # before its last words are read
             found = [line for line in self.lines() if line["event"] == event and fields.items() <= line.items()]
             if len(found) >= count:
                 return found[count - 1]
-            if self.process.poll() is not None:
+            if has_ended:
                 break
-            time.sleep(0.02)
         raise AssertionError(f"no {event} {fields} in the log:\n{self.log_path.read_text()[-4000:]}")
 
     def kill(self) -> None:
@@ -157,7 +157,16 @@ class RawClient:
 
 def wait_until(condition: Any, *, seconds: float = SECONDS, what: str = "the condition") -> None:
     """Return as soon as `condition()` is true."""
-    deadline = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < deadline, f"{what} did not come true in {seconds} s"
-        time.sleep(0.01)
+    assert any(condition() for _ in looks(seconds)), f"{what} did not come true in {seconds} s"
+
+
+def looks(seconds: float) -> Iterator[None]:
+    """When to look whether something has come true: often at first, and later at every tenth of the time waited.
+
+    A look may ask a browser or read a whole log. Many of them would take the processor from what is waited for.
+    """
+    begun = time.monotonic()
+    while (waited := time.monotonic() - begun) < seconds:
+        yield
+        time.sleep(min(max(0.01, waited / 10), 0.1))
+    yield

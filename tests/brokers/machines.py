@@ -11,6 +11,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from tests.deploy.programs import free_port
+from tests.serving import looks
 
 SECONDS = 60.0  # how long a failure takes
 NATS = ("nats-server", "--addr", "127.0.0.1", "--port", "{port}", "--jetstream", "--store_dir", "{folder}")
@@ -50,12 +51,12 @@ class Machine:
                 self._command, stdin=subprocess.DEVNULL, stdout=log, stderr=subprocess.STDOUT, cwd=self.folder,
                 env={**os.environ, **self._environment}, start_new_session=True,
             )  # fmt: skip
-        deadline = time.monotonic() + self._seconds
         try:
-            while not self.serves():
+            for _ in looks(self._seconds):
+                if self.serves():
+                    return
                 assert self._process.poll() is None, f"{self._command} has ended:\n{self.log[-4000:]}"
-                assert time.monotonic() < deadline, f"{self._command} does not serve:\n{self.log[-4000:]}"
-                time.sleep(0.02)
+            raise AssertionError(f"{self._command} does not serve:\n{self.log[-4000:]}")
         except BaseException:
             self.kill()
             raise

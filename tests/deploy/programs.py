@@ -15,6 +15,8 @@ from pathlib import Path
 from types import TracebackType
 from typing import Self
 
+from tests.serving import looks
+
 DEPLOY = Path(__file__).parent.parent.parent / "deploy"
 SECONDS = 60.0  # how long a failure takes
 
@@ -67,12 +69,12 @@ class Program:
 
     def wait_for_port(self, port: int, *, seconds: float = SECONDS) -> None:
         """Return when somebody listens there. Otherwise the program is ended, as no block has begun that would."""
-        deadline = time.monotonic() + seconds
         try:
-            while not self._listens(port):
+            for _ in looks(seconds):
+                if self._listens(port):
+                    return
                 assert self.process.poll() is None, f"{self.process.args!r} has ended:\n{self.log[-4000:]}"
-                assert time.monotonic() < deadline, f"{self.process.args!r} does not listen:\n{self.log[-4000:]}"
-                time.sleep(0.02)
+            raise AssertionError(f"{self.process.args!r} does not listen:\n{self.log[-4000:]}")
         except BaseException:
             self.process.kill()
             self.process.wait()
