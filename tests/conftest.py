@@ -56,6 +56,10 @@ def pytest_collection() -> Generator[None]:
 _WITH_PROGRAMS = ("brokers", "browser", "cli", "deploy", "hostile", "interop", "fleet")
 
 
+def _folder(item: pytest.Item) -> str:
+    return item.path.relative_to(Path(__file__).parent).parts[0]
+
+
 def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool | None:
     """Do not even read those folders for a run that deselects all that is in them: that takes half of the time."""
     if config.option.markexpr != "not programs":
@@ -66,10 +70,26 @@ def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Mark what starts other programs: tests of these folders, and modules that import what starts a server."""
     for item in items:
-        folder = item.path.relative_to(Path(__file__).parent).parts[0]
         module = getattr(item, "module", None)
-        if folder in _WITH_PROGRAMS or hasattr(module, "ServerProcess") or hasattr(module, "subprocess"):
+        if _folder(item) in _WITH_PROGRAMS or hasattr(module, "ServerProcess") or hasattr(module, "subprocess"):
             item.add_marker("programs")
+
+
+# `make coverage`.
+
+# Their tests are about what whole processes do. Those of other folders are about what test processes see in themselves,
+# and measuring the servers that they start would make each start cost half as much again.
+_WITH_MEASURED_PROGRAMS = ("cli", "fleet", "process")
+_MEASURE = "COVERAGE_PROCESS_CONFIG"  # coverage in this process sets it, and begins in each child that has it
+_measure = os.environ.get(_MEASURE)
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_runtest_setup(item: pytest.Item) -> None:
+    global _measure  # noqa: PLW0603  # pytest has one session
+    _measure = os.environ.pop(_MEASURE, _measure)
+    if _measure is not None and _folder(item) in _WITH_MEASURED_PROGRAMS:
+        os.environ[_MEASURE] = _measure
 
 
 # A run that tests less than it seems to.
