@@ -57,11 +57,13 @@ _RUNNING = pytest.StashKey[dict[type[Engine], Engine]]()
 @pytest.hookimpl(wrapper=True)
 def pytest_runtest_teardown(item: pytest.Item, nextitem: pytest.Item | None) -> Generator[None]:
     """Close the browsers behind the last test of this folder: Chromium's event loop blocks those of other tests."""
-    yield
-    if nextitem is None or HERE not in nextitem.path.parents:
-        for running in item.session.stash.get(_RUNNING, {}).values():
-            running.close()
-        item.session.stash[_RUNNING] = {}
+    try:
+        yield
+    finally:
+        if nextitem is None or HERE not in nextitem.path.parents:
+            for running in item.session.stash.get(_RUNNING, {}).values():
+                running.close()
+            item.session.stash[_RUNNING] = {}
 
 
 @pytest.fixture
