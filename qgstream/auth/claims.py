@@ -75,6 +75,8 @@ def check_exp(settings: ClaimSettings, claims: Claims) -> str:
     # RFC 7519 4.1.4: "the current date/time MUST be before the expiration date/time".
     if claims.now >= claims.expires_at:
         raise Unauthorized(f"token: it expired {claims.now - expires:.0f} s ago", code="token_expired")
+    if claims.now >= expires:
+        return f"{claims.now - expires:.0f} s ago, within the leeway of {settings.leeway_seconds:g} s"
     return f"in {expires - claims.now:.0f} s"
 
 
@@ -85,6 +87,8 @@ def check_nbf(settings: ClaimSettings, claims: Claims) -> str:
         return "none: valid from the start"
     if claims.now < begins - settings.leeway_seconds:
         raise Unauthorized(f"token: it is valid only in {begins - claims.now:.0f} s", code="token_not_yet_valid")
+    if claims.now < begins:
+        return f"in {begins - claims.now:.0f} s, within the leeway of {settings.leeway_seconds:g} s"
     return f"{claims.now - begins:.0f} s ago"
 
 

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import os
 import queue
+import stat
 import threading
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -36,6 +38,20 @@ class Line:
 
 def _name(source: str) -> str:
     return "standard input" if source == STANDARD_INPUT else source
+
+
+def size(sources: Sequence[str]) -> int | None:
+    """The bytes that are to be read from these sources; None if one of them is no regular file."""
+    total = 0
+    for source in sources:
+        try:
+            found = os.fstat(0) if source == STANDARD_INPUT else os.stat(source)  # noqa: PTH116  # beside fstat
+            if not stat.S_ISREG(found.st_mode):
+                return None
+            total += found.st_size - (os.lseek(0, 0, os.SEEK_CUR) if source == STANDARD_INPUT else 0)
+        except (OSError, ValueError):  # reading it says what is wrong
+            return None
+    return total
 
 
 def batches(sources: Sequence[str], *, most_lines: int, most_bytes: int) -> Iterator[list[Line]]:

@@ -57,12 +57,12 @@ def _printable(text: str) -> str:
     return "".join(c if c.isprintable() or c == "\t" else c.encode("unicode_escape").decode() for c in text)
 
 
-def say_state(state: State) -> None:
+def say_state(server: str, state: State) -> None:
     """Why nothing comes just now; on a terminal also that it does again."""
     if state.name == "waiting":
-        _streams.say(f"{state.reason}; again in {state.seconds:.1f} s")
+        _streams.say(f"{server}: {_printable(state.reason)}; again in {state.seconds:.1f} s")
     elif sys.stderr.isatty():
-        _streams.say(f"connected, replay: {state.replay}")
+        _streams.say(f"connected to {server}, replay: {_printable(state.replay)}")
 
 
 async def tail(stream: Stream, show: ForPrograms | ForPeople, count: int | None) -> None:

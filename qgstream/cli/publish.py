@@ -64,11 +64,13 @@ def run(args: argparse.Namespace) -> int:
     from qgstream.client.publisher import Publisher
 
     try:
-        publisher = Publisher(args.url, key=os.environ.get(KEY_VARIABLE), deadline_seconds=args.deadline)
+        publisher = Publisher(
+            args.url, key=os.environ.get(KEY_VARIABLE), deadline_seconds=args.deadline, on_retry=_Impatience(args.url)
+        )
     except ValueError as error:
         args.parser.error(str(error))
     except QgstreamError as error:
-        _explain(error)
+        _explain(args, error)
     with publisher:
         if args.data:
             return _publish_arguments(args, publisher)
@@ -97,24 +99,26 @@ def _publish_arguments(args: argparse.Namespace, publisher: Publisher) -> int:
         else:
             _report({"published": len(events), "last_id": publisher.publish_all(events).ids[-1]})
     except QgstreamError as error:
-        _explain(error)
+        _explain(args, error)
     return 0
 
 
 def _publish_lines(args: argparse.Namespace, publisher: Publisher) -> int:
-    progress, last_id = _Progress(), None
+    sources = args.file or [_lines.STANDARD_INPUT]
+    progress, last_id = _Progress(_lines.size(sources)), None
+    if sources == [_lines.STANDARD_INPUT] and sys.stdin.isatty():
+        what = "events" if args.ndjson else f"lines to {args.topic!r}"
+        _streams.say(f"publishing {what} to {args.url}, one for each line that you type; Ctrl-D ends")
     try:
-        for batch in _lines.batches(
-            args.file or [_lines.STANDARD_INPUT], most_lines=_MOST_LINES, most_bytes=_MOST_BYTES
-        ):
+        for batch in _lines.batches(sources, most_lines=_MOST_LINES, most_bytes=_MOST_BYTES):
             # A line that is wrong ends it, and what came before it is published: the order is that of the input.
             events, wrong = _events(args, batch)
             if events:
                 try:
                     last_id = publisher.publish_all(events).ids[-1]
                 except QgstreamError as error:
-                    _explain(error, where=f"{batch[0]} to {batch[len(events) - 1].number}")
-                progress.add(len(events))
+                    _explain(args, error, where=f"{batch[0]} to {batch[len(events) - 1].number}")
+                progress.add(len(events), sum(len(line.text.encode()) + 1 for line in batch))
             if wrong is not None:
                 raise wrong
     except (QgstreamError, KeyboardInterrupt):
@@ -170,10 +174,33 @@ def _whole_event(text: str) -> dict[str, Any]:
     }  # fmt: skip
 
 
-def _explain(error: QgstreamError, *, where: str | None = None) -> NoReturn:
+class _Impatience:
+    """Says that a request is repeated, once for each reason: a command that is silent for 30 s seems to hang."""
+
+    def __init__(self, url: str) -> None:
+        self._url = url
+        self._said: set[str] = set()
+
+    def __call__(self, error: QgstreamError, seconds: float) -> None:  # noqa: ARG002  # of `OnRetry`
+        said = _about(self._url, error)
+        if said not in self._said:
+            self._said.add(said)
+            _streams.say(f"{said}; trying again (--deadline)")
+
+
+def _about(url: str, error: QgstreamError) -> str:
+    """The error, and the server that it is about."""
+    from qgstream.client.responses import Refused, server_of
+
+    return f"{server_of(url)}: {error}" if isinstance(error, Refused) else str(error)
+
+
+def _explain(args: argparse.Namespace, error: QgstreamError, *, where: str | None = None) -> NoReturn:
     from qgstream.client.responses import CredentialsRefused, UnusableToken
 
-    said = str(error) if where is None else f"{where}: {error}"
+    said = _about(args.url, error)
+    if where is not None:
+        said = f"{where}: {said}"
     if isinstance(error, CredentialsRefused | UnusableToken):
         said += f"\nthe publish key comes from the environment: {KEY_VARIABLE}"
     if getattr(error, "is_uncertain", False):
@@ -191,20 +218,34 @@ def _report(outcome: dict[str, object]) -> None:
         _streams.say(f"standard output: {error.strerror}; everything was published: {json.dumps(outcome)}")
 
 
+def progress(count: int, done_bytes: int, total_bytes: int | None, seconds: float) -> str:
+    """How far it is after so many seconds. `total_bytes` is None for input whose end is not known."""
+    said = f"{count} events, {count / seconds:.0f} a second" if seconds > 0 else f"{count} events"
+    if not total_bytes or not done_bytes:
+        return said
+    share = min(1.0, done_bytes / total_bytes)
+    left = round(seconds * (1 - share) / share)
+    minutes, rest = divmod(left, 60)
+    return f"{share:.0%}, {said}, {f'{minutes} min ' if minutes else ''}{rest} s left"
+
+
 class _Progress:
     """How far it is, on a terminal, for those who wait."""
 
-    def __init__(self) -> None:
+    def __init__(self, total_bytes: int | None = None) -> None:
         self.count = 0
+        self._bytes = 0
+        self._total_bytes = total_bytes
         self._is_shown = sys.stderr.isatty()
         self._started_at = self._said_at = time.monotonic()
 
-    def add(self, count: int) -> None:
+    def add(self, count: int, size_bytes: int = 0) -> None:
         self.count += count
+        self._bytes += size_bytes
         now = time.monotonic()
         if self._is_shown and now - self._said_at >= _PROGRESS_SECONDS:
             self._said_at = now
-            self._say(f"{self.count} events, {self.count / (now - self._started_at):.0f} a second")
+            self._say(progress(self.count, self._bytes, self._total_bytes, now - self._started_at))
 
     def end(self, said: str = "") -> None:
         if self._is_shown:

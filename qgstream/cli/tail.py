@@ -47,23 +47,29 @@ def run(args: argparse.Namespace) -> int:
     import asyncio
 
     from qgstream.cli import _tail
-    from qgstream.client.responses import CredentialsRefused, UnusableToken
+    from qgstream.client.responses import ClientError, CredentialsRefused, Refused, UnusableToken, server_of
     from qgstream.client.stream import connect
     from qgstream.errors import QgstreamError
 
+    server = ""
     show = _tail.ForPrograms() if args.json or not sys.stdout.isatty() else _tail.ForPeople()
     try:
         stream = connect(
             args.url, topics=args.topic, events=args.event, last_event_id=args.since,
             replay="latest" if args.latest else None, token=os.environ.get(_TOKEN_VARIABLE),
-            give_up_seconds=args.give_up, on_reset=show.reset, on_state=_tail.say_state,
+            give_up_seconds=args.give_up, on_reset=show.reset,
+            on_state=lambda state: _tail.say_state(server, state),
         )  # fmt: skip
+        server = server_of(args.url)
     except ValueError as error:
         args.parser.error(str(error))
     try:
         asyncio.run(_tail.tail(stream, show, args.count))
-    except (CredentialsRefused, UnusableToken) as error:
-        raise QgstreamError(f"{error}\na key or token comes from the environment: {_TOKEN_VARIABLE}") from error
+    except ClientError as error:
+        said = f"{server}: {error}" if isinstance(error, Refused) else str(error)
+        if isinstance(error, CredentialsRefused | UnusableToken):
+            said += f"\na key or token comes from the environment: {_TOKEN_VARIABLE}"
+        raise QgstreamError(said) from error
     return 0
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import ssl
 import time
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from random import Random
 from types import TracebackType
@@ -27,6 +27,7 @@ from qgstream.client.responses import (
     is_hopeless,
     refusal,
     sentence,
+    server_of,
 )
 from qgstream.errors import InvalidField
 
@@ -40,6 +41,9 @@ TRY_SECONDS = 10.0
 
 # A proxy that refuses has not passed anything on.
 _NOT_SENT = httpx.ConnectError | httpx.ConnectTimeout | httpx.PoolTimeout | httpx.ProxyError
+
+# Is told why a try failed, and after how many seconds the next one comes.
+OnRetry = Callable[[ClientError, float], None]
 
 _encode = msgspec.json.Encoder().encode
 
@@ -89,7 +93,10 @@ class PublishedAll:
 class _Tries:
     """The tries of one request: what came of each, and whether and when there is another. Time is an argument."""
 
-    def __init__(self, deadline_seconds: float, now: float, random: Random | None = None) -> None:
+    def __init__(
+        self, deadline_seconds: float, now: float, random: Random | None = None, *, server: str = "the server",
+        on_retry: OnRetry | None = None,
+    ) -> None:  # fmt: skip
         if not 0 < deadline_seconds <= MAX_DEADLINE_SECONDS:
             raise ValueError(
                 f"deadline_seconds: got {deadline_seconds:g}, expected more than 0 and at most "
@@ -99,6 +106,8 @@ class _Tries:
         self._backoff = Backoff(random=random)
         self._random = random or Random()
         self._is_uncertain = False
+        self._server = server
+        self._on_retry = on_retry
 
     def timeout(self, now: float) -> float:
         """Seconds for the next try."""
@@ -120,12 +129,14 @@ class _Tries:
             raise ClientError(sentence(error)) from error
         # Without a connection nothing was sent.
         self._is_uncertain |= not isinstance(error, _NOT_SENT)
-        said = f"no answer: {sentence(error)}"
+        said = f"no answer from {self._server}: {sentence(error)}"
         return self._next(Unreachable(said, is_uncertain=self._is_uncertain), now, self._backoff.seconds())
 
     def _next(self, error: ClientError, now: float, seconds: float) -> float:
         if now + seconds >= self._ends_at:
             raise error
+        if self._on_retry is not None:
+            self._on_retry(error, seconds)
         return seconds
 
 
@@ -172,17 +183,20 @@ class _Endpoint:
     """Where a publisher publishes, and as whom."""
 
     def __init__(
-        self, url: str, *, key: str | None, headers: Mapping[str, str] | None, deadline_seconds: float
-    ) -> None:
+        self, url: str, *, key: str | None, headers: Mapping[str, str] | None, deadline_seconds: float,
+        on_retry: OnRetry | None,
+    ) -> None:  # fmt: skip
         self.url = events_url(url)
         self.headers = dict(headers or {})
         if key:
             self.headers["Authorization"] = bearer(key)
         _Tries(deadline_seconds, 0.0)
         self.deadline_seconds = deadline_seconds
+        self._on_retry = on_retry
 
     def tries(self, deadline_seconds: float | None) -> _Tries:
-        return _Tries(self.deadline_seconds if deadline_seconds is None else deadline_seconds, time.monotonic())
+        seconds = self.deadline_seconds if deadline_seconds is None else deadline_seconds
+        return _Tries(seconds, time.monotonic(), server=server_of(self.url), on_retry=self._on_retry)
 
     def request(self, body: bytes, media_type: str, timeout: float) -> dict[str, Any]:
         headers = self.headers | {"Content-Type": media_type, "Accept": JSON}
@@ -215,6 +229,8 @@ class Publisher:
         deadline_seconds: How long one call may take, its repetitions included: more than 0 and at most 240.
         verify: False to trust any certificate, or the TLS context to use.
         http: An `httpx.Client` of your own. It is used instead of `verify`, and it is not closed.
+        on_retry: Called with the error and the seconds until the next try, each time that a try has failed and
+            another one follows.
 
     Raises:
         ValueError: `deadline_seconds` is outside of its bounds.
@@ -231,9 +247,11 @@ class Publisher:
     def __init__(
         self, url: str, *, key: str | None = None, headers: Mapping[str, str] | None = None,
         deadline_seconds: float = DEADLINE_SECONDS, verify: ssl.SSLContext | bool = True,
-        http: httpx.Client | None = None,
+        http: httpx.Client | None = None, on_retry: OnRetry | None = None,
     ) -> None:  # fmt: skip
-        self._endpoint = _Endpoint(url, key=key, headers=headers, deadline_seconds=deadline_seconds)
+        self._endpoint = _Endpoint(
+            url, key=key, headers=headers, deadline_seconds=deadline_seconds, on_retry=on_retry
+        )  # fmt: skip
         self._http = transport.client(verify, self._endpoint.url) if http is None else http
         self._is_own = http is None
 
@@ -327,6 +345,8 @@ class AsyncPublisher:
         deadline_seconds: How long one call may take, its repetitions included: more than 0 and at most 240.
         verify: False to trust any certificate, or the TLS context to use.
         http: An `httpx.AsyncClient` of your own. It is used instead of `verify`, and it is not closed.
+        on_retry: Called with the error and the seconds until the next try, each time that a try has failed and
+            another one follows.
 
     Raises:
         ValueError: `deadline_seconds` is outside of its bounds.
@@ -343,9 +363,11 @@ class AsyncPublisher:
     def __init__(
         self, url: str, *, key: str | None = None, headers: Mapping[str, str] | None = None,
         deadline_seconds: float = DEADLINE_SECONDS, verify: ssl.SSLContext | bool = True,
-        http: httpx.AsyncClient | None = None,
+        http: httpx.AsyncClient | None = None, on_retry: OnRetry | None = None,
     ) -> None:  # fmt: skip
-        self._endpoint = _Endpoint(url, key=key, headers=headers, deadline_seconds=deadline_seconds)
+        self._endpoint = _Endpoint(
+            url, key=key, headers=headers, deadline_seconds=deadline_seconds, on_retry=on_retry
+        )  # fmt: skip
         self._http = transport.async_client(verify, self._endpoint.url) if http is None else http
         self._is_own = http is None
 

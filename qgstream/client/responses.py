@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import json
+import os
+import re
 import ssl
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import suppress
 from datetime import UTC
 from email.utils import parsedate_to_datetime
@@ -22,6 +24,9 @@ _PASSING = frozenset({408, 425, 429, 500, 502, 503, 504})
 
 # Of Retry-After: what a client does with it is up to the client, but it is a time that it can sleep.
 _MOST_SECONDS = 1e9
+
+# What anyio says, which has tried each address of a name, and keeps the reasons to itself.
+_NO_ATTEMPT = "All connection attempts failed"
 
 # LocalProtocolError: a header that cannot be sent.
 _HOPELESS = (
@@ -254,6 +259,12 @@ def _is_refusal(status: str) -> bool:
     return status.isdecimal() and 400 <= int(status) < 500 and int(status) not in _PASSING
 
 
+def server_of(url: httpx.URL | str) -> str:
+    """The server of a URL, without what may be secret in it: `http://127.0.0.1:8000`."""
+    parsed = httpx.URL(url)
+    return str(parsed.copy_with(username=None, password=None, raw_path=b"/", fragment=None)).rstrip("/")
+
+
 def sentence(error: httpx.HTTPError) -> str:
     """What went wrong."""
     # httpx's timeouts have no words of their own.
@@ -261,4 +272,19 @@ def sentence(error: httpx.HTTPError) -> str:
         httpx.ReadTimeout: "nothing came for too long",
         httpx.ConnectTimeout: "no connection came about in time",
     }
-    return str(error) or named.get(type(error), type(error).__name__)
+    said = str(error)
+    if said == _NO_ATTEMPT:
+        said = next(filter(None, map(_words_of, _causes(error))), said)
+    return re.sub(r"^\[Errno -?\d+\] ", "", said) or named.get(type(error), type(error).__name__)
+
+
+def _causes(error: BaseException) -> Iterator[BaseException]:
+    cause = error.__cause__ or error.__context__
+    while cause is not None:
+        yield from cause.exceptions if isinstance(cause, BaseExceptionGroup) else (cause,)
+        cause = cause.__cause__ or cause.__context__
+
+
+def _words_of(error: BaseException) -> str | None:
+    number = error.errno if isinstance(error, OSError) else None
+    return os.strerror(number) if number is not None and number > 0 else None

@@ -28,6 +28,7 @@ from qgstream.client.responses import (
     is_hopeless,
     refusal,
     sentence,
+    server_of,
 )
 from qgstream.wire import sse
 
@@ -399,7 +400,9 @@ class Stream:
         seconds = self._pause(ended)
         limit = self._give_up_seconds
         if limit is not None and now + seconds - self._down_since > limit:
-            raise Unreachable(f"no stream for {limit:g} s: {ended}") from ended
+            # The next connection would come too late. Not before the time is over, which is what the words say.
+            await asyncio.sleep(max(0.0, self._down_since + limit - now))
+            raise Unreachable(f"no stream from {server_of(self._url)} for {limit:g} s: {ended}") from ended
         self._tell(State("waiting", reason=str(ended), seconds=seconds))
         await asyncio.sleep(seconds)
 

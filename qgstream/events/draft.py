@@ -14,6 +14,7 @@ from qgstream.errors import BadRequest, InvalidField, TooLarge
 from qgstream.events.namespaces import APPLICATION, scoped
 from qgstream.events.publication import Publication
 from qgstream.events.topics import check_name, check_text
+from qgstream.suggestions import did_you_mean
 
 MAX_TOPICS_PER_EVENT = 64
 # A batch goes into the log in one piece: 8 MiB of the smallest events are 300 000, which held the loop for nine
@@ -54,6 +55,7 @@ _decode_fields = msgspec.json.Decoder(dict[str, msgspec.Raw]).decode
 # msgspec's words for where: "... - at `$.topic[1]`" in one object, "`$[3].topic`" in the fourth line of a batch.
 _WHERE = re.compile(r" - at `\$(?:\[(\d+)\])?\.?(\w+)?[^`]*`$")
 _FIELD = re.compile(r"field `(\w+)`")
+_UNKNOWN_FIELD = "Object contains unknown field"
 # Up to the first lone surrogate, as JSON escapes it: over text, pairs, and whatever else stands behind a backslash.
 _TO_LONE_SURROGATE = re.compile(
     rb"(?s)(?:[^\\]++|\\u[dD][89abAB]..\\u[dD][c-fC-F]..|\\(?!u[dD][89a-fA-F]).)*+(?=\\u[dD][89a-fA-F])"
@@ -267,4 +269,7 @@ def _bad_json(error: Exception, body: bytes) -> BadRequest:
     where, named = _WHERE.search(text), _FIELD.search(text)
     field = where[2] if where else named[1][:100] if named else None  # an unknown name may be of any length
     sentence = _WHERE.sub("", text)[:300]
+    if named and text.startswith(_UNKNOWN_FIELD):
+        known = Body.__struct_fields__
+        sentence = "unknown field" + (did_you_mean(named[1], known) or f", expected one of {', '.join(known)}")
     return InvalidField(field, sentence) if field else BadRequest(sentence, code="invalid_field")

@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import ValidationError
 
-from qgstream.auth.claims import CLAIM_CHECKS, LAST_DATE, Claims, ClaimSettings
+from qgstream.auth.claims import CLAIM_CHECKS, LAST_DATE, Claims, ClaimSettings, check_exp, check_nbf
 from qgstream.errors import Unauthorized
 from tests.signing import NOW, payload
 
@@ -54,6 +54,14 @@ def test_a_token_is_refused_until_nbf_less_leeway(leeway: float) -> None:
 
 def test_the_message_says_how_long_until_it_is_valid() -> None:
     assert refused(payload(nbf=NOW + 90))[1] == "token: it is valid only in 90 s"
+
+
+def test_within_the_leeway_the_explanation_says_so() -> None:
+    settings = ClaimSettings(leeway_seconds=10)
+    assert check_exp(settings, Claims({"exp": NOW - 5}, NOW)) == "5 s ago, within the leeway of 10 s"
+    assert check_exp(settings, Claims({"exp": NOW + 5}, NOW)) == "in 5 s"
+    assert check_nbf(settings, Claims({"nbf": NOW + 5}, NOW)) == "in 5 s, within the leeway of 10 s"
+    assert check_nbf(settings, Claims({"nbf": NOW - 5}, NOW)) == "5 s ago"
 
 
 @pytest.mark.parametrize("now", [0.0, NOW, 1e12])

@@ -16,6 +16,7 @@ from qgstream.cli import _lines, main
 from qgstream.cli import publish as command
 from qgstream.wire.sse import Event, Parser
 from tests.serving import KEY, RawClient, ServerProcess
+from tests.terminals import Terminal
 
 PUBLISH = [sys.executable, "-m", "qgstream", "publish"]
 
@@ -187,13 +188,15 @@ def test_without_a_key_it_says_where_keys_come_from(
     assert run("--url", server.url, "t", "x") == 1
     out, err = capsys.readouterr()
     assert out == ""
-    assert err.startswith("401 unauthorized: got no credentials")
+    assert err.startswith(f"{server.url}: 401 unauthorized: got no credentials")
     assert err.endswith("the publish key comes from the environment: QGSTREAM_PUBLISH_KEY\n")
 
 
 def test_no_server_and_no_file(capsys: pytest.CaptureFixture[str], server: ServerProcess) -> None:
     assert run("--url", "http://127.0.0.1:1", "t", "x", "--deadline", "0.2") == 1
-    assert capsys.readouterr().err.startswith("no answer: ")
+    first, last = capsys.readouterr().err.splitlines()
+    assert first == "no answer from http://127.0.0.1:1: Connection refused; trying again (--deadline)"
+    assert last == "no answer from http://127.0.0.1:1: Connection refused"
     assert run("--url", server.url, "t", "--file", "/nowhere") == 1
     assert "/nowhere: No such file or directory\n" in capsys.readouterr().err
 
@@ -233,3 +236,44 @@ def test_progress_is_for_terminals(server: ServerProcess, topic: str, monkeypatc
     os.close(ours)
     assert shown.startswith(b"\r\x1b[K1000 events, ")
     assert b"a second\r\x1b[Kdone" in shown
+
+
+@pytest.mark.parametrize(
+    ("done", "total", "seconds", "said"),
+    [
+        (0, None, 0.0, "10 events"),
+        (100, None, 2.0, "10 events, 5 a second"),
+        (100, 400, 2.0, "25%, 10 events, 5 a second, 6 s left"),
+        (100, 10_000, 2.0, "1%, 10 events, 5 a second, 3 min 18 s left"),
+        (500, 400, 2.0, "100%, 10 events, 5 a second, 0 s left"),  # it grew meanwhile
+        (100, 0, 2.0, "10 events, 5 a second"),
+    ],
+)
+def test_progress_has_a_share_where_the_end_is_known(done: int, total: int | None, seconds: float, said: str) -> None:
+    assert command.progress(10, done, total, seconds) == said
+
+
+def test_the_size_of_what_is_read(tmp_path: Path) -> None:
+    one, other = tmp_path / "one", tmp_path / "other"
+    one.write_text("12345")
+    other.write_text("123")
+    assert _lines.size([str(one), str(other)]) == 8
+    os.mkfifo(tmp_path / "pipe")
+    assert _lines.size([str(one), str(tmp_path / "pipe")]) is None
+    assert _lines.size([str(tmp_path / "nowhere")]) is None
+
+
+def test_at_a_terminal(server: ServerProcess, tmp_path: Path) -> None:
+    """It says that it waits for lines; of a file, how long it takes; of a server, which one it is."""
+    environ = {"QGSTREAM_PUBLISH_KEY": KEY}
+    with Terminal("publish", "--url", server.url, "typed", environ=environ) as terminal:
+        terminal.read_until(rf"publishing lines to 'typed' to {server.url}, .* Ctrl-D ends\n")
+        terminal.enter("one\n\x04")
+        assert terminal.read_to_end() == 0
+        assert '{"published": 1, ' in terminal.shown
+    (tmp_path / "lines").write_text("x" * 1000 + "\n")
+    flags = ("--url", server.url, "file", "--file", str(tmp_path / "lines"))
+    slow = "import qgstream.cli.publish as p, qgstream.cli as c; p._PROGRESS_SECONDS = 0; raise SystemExit(c.main())"
+    with Terminal("publish", *flags, command=(sys.executable, "-c", slow), environ=environ) as terminal:
+        assert terminal.read_to_end() == 0
+        assert re.search(r"100%, 1 events, \d+ a second, 0 s left", terminal.shown)

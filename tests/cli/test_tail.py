@@ -13,7 +13,8 @@ from typing import Any, cast
 
 import pytest
 
-from qgstream.cli import main
+from qgstream.cli import _tail, main
+from qgstream.client.stream import State
 from tests.deploy.programs import free_port
 from tests.publishing import publish
 from tests.serving import KEY, ServerProcess
@@ -87,7 +88,7 @@ def test_it_comes_back_and_goes_on_until_ctrl_c(server: ServerProcess, topic: st
         process.send_signal(signal.SIGINT)
         out, err = process.communicate(timeout=60)
     assert (process.returncode, out) == (130, b"")
-    assert err.startswith(b"kicked; again in 0.")
+    assert err.startswith(f"{server.url}: kicked; again in 0.".encode())
     assert err.count(b"\n") == 1
 
 
@@ -116,7 +117,7 @@ def test_on_a_terminal_it_is_for_people_and_nothing_moves_the_cursor(server: Ser
     os.close(ours)
     assert process.wait(60) == 0
     connected, first, second, *lines = shown.decode().split("\r\n")
-    assert connected == "connected, replay: complete"
+    assert connected == f"connected to {server.url}, replay: complete"
     assert first.endswith(f'\x1b[0m \x1b[1m{topic}\x1b[0m created {{"order": 7}}')
     assert second.endswith(f"{topic}\x1b[0m message ")
     assert lines == ["    two", "    lines \\x1b[31m\\x9b", ""]
@@ -141,7 +142,7 @@ def test_who_may_not_look_is_told_where_keys_come_from(
     assert run("--url", server.url) == 1
     out, err = capsys.readouterr()
     assert out == ""
-    assert err.startswith("401 unknown_key: ")
+    assert err.startswith(f"{server.url}: 401 unknown_key: ")
     assert err.endswith("a key or token comes from the environment: QGSTREAM_TOKEN\n")
     monkeypatch.setenv("QGSTREAM_TOKEN", KEY)
     publish(server, "who-may-look", 1)
@@ -161,8 +162,15 @@ def test_a_token_that_no_header_can_carry_is_said_with_its_variable(
 
 
 def test_it_gives_up_when_it_was_told_to(capsys: pytest.CaptureFixture[str]) -> None:
-    assert run("--url", f"http://127.0.0.1:{free_port()}", "--give-up", "0.1") == 1
-    assert capsys.readouterr().err.startswith("no stream for 0.1 s: ")
+    url = f"http://127.0.0.1:{free_port()}"
+    assert run("--url", f"{url}?access_token=hush", "--give-up", "0.1") == 1
+    assert capsys.readouterr().err == f"no stream from {url} for 0.1 s: Connection refused\n"
+
+
+def test_it_names_the_server_that_it_waits_for(capsys: pytest.CaptureFixture[str]) -> None:
+    server = f"http://127.0.0.1:{free_port()}"
+    _tail.say_state(server, State("waiting", reason="drain\x1b", seconds=1.26))
+    assert capsys.readouterr().err == f"{server}: drain\\x1b; again in 1.3 s\n"
 
 
 @pytest.mark.parametrize(

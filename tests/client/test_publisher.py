@@ -259,9 +259,21 @@ async def test_a_key_that_no_header_can_carry_is_not_sent(both: Both) -> None:
 
 
 @pytest.mark.gen_test
+async def test_on_retry_is_told_of_each_pause(both: Both) -> None:
+    told: list[tuple[str, float]] = []
+    setup = {"on_retry": lambda error, seconds: told.append((str(error), seconds))}
+    async with Script([b"", refused(503, error("draining")), TAKEN]) as server:
+        assert (await both.publish(server.url, "a", 1, setup=setup)).id == "e-1"
+    (first, pause), (second, _) = told
+    assert first.startswith(f"no answer from {server.url}: ")
+    assert second.startswith("503 draining: ")
+    assert pause > 0
+
+
+@pytest.mark.gen_test
 async def test_what_nobody_can_know_is_said(both: Both) -> None:
     port = free_port()
-    with pytest.raises(Unreachable, match="no answer: ") as caught:
+    with pytest.raises(Unreachable, match=r"no answer from http://127\.0\.0\.1:\d+: ") as caught:
         await both.publish(f"http://127.0.0.1:{port}", "a", 1, deadline_seconds=0.05)
     assert not caught.value.is_uncertain
     async with Script([b""] * 1000) as server:

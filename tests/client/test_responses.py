@@ -21,8 +21,31 @@ from qgstream.client.responses import (
     is_hopeless,
     refusal,
     sentence,
+    server_of,
 )
 from tests.scripted import error
+
+
+@pytest.mark.parametrize(
+    ("url", "server"),
+    [
+        ("http://127.0.0.1:8000", "http://127.0.0.1:8000"),
+        ("https://user:hush@example.com/events?access_token=hush#hush", "https://example.com"),
+        ("http://[::1]:8000/", "http://[::1]:8000"),
+    ],
+)
+def test_a_server_is_named_without_secrets(url: str, server: str) -> None:
+    assert server_of(url) == server
+
+
+def test_the_words_of_the_system_without_its_numbers() -> None:
+    assert sentence(httpx.ConnectError("[Errno 111] Connection refused")) == "Connection refused"
+    assert sentence(httpx.ConnectError("[Errno -2] Name or service not known")) == "Name or service not known"
+    several = httpx.ConnectError("All connection attempts failed")
+    several.__cause__ = OSError("All connection attempts failed")
+    several.__cause__.__cause__ = BaseExceptionGroup("", [ValueError(), ConnectionRefusedError(111, "x")])
+    assert sentence(several) == "Connection refused"
+    assert sentence(httpx.ConnectError("All connection attempts failed")) == "All connection attempts failed"
 
 
 @pytest.mark.parametrize(

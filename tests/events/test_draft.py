@@ -14,7 +14,13 @@ from hypothesis import strategies as st
 
 from qgstream.errors import BadRequest, InvalidField, TooLarge
 from qgstream.events import draft as drafts
-from qgstream.events.draft import MAX_EVENTS_PER_BATCH, MAX_RETRY_MS, MAX_TOPICS_PER_EVENT, draft, received
+from qgstream.events.draft import (
+    MAX_EVENTS_PER_BATCH,
+    MAX_RETRY_MS,
+    MAX_TOPICS_PER_EVENT,
+    draft,
+    received,
+)
 from qgstream.events.namespaces import namespace, scoped
 from qgstream.events.publication import Publication
 
@@ -357,3 +363,22 @@ def test_what_no_stream_can_carry_is_not_received(arguments: dict[str, Any], sai
     with pytest.raises(InvalidField) as caught:
         received(**call)
     assert str(caught.value).startswith(said)
+
+
+@pytest.mark.parametrize(
+    ("name", "said"),
+    [
+        ("topics", "topics: unknown field; did you mean topic?"),
+        ("dta", "dta: unknown field; did you mean data?"),
+        ("events", "events: unknown field; did you mean event?"),
+        ("retry_ms", "retry_ms: unknown field; did you mean retry?"),
+        ("xyz", "xyz: unknown field, expected one of topic, data, event, retry, private, idempotency_key"),
+    ],
+)
+def test_a_misspelt_field_has_a_suggestion(name: str, said: str) -> None:
+    with pytest.raises(InvalidField, match=f"^{said.replace('?', '[?]')}$") as caught:
+        parse_json(json.dumps({"topic": "a", "data": 1, name: 1}).encode(), 1000)
+    assert caught.value.field == name
+    lines = b'{"topic": "a", "data": 1}\n' + json.dumps({name: 1}).encode()
+    with pytest.raises(InvalidField, match=rf"^line 2: {name}: unknown field"):
+        parse_ndjson(lines, 1000)
