@@ -8,6 +8,7 @@ from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, S
 from dataclasses import dataclass
 from itertools import chain
 from random import Random
+from types import MappingProxyType
 from typing import cast
 
 from tornado.iostream import IOStream
@@ -32,7 +33,7 @@ from qgstream.limits import RETRY_JITTER, LimitSettings, jittered
 from qgstream.logs import Seldom, excerpt, log
 from qgstream.metrics import Live, Metrics
 from qgstream.net.body_budget import Bodies
-from qgstream.reasons import CloseReason, ResetReason
+from qgstream.reasons import REPLAY_RESULTS, CloseReason, ReplayResult, ResetReason
 from qgstream.replay.resume import Opening, opening
 from qgstream.replay.runner import Replays
 from qgstream.talkers import Asker, Talkers, data_bytes
@@ -42,6 +43,12 @@ from qgstream.wire.framing import Framing
 # A goodbye that is not taken within this is not waited for.
 LINGER_SECONDS = 5.0
 _NOT_STARTED = "the hub is not started: await hub.start() first"
+# What the log says of each result, as the stream does: `reset` has its reason beside it.
+_REPLAYS: Mapping[ReplayResult, Mapping[str, str]] = {
+    result: {"replay": result} if result in ("none", "complete") else {"replay": "reset", "reason": result}
+    for result in REPLAY_RESULTS
+}
+_NOTHING: Mapping[str, object] = MappingProxyType({})
 # Closing reasons after which the same client would be refused or closed again at once: it comes back later.
 _COME_BACK_LATER: frozenset[CloseReason] = frozenset({"access_changed", "kicked", "slow_consumer"})
 
@@ -382,9 +389,10 @@ class Hub(Host, Sink):
 
     def adopt(
         self, stream: IOStream, subscription: Subscription, opening: Opening, *, ip: str, client_key: str,
-        user_agent: str, asker: Asker | None = None,
+        user_agent: str, asker: Asker | None = None, said: Mapping[str, object] = _NOTHING,
     ) -> Connection:  # fmt: skip
-        """Take over a detached stream whose headers and first bytes are written."""
+        """Take over a detached stream whose headers and first bytes are written. `said` is more for its line in the
+        log."""
         tune_socket(stream, self.limits)
         kind = WebSocketConnection if subscription.framing is Framing.WEBSOCKET else Connection
         connection = kind(
@@ -405,7 +413,7 @@ class Hub(Host, Sink):
                 "connection": connection.id, "remote_ip": ip, **(asker.fields if asker is not None else {}),
                 "topics": topics,
                 **({"more_topics": more} if more else {}),
-                "replay": opening.result, "user_agent": user_agent, "transport": connection.transport,
+                **_REPLAYS[opening.result], "user_agent": user_agent, "transport": connection.transport, **said,
             },
         )  # fmt: skip
         if opening.replay_from is not None:

@@ -640,7 +640,7 @@ async def test_a_stream_is_counted_named_and_told_to_those_who_asked(lines: Line
     assert lines("events.connected") == [
         {
             "event": "events.connected", "level": "info", "connection": 1, "remote_ip": "192.0.2.7",
-            "topics": ["a", "b"], "replay": "unknown_id", "user_agent": "Gecko", "transport": "sse",
+            "topics": ["a", "b"], "replay": "reset", "reason": "unknown_id", "user_agent": "Gecko", "transport": "sse",
         }
     ]  # fmt: skip
     connect(hub, Subscription(framing=Framing.WEBSOCKET))

@@ -82,6 +82,9 @@ class BaseHandler(RequestHandler):
 
     def options(self, *_path: str) -> None:
         """A preflight, on any path; it needs no authentication."""
+        origin = self.other_origin()
+        if origin is not None:
+            self.service.refused_origins.see(origin, self.service.cors)
         self.set_status(204)
         self.set_header("Allow", self.allowed_methods)
 
@@ -127,6 +130,11 @@ class BaseHandler(RequestHandler):
     def is_own_origin(self, origin: str) -> bool:
         """Whether a page of this origin (as a browser sends it) is a page of this server."""
         return self._own_origin is not None and origins.parse(origin) == self._own_origin
+
+    def other_origin(self) -> str | None:
+        """The origin of the page that asks, if that is not a page of this server; None without one."""
+        origin = self.request.headers.get("Origin")
+        return None if origin is None or self.is_own_origin(origin) else origin
 
     @cached_property
     def _own_origin(self) -> str | None:

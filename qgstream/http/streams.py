@@ -15,14 +15,17 @@ from qgstream.events.subscription import Subscription, narrow
 from qgstream.events.topics import check_pattern, check_text
 from qgstream.http.base import BaseHandler
 from qgstream.limits import Rejection
+from qgstream.logs import quote
 from qgstream.net.addresses import client_key
 from qgstream.reasons import RejectReason, ResetReason
 from qgstream.replay.resume import Opening
 from qgstream.service.bans import Ban
 from qgstream.service.refusal_log import result_of
 from qgstream.wire.framing import Framing
+from qgstream.wire.messages import MAX_IGNORED, MAX_IGNORED_CHARACTERS
 
 _LAST_EVENT_ID_PARAMETERS = ("last_event_id", "lastEventId", "lastEventID")
+_MAX_ORIGIN_CHARACTERS = 200
 _PARAMETERS = frozenset({"topic", "event", "envelope", "replay", "access_token", *_LAST_EVENT_ID_PARAMETERS})
 
 
@@ -228,15 +231,17 @@ class StreamHandler(BaseHandler):
         # close callback any more, and the slot would leak.
         if stream.closed():
             return
-        ip = self.remote_ip
+        ip, origin = self.remote_ip, self.other_origin()
+        said: dict[str, object] = {}
+        if origin is not None:
+            said["origin"] = quote(origin, _MAX_ORIGIN_CHARACTERS)
+            self.service.refused_origins.see(origin, self.service.cors)
+        if wanted.ignored:
+            said["ignored"] = [quote(name, MAX_IGNORED_CHARACTERS) for name in wanted.ignored[:MAX_IGNORED]]
         connection = self.service.hub.adopt(
             stream, wanted.subscription, opening, ip=ip, client_key=client_key(ip), user_agent=self.user_agent,
-            asker=self.asker,
+            asker=self.asker, said=said,
         )  # fmt: skip
-        self.service.access.remember(connection, wanted.principal, self._other_origin(), self.service.cors)
+        self.service.access.remember(connection, wanted.principal, origin, self.service.cors)
         if wanted.principal.expires_at is not None:
             self.service.wheel.end_at(connection, wanted.principal.expires_at, "token_expired")
-
-    def _other_origin(self) -> str | None:
-        origin = self.request.headers.get("Origin")
-        return None if origin is None or self.is_own_origin(origin) else origin

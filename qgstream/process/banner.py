@@ -25,6 +25,7 @@ def banner(config: Config, *, port: int, admin_port: int | None, colours: Colour
     links = [
         (f"{public}/", "the demo page"),
         (f"{operator}/admin", "the dashboard"),
+        (f"{public}/docs", "the HTTP interface"),
     ]
     width = max(len(url) for url, _ in links)
     lines = [f"{colours.bold}qgstream {__version__}{colours.plain} is ready. Ctrl-C to stop", ""]

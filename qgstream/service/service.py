@@ -31,6 +31,7 @@ from qgstream.service.limit_changes import tune
 from qgstream.service.maintenance import Maintenance
 from qgstream.service.publish_rates import PublishRates
 from qgstream.service.refusal_log import RefusalLog
+from qgstream.service.refused_origins import RefusedOrigins
 from qgstream.service.reloads import Reloads
 from qgstream.service.status_history import StatusHistory
 from qgstream.talkers import Asker
@@ -115,6 +116,7 @@ class Service:
         self._guesses = Guesses()
         self._sweeper = Timer(self._sweep, _SWEEP_SECONDS)
         self.refusals = RefusalLog()
+        self.refused_origins = RefusedOrigins()
         self._flusher = Timer(self.refusals.flush, _FLUSH_SECONDS)
         hub.metrics.gauges.watch_key_set(self._key_set_state)
         hub.metrics.watch_bans(lambda kind: self.bans.count(kind, time.monotonic()))

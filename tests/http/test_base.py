@@ -49,7 +49,8 @@ async def test_a_method_that_nobody_knows_is_known_on_no_path(client: Client, pa
 
 ADMIN = {"Authorization": "Bearer admin-key"}
 JSON_ANSWERS = [
-    ("GET", "/health"), ("GET", "/ready"), ("GET", "/nowhere"), ("PUT", "/health"), ("POST", "/events"),
+    ("GET", "/health"), ("GET", "/ready"), ("GET", "/openapi.json"), ("GET", "/nowhere"), ("PUT", "/health"),
+    ("POST", "/events"),
     ("GET", "/events?replay=x"), ("GET", "/ws"), ("GET", "/admin/limits"), ("GET", "/admin/connections"),
     ("GET", "/admin/config"), ("GET", "/admin/overview"), ("GET", "/admin/openapi.json"), ("GET", "/admin/talkers"),
     ("GET", "/admin/nowhere"), ("GET", "/admin/bans"), ("POST", "/admin/bans"),

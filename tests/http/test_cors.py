@@ -8,6 +8,8 @@ from typing import Any
 import pytest
 from tornado.httpclient import HTTPResponse
 
+from qgstream.net.cors import CorsSettings
+from qgstream.service.refused_origins import RefusedOrigins
 from tests.http.asking import BEARER, Client
 
 ORIGIN = "https://app.example.com"
@@ -195,3 +197,50 @@ async def test_no_origin_can_break_the_answer(client: Client, byte: int) -> None
     head = await iostream.read_until(b"\r\n\r\n")
     assert head.startswith(b"HTTP/1.1 200 ")
     iostream.close()
+
+
+# An origin that is refused. Its page's console says "blocked by CORS", and whoever runs the server sees the log.
+
+
+@pytest.fixture(autouse=True)
+def _logged(caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level("INFO", "qgstream")
+
+
+def refused(caplog: pytest.LogCaptureFixture) -> list[str]:
+    return [vars(record)["origin"] for record in caplog.records if record.getMessage() == "cors.refused"]
+
+
+@pytest.mark.gen_test
+@pytest.mark.parametrize("settings", [NOBODY, LIST])
+async def test_a_refused_origin_is_said_once(client: Client, caplog: pytest.LogCaptureFixture) -> None:
+    for _ in range(3):
+        (await client.stream(headers={"Origin": "https://other.example"})).close()
+        await client.ask("OPTIONS", "/events", headers={"Origin": "https://other.example"})
+    assert refused(caplog) == ["https://other.example"]
+    (line,) = [record for record in caplog.records if record.getMessage() == "cors.refused"]
+    assert "cors.allow_origins" in vars(line)["change"]
+
+
+@pytest.mark.gen_test
+@pytest.mark.parametrize("settings", [LIST])
+async def test_other_origins_are_not_said(client: Client, caplog: pytest.LogCaptureFixture) -> None:
+    for origin in (None, ORIGIN, "http://tests", client.base_url):
+        headers = {} if origin is None else {"Origin": origin}
+        if origin != client.base_url:  # whose name is another one than that of the stream
+            (await client.stream(headers=headers)).close()
+        if origin != "http://tests":
+            await client.ask("OPTIONS", "/events", headers=headers)
+    assert refused(caplog) == []
+
+
+def test_many_origins_make_few_lines(caplog: pytest.LogCaptureFixture) -> None:
+    now = 0.0
+    seen = RefusedOrigins(clock=lambda: now)
+    for number in range(1000):
+        seen.see(f"https://{number}.example\x1b", CorsSettings())
+    assert refused(caplog) == [rf"https://{number}.example\x1b" for number in range(RefusedOrigins.MAX_ORIGINS)]
+    now = 60.0
+    seen.see("https://1.example", CorsSettings())
+    assert refused(caplog)[-1] == "https://1.example"
+    assert len(seen._said_at) == 1

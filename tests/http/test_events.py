@@ -168,6 +168,60 @@ async def test_it_is_told_what_it_was_understood_to_ask(
     stream.close()
 
 
+@pytest.fixture(autouse=True)
+def _logged(caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level("INFO", "qgstream")
+
+
+def connected_line(caplog: pytest.LogCaptureFixture) -> dict[str, Any]:
+    (record,) = [record for record in caplog.records if record.getMessage() == "events.connected"]
+    return vars(record)
+
+
+@pytest.mark.gen_test
+@pytest.mark.parametrize(("query", "topics", "ignored"), SAID)
+async def test_the_log_says_what_was_ignored(
+    client: Client, caplog: pytest.LogCaptureFixture, query: str, topics: list[str], ignored: list[str] | None
+) -> None:
+    stream = Stream(await client.connect())
+    await stream.open(f"/events{query}", {})
+    said = connected_line(caplog).get("ignored")
+    assert said == (None if ignored is None else [name.replace("\r\n", r"\r\n") for name in ignored])
+    stream.close()
+
+
+OWN = "http://tests"
+
+
+@pytest.mark.gen_test
+@pytest.mark.parametrize(
+    ("origin", "said"),
+    [(None, None), (OWN, None), ("https://a.example", "https://a.example"), ("null", "null"), ("x" * 300, "x" * 200)],
+)
+async def test_the_log_says_which_other_origin_asked(
+    client: Client, caplog: pytest.LogCaptureFixture, origin: str | None, said: str | None
+) -> None:
+    stream = await client.stream(headers={"Origin": origin} if origin else {})
+    assert connected_line(caplog).get("origin") == said
+    stream.close()
+
+
+@pytest.mark.gen_test
+@pytest.mark.parametrize(
+    ("id", "replay", "reason"),
+    [("", "none", None), ("earliest", "complete", None), ("0000000000-7", "reset", "epoch_changed"),
+     ("nonsense", "reset", "unknown_id")],
+)  # fmt: skip
+async def test_the_log_says_what_the_stream_says_of_its_replay(
+    client: Client, caplog: pytest.LogCaptureFixture, id: str, replay: str, reason: str | None
+) -> None:
+    stream = await client.stream(headers={"Last-Event-ID": id} if id else {})
+    line = connected_line(caplog)
+    assert stream.connected["replay"] == line["replay"] == replay
+    assert line.get("reason") == reason
+    stream.close()
+
+
 # Where to go on. No id is answered with an error, which stops an EventSource for good.
 
 ODD_IDS = [

@@ -24,7 +24,7 @@ def links(text: str) -> list[str]:
 
 
 def test_what_to_click() -> None:
-    assert links(shown()) == [f"http://127.0.0.1:8000{path}" for path in ("/", "/admin")]
+    assert links(shown()) == [f"http://127.0.0.1:8000{path}" for path in ("/", "/admin", "/docs")]
     assert links(shown(port=7, admin_port=9))[1] == "http://127.0.0.1:9/admin"
     assert links(shown(server__host="0.0.0.0"))[0] == "http://127.0.0.1:8000/"
     assert links(shown(server__host="::"))[0] == "http://[::1]:8000/"
