@@ -88,7 +88,8 @@ class Crew:
         report = self.report()
         if status.failed:
             reasons = "; ".join(f"{count} x {why}" for why, count in report.failures.most_common(3))
-            raise BenchError(f"{status.opened} of {streams} streams opened: {reasons}")
+            at = f"{subject.host} port {subject.port}"
+            raise BenchError(f"{status.opened} of {streams} streams opened: {reasons} ({at})")
         return report
 
     def begin(self, *, sample_every: int = 1) -> None:

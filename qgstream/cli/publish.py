@@ -65,8 +65,9 @@ def run(args: argparse.Namespace) -> int:
 
     try:
         publisher = Publisher(
-            args.url, key=os.environ.get(KEY_VARIABLE), deadline_seconds=args.deadline, on_retry=_Impatience(args.url)
-        )
+            args.url, key=os.environ.get(KEY_VARIABLE), deadline_seconds=args.deadline,
+            on_retry=_Impatience(args.url, args.deadline),
+        )  # fmt: skip
     except ValueError as error:
         args.parser.error(str(error))
     except QgstreamError as error:
@@ -177,15 +178,16 @@ def _whole_event(text: str) -> dict[str, Any]:
 class _Impatience:
     """Says that a request is repeated, once for each reason: a command that is silent for 30 s seems to hang."""
 
-    def __init__(self, url: str) -> None:
+    def __init__(self, url: str, deadline_seconds: float) -> None:
         self._url = url
+        self._deadline_seconds = deadline_seconds
         self._said: set[str] = set()
 
     def __call__(self, error: QgstreamError, seconds: float) -> None:  # noqa: ARG002  # of `OnRetry`
         said = _about(self._url, error)
         if said not in self._said:
             self._said.add(said)
-            _streams.say(f"{said}; trying again (--deadline)")
+            _streams.say(f"{said}; trying again for up to {self._deadline_seconds:g} s (--deadline)")
 
 
 def _about(url: str, error: QgstreamError) -> str:

@@ -35,7 +35,7 @@ def _page(with_operator_paths: bool) -> bytes:
 
 @cache
 def _document(with_operator_paths: bool) -> bytes:
-    return msgspec.json.encode(openapi.public_document(with_operator_paths=with_operator_paths))
+    return msgspec.json.encode(openapi.public_document(with_operator_paths=with_operator_paths)) + b"\n"
 
 
 class _DescriptionHandler(BaseHandler):

@@ -60,6 +60,6 @@ def _sentence(setting: str, host: str, port: int, error: OSError) -> str:
         other = "--port" if setting == "server" else f"--set {setting}.port="
         separator = " " if setting == "server" else ""
         another = port + 1 if port < 65535 else 0
-        return f"{said}: {owner(port)[1]} uses the port; stop it, or choose another port: {other}{separator}{another}"
+        return f"{said}: the port is in use by {owner(port)[1]}; stop it, or choose another port: {other}{separator}{another}"
     change = _CHANGES.get(error.errno or 0)
     return f"{said}: {error.strerror or error}" + (f"; {change} ({setting}.host, {setting}.port)" if change else "")

@@ -195,7 +195,7 @@ def test_without_a_key_it_says_where_keys_come_from(
 def test_no_server_and_no_file(capsys: pytest.CaptureFixture[str], server: ServerProcess) -> None:
     assert run("--url", "http://127.0.0.1:1", "t", "x", "--deadline", "0.2") == 1
     first, last = capsys.readouterr().err.splitlines()
-    assert first == "no answer from http://127.0.0.1:1: Connection refused; trying again (--deadline)"
+    assert first == "no answer from http://127.0.0.1:1: Connection refused; trying again for up to 0.2 s (--deadline)"
     assert last == "no answer from http://127.0.0.1:1: Connection refused"
     assert run("--url", server.url, "t", "--file", "/nowhere") == 1
     assert "/nowhere: No such file or directory\n" in capsys.readouterr().err

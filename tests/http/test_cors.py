@@ -216,9 +216,9 @@ def refused(caplog: pytest.LogCaptureFixture) -> list[str]:
 async def test_a_refused_origin_is_said_once(client: Client, caplog: pytest.LogCaptureFixture) -> None:
     for _ in range(3):
         (await client.stream(headers={"Origin": "https://other.example"})).close()
-        await client.ask("OPTIONS", "/events", headers={"Origin": "https://other.example"})
-    assert refused(caplog) == ["https://other.example"]
-    (line,) = [record for record in caplog.records if record.getMessage() == "cors.refused"]
+        await client.ask("OPTIONS", "/events", headers={"Origin": "https://preflight.example"})
+    assert refused(caplog) == ["https://other.example", "https://preflight.example"]
+    line = next(record for record in caplog.records if record.getMessage() == "cors.refused")
     assert "cors.allow_origins" in vars(line)["change"]
 
 

@@ -106,4 +106,6 @@ def test_a_taken_port_is_a_sentence() -> None:
         port = taken.getsockname()[1]
         with Terminal("serve", "--port", str(port)) as terminal:
             assert terminal.read_to_end() == 1
-        assert terminal.shown.splitlines()[-1].startswith(f"cannot listen on 127.0.0.1:{port}: the process ")
+        assert terminal.shown.splitlines()[-1].startswith(
+            f"cannot listen on 127.0.0.1:{port}: the port is in use by the process "
+        )

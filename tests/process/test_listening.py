@@ -31,8 +31,8 @@ def test_a_port_that_another_program_uses() -> None:
         port = taken.getsockname()[1]
         number, said = refusal("server", "127.0.0.1", port)
         assert number == errno.EADDRINUSE
-        assert said.startswith(f"cannot listen on 127.0.0.1:{port}: the process {os.getpid()} (")
-        assert said.endswith(f"uses the port; stop it, or choose another port: --port {(port + 1) % 65536}")
+        assert said.startswith(f"cannot listen on 127.0.0.1:{port}: the port is in use by the process {os.getpid()} (")
+        assert said.endswith(f"); stop it, or choose another port: --port {(port + 1) % 65536}")
         assert refusal("admin", "127.0.0.1", port)[1].endswith(f"--set admin.port={(port + 1) % 65536}")
 
 
@@ -41,7 +41,9 @@ def test_a_program_that_cannot_be_seen(monkeypatch: pytest.MonkeyPatch) -> None:
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = taken.getsockname()[1]
         said = refusal("server", "127.0.0.1", port)[1]
-    assert said.startswith(f"cannot listen on 127.0.0.1:{port}: a process of another user uses")
+    assert said.startswith(
+        f"cannot listen on 127.0.0.1:{port}: the port is in use by a process of another user; stop it"
+    )
 
 
 def test_an_address_of_another_machine() -> None:

@@ -63,7 +63,7 @@ def test_a_port_that_is_taken() -> None:
     assert done.returncode == 1
     *_, line = done.stderr.splitlines()
     assert json.loads(line)["event"] == "server.failed"
-    assert "in use" in json.loads(line)["reason"]
+    assert "the port is in use by the process" in json.loads(line)["reason"]
     assert "Traceback" not in done.stderr
 
 
