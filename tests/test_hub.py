@@ -313,7 +313,7 @@ async def test_a_receipt_counts_each_stream_once() -> None:
     assert (receipt.id, receipt.subscribers) == ("log-5", 5)
     assert counter(hub.metrics, "qgstream_events_published_total") == 5
     audience = hub._dispatch.audience
-    assert [await audience(drafts[:1]), await audience(drafts[3:]), await audience(iter(drafts[:2]))] == [3, 0, 4]
+    assert [await audience(drafts[:1]), await audience(drafts[3:]), await audience(drafts[:2])] == [3, 0, 4]
 
 
 @pytest.mark.gen_test

@@ -22,6 +22,7 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, pr
 import qgstream.brokers.memory
 import qgstream.delivery.dispatch
 import qgstream.delivery.fanout
+import qgstream.events.history
 import qgstream.hub
 import qgstream.replay.pages
 import qgstream.service.heartbeat
@@ -243,11 +244,14 @@ class Machine(RuleBasedStateMachine):
     @initialize(
         limits=LIMITS, history=st.sampled_from(HISTORIES), comments=st.booleans(),
         published=st.lists(EVENTS, max_size=15), rooms=st.lists(ROOMS, max_size=4), queues=st.booleans(),
+        few=st.sampled_from([0, 1, 8]),
     )  # fmt: skip
     def start(
         self, limits: LimitSettings, history: HistorySettings, comments: bool, published: list[Any], rooms: list[int],
-        queues: bool,
+        queues: bool, few: int,
     ) -> None:  # fmt: skip
+        self.patch.setattr(qgstream.delivery.fanout, "FEW", few)
+        self.patch.setattr(qgstream.events.history, "MOST_LOOKS", -1 if few else 64)
         if queues:  # nothing is dispatched in the turn that appends it
             self.patch.setattr(qgstream.delivery.dispatch, "LOOKS_AT_ONCE", 0)
             self.patch.setattr(qgstream.delivery.dispatch, "VISITS_PER_LOOK", 1)

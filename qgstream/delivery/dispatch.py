@@ -5,8 +5,9 @@ from __future__ import annotations
 from asyncio import Future, get_running_loop
 from collections import deque
 from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
-from typing import NamedTuple
+from itertools import repeat
 
+from qgstream.delivery.batch import Batch
 from qgstream.delivery.fanout import Fanout
 from qgstream.delivery.feed import Feed
 from qgstream.delivery.router import Router
@@ -26,11 +27,27 @@ LOOKS_AT_ONCE = 8
 LOOKS_HELD = 1500
 
 
-class _Entry(NamedTuple):
-    """A part of the queue: a walk that yields at each look, and the memory that the walk keeps."""
+# Publications that go to their feeds in one walk: to frame so many takes about a millisecond.
+PUBLICATIONS_PER_WALK = 256
+# To choose for as many feeds one by one costs as much as to make a batch of one publication.
+FEW_FEEDS = 16
+# Chunks that cost as much as a visit, when a feed is given many at once.
+_CHUNKS_PER_VISIT = 8
 
-    walk: Iterator[None]
-    size_bytes: int
+
+class _Entry:
+    """A part of the queue: a walk that yields at each look, and the memory that the walk keeps. What follows may be
+    added to the `publications` of an entry whose walk has not begun."""
+
+    __slots__ = ("walk", "size_bytes", "publications", "epoch")
+
+    def __init__(
+        self, walk: Iterator[None], size_bytes: int = 0, publications: list[Publication] | None = None, epoch: str = ""
+    ) -> None:
+        self.walk = walk
+        self.size_bytes = size_bytes
+        self.publications = publications
+        self.epoch = epoch
 
 
 class Dispatch:
@@ -57,17 +74,33 @@ class Dispatch:
 
     def deliver(self, publications: Sequence[Publication], epoch: str) -> None:
         """Dispatch publications of the log `epoch`, in their order."""
-        size_bytes = sum([publication.size_bytes for publication in publications])
-        self._add(self._deliver(publications, epoch), size_bytes)
+        last = self._queue[-1] if len(self._queue) > 1 else None  # the first is under way
+        if (
+            last is not None and last.publications is not None and last.epoch == epoch
+            and len(last.publications) + len(publications) <= PUBLICATIONS_PER_WALK
+        ):  # fmt: skip
+            last.publications += publications
+            size_bytes = _size_bytes(publications)
+            last.size_bytes += size_bytes
+            self.queued_bytes += size_bytes
+            return
+        self._add(*[
+            self._delivery(publications[start : start + PUBLICATIONS_PER_WALK], epoch)
+            for start in range(0, len(publications), PUBLICATIONS_PER_WALK)
+        ])  # fmt: skip
+
+    def _delivery(self, publications: Sequence[Publication], epoch: str) -> _Entry:
+        batch = list(publications)
+        return _Entry(self._deliver(batch, epoch), _size_bytes(batch), batch, epoch)
 
     def tell(self, message: Message) -> None:
         """Send one of the server's own messages to every live subscriber, behind what is queued."""
-        self._add(self._tell(message), 0)
+        self._add(_Entry(self._tell(message)))
 
     def call(self, callback: Callable[[], None]) -> None:
         """Call back when the feeds have everything that is queued now: at once while nothing is."""
         if self._queue:
-            self._add(_calling(callback), 0)
+            self._add(_Entry(_calling(callback)))
         else:
             callback()
 
@@ -83,16 +116,17 @@ class Dispatch:
             self.call(lambda: None if future.done() else future.set_result(None))
             await future
 
-    async def audience(self, publications: Iterable[Publication]) -> int:
+    async def audience(self, publications: Sequence[Publication]) -> int:
         """How many subscribers want any of these publications."""
         return await self._slices.result(self._audience(publications), looks_at_once=LOOKS_AT_ONCE)
 
     # The walks.
 
-    def _add(self, walk: Iterator[None], size_bytes: int) -> None:
-        self._queue.append(_Entry(walk, size_bytes))
-        self.queued_bytes += size_bytes
-        if len(self._queue) == 1:
+    def _add(self, *entries: _Entry) -> None:
+        was_idle = self.is_idle
+        self._queue += entries
+        self.queued_bytes += sum([entry.size_bytes for entry in entries])
+        if was_idle and entries:
             self._slices.begin(self._run(), LOOKS_AT_ONCE)
 
     def _run(self) -> Iterator[None]:
@@ -119,33 +153,74 @@ class Dispatch:
                 yield  # many short walks are long together
 
     def _deliver(self, publications: Sequence[Publication], epoch: str) -> Iterator[None]:
-        made: dict[int, bytes] = {}
-        made_of: Publication | None = None
-
-        def append(feed: Feed[Subscriber], publication: Publication) -> None:
-            nonlocal made, made_of
-            if made_of is not publication:
-                made, made_of = {}, publication
-            self._fanout.append(feed, feed.subscription.frame(publication, epoch, made))
-
-        yield from self._visit(publications, append)
-
-    def _visit(
-        self, publications: Iterable[Publication], visit: Callable[[Feed[Subscriber], Publication], None]
-    ) -> Iterator[None]:
-        """Visit each feed that wants one of the publications, once for each that it wants."""
-        visits = 0
-        for publication in publications:
-            for feed in self._router.find(publication):
-                visit(feed, publication)
+        """Feed by feed: each gets all that it wants at once, and so with one send."""
+        few = self._few(publications)
+        if few is not None:
+            made: dict[int, bytes] = {}
+            for feed in few:
+                self._fanout.append(feed, feed.subscription.frame(publications[0], epoch, made))
+            return
+        batch = Batch(publications, epoch)
+        yield from self._ask(batch, publications)
+        visits, extend = 0, self._fanout.extend
+        for pattern in batch.by_pattern:
+            batch.turn()
+            for feed, patterns in self._asking(batch, pattern):
                 visits += 1
+                if feed.subscribers:
+                    subscription = feed.subscription
+                    chunks, _, size_bytes = (
+                        batch.chunks(subscription, patterns) if patterns else batch.chunks_on(subscription, pattern)
+                    )
+                    if chunks:
+                        extend(feed, chunks, size_bytes)
+                        visits += len(chunks) // _CHUNKS_PER_VISIT
                 if visits >= VISITS_PER_LOOK:
                     visits = 0
                     yield
-            visits += 1  # a publication that no feed wants is not free either
+                    batch.turn()
+
+    def _few(self, publications: Sequence[Publication]) -> list[Feed[Subscriber]] | None:
+        """The feeds that want a single publication, if they are few: then a batch costs more than it saves."""
+        if len(publications) != 1:
+            return None
+        publication, router = publications[0], self._router
+        found: list[Feed[Subscriber]] = []
+        for topic in publication.topics:
+            for pattern in router.patterns(topic):
+                feeds = router.asking(pattern)
+                if len(feeds) > FEW_FEEDS:
+                    return None
+                found += [f for f in feeds if f.subscription.accepts(publication, topic)]
+        if len(found) < 2:
+            return found
+        return list(dict.fromkeys(found)) if len(found) <= VISITS_PER_LOOK else None
+
+    def _ask(self, batch: Batch, publications: Iterable[Publication]) -> Iterator[None]:
+        """See which patterns ask for each publication."""
+        visits, router = 0, self._router
+        for index, publication in enumerate(publications):
+            for topic in publication.topics:
+                for pattern in router.patterns(topic):
+                    batch.ask(index, pattern)
+                visits += 1
             if visits >= VISITS_PER_LOOK:
                 visits = 0
                 yield
+
+    def _asking(self, batch: Batch, pattern: str) -> Iterator[tuple[Feed[Subscriber], Sequence[str]]]:
+        """Each feed that asks for some of the batch with this pattern, and the patterns that it asks with, if they are
+        several: then it comes with the first of them only."""
+        feeds = self._router.asking(pattern)
+        if len(batch.by_pattern) == 1:
+            yield from zip(feeds, repeat(()))
+            return
+        for feed in feeds:
+            patterns = batch.patterns_of(feed.subscription)
+            if len(patterns) == 1:
+                yield feed, ()
+            elif pattern == patterns[0]:
+                yield feed, patterns
 
     def _tell(self, message: Message) -> Iterator[None]:
         for visits, feed in enumerate(list(self._router), 1):
@@ -153,10 +228,26 @@ class Dispatch:
             if not visits % VISITS_PER_LOOK:
                 yield
 
-    def _audience(self, publications: Iterable[Publication]) -> Generator[None, None, int]:
-        feeds: set[Feed[Subscriber]] = set()
-        yield from self._visit(publications, lambda feed, _: feeds.add(feed))
-        return sum(map(len, feeds))
+    def _audience(self, publications: Sequence[Publication]) -> Generator[None, None, int]:
+        few = self._few(publications)
+        if few is not None:
+            return sum(map(len, few))
+        batch = Batch(publications, "")
+        yield from self._ask(batch, publications)
+        count = visits = 0
+        for pattern in batch.by_pattern:
+            for feed, patterns in self._asking(batch, pattern):
+                subscription = feed.subscription
+                if batch.wanted(subscription, pattern) or any(batch.wanted(subscription, each) for each in patterns):
+                    count += len(feed)
+                visits += 1
+                if not visits % VISITS_PER_LOOK:
+                    yield
+        return count
+
+
+def _size_bytes(publications: Sequence[Publication]) -> int:
+    return sum([publication.size_bytes for publication in publications])
 
 
 def _calling(callback: Callable[[], None]) -> Iterator[None]:

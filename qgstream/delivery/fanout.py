@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from asyncio import Future, get_running_loop
-from collections.abc import Callable, Generator, Iterator
+from collections.abc import Callable, Generator, Iterator, Sequence
 from time import perf_counter
 
 from qgstream.delivery.feed import Feed
@@ -21,6 +21,11 @@ CHECKS_PER_LOOK = 256
 
 # Feeds whose round can be put off until `release`. To begin so many rounds takes about 4 ms.
 MAX_HELD = 8192
+
+# A feed with at most so many subscribers has its round in one step, and in one job with other such feeds. A job has
+# about as many sends as a slice, so that replays and rounds take turns as they do with larger feeds.
+FEW = 8
+FEEDS_PER_JOB = 64
 
 # How often metrics hear of what the rounds did, while there is no end of them.
 TELL_SECONDS = 0.1
@@ -55,6 +60,7 @@ class Fanout:
         self._lagging_bytes = 0
         self._unsettled: dict[Feed[Subscriber], None] = {}
         self._is_settling = False
+        self._small: list[Feed[Subscriber]] | None = None  # those whose job has not begun
         self._held: list[Feed[Subscriber]] | None = None  # whose rounds are put off
         self._over: dict[Subscriber, float] = {}  # who is over max_backlog_bytes, and since when
         self._due = 0
@@ -76,6 +82,16 @@ class Fanout:
             self._due += 1
             self._start(feed)
 
+    def extend(self, feed: Feed[Subscriber], chunks: Sequence[bytes], size_bytes: int) -> None:
+        """The same with several chunks, which are so many bytes together."""
+        if not feed.subscribers:
+            return
+        feed.extend(chunks, size_bytes)
+        self._unserved_bytes += size_bytes
+        if feed.behind_since is None:
+            self._due += 1
+            self._start(feed)
+
     def fail(self, feed: Feed[Subscriber]) -> None:
         """A fault of ours may have cost the subscribers of a feed something: they come back, and replay it."""
         for subscriber in list(feed.subscribers):
@@ -90,7 +106,7 @@ class Fanout:
         """Begin the rounds that were put off."""
         held, self._held = self._held, None
         for feed in held or ():
-            self._slices.add(self._guarded_round(feed))
+            self._begin(feed)
 
     async def room(self) -> None:
         """Wait while more than `max_total_backlog_bytes` were published that the rounds under way have not got to.
@@ -109,16 +125,82 @@ class Fanout:
         if self._held is not None and len(self._held) < MAX_HELD:
             self._held.append(feed)
         else:
+            self._begin(feed)
+
+    def _begin(self, feed: Feed[Subscriber]) -> None:
+        if len(feed.subscribers) > FEW:
             self._slices.add(self._guarded_round(feed))
+        elif self._small is not None and len(self._small) < FEEDS_PER_JOB:
+            self._small.append(feed)
+        else:
+            self._small = [feed]
+            self._slices.add(self._small_rounds(self._small))
+
+    def _small_rounds(self, feeds: list[Feed[Subscriber]]) -> Iterator[None]:
+        """The rounds of several feeds that have few subscribers, with a look at the clock after so many sends. With a
+        job for each of them, a delivery to a stream with a feed of its own took twice as long."""
+        if self._small is feeds:
+            self._small = None  # what comes from now on is for another job
+        visits, began = 0, perf_counter()
+        for feed in feeds:
+            # Each subscriber is a send at most, and the look at a feed costs something, too.
+            visits += len(feed.subscribers) or 1
+            try:
+                self._small_round(feed, began)
+            except Exception:
+                log.exception("fanout.round_failed")
+                self._round_failed(feed)
+            if visits >= SENDS_PER_LOOK:
+                visits = 0
+                yield
 
     def _guarded_round(self, feed: Feed[Subscriber]) -> Iterator[None]:
         try:
             yield from self._round(feed)
         except Exception:
-            # A fault of ours. Who was to be served may have missed something: they come back, and replay it.
             log.exception("fanout.round_failed")
-            self.fail(feed)
+            self._round_failed(feed)
+
+    def _round_failed(self, feed: Feed[Subscriber]) -> None:
+        # A fault of ours. Who was to be served may have missed something: they come back, and replay it.
+        self.fail(feed)
+        self._rest(feed)
+
+    def _small_round(self, feed: Feed[Subscriber], began: float) -> None:
+        """What `_round` does, without a turn of the loop in between."""
+        end = reached = feed.end
+        # HOT PATH where each user has a topic.
+        for subscriber in list(feed.subscribers):
+            cursor = subscriber.cursor
+            if not PARKED < cursor < end:
+                continue
+            data, sent = feed.join(cursor)
+            if sent < reached:
+                reached = sent
+            try:
+                taken = subscriber.send(data)
+            except BlockingIOError:
+                taken = 0
+            except OSError as error:
+                subscriber.fail(error)
+                continue
+            self._delivered_bytes += taken
+            if taken == len(data):
+                subscriber.cursor = sent
+                self._delivered += sent - cursor
+            else:
+                subscriber.stop_short(cursor, taken)
+                self._delivered += subscriber.parked_at - cursor
+        if feed.end == reached and not feed.parked and feed not in self._lagging:
+            feed.forget(reached)
+            feed.reached = reached
+            now = perf_counter()
+            self._note(now - began, now - (feed.behind_since or began))
+            if self._due == 1 or now - self._told_at > TELL_SECONDS:
+                self._tell(now)
             self._rest(feed)
+        else:
+            self._finish(feed, reached, began, again=feed.end > reached)
 
     def _round(self, feed: Feed[Subscriber]) -> Iterator[None]:
         began = perf_counter()
@@ -159,8 +241,7 @@ class Fanout:
 
     def _finish(self, feed: Feed[Subscriber], reached: int, began: float, *, again: bool) -> None:
         now = perf_counter()
-        self._longest_round = max(self._longest_round, now - began)
-        self._longest_lag = max(self._longest_lag, now - (feed.behind_since or began))
+        self._note(now - began, now - (feed.behind_since or began))
         if self._due == 1 or now - self._told_at > TELL_SECONDS:
             self._tell(now)
         feed.reached = reached
@@ -174,6 +255,12 @@ class Fanout:
                 return
             feed.forget(feed.end)  # the last subscriber left during the round
         self._rest(feed)
+
+    def _note(self, round_seconds: float, lag_seconds: float) -> None:
+        if round_seconds > self._longest_round:
+            self._longest_round = round_seconds
+        if lag_seconds > self._longest_lag:
+            self._longest_lag = lag_seconds
 
     def _rest(self, feed: Feed[Subscriber]) -> None:
         feed.behind_since = None

@@ -6,7 +6,10 @@ subscribers keep up is empty.
 
 from __future__ import annotations
 
-from typing import Generic, Protocol, TypeVar
+from collections.abc import Sequence
+from collections.abc import Set as AbstractSet
+from itertools import accumulate
+from typing import Any, Generic, Protocol, TypeVar
 
 from qgstream.events.subscription import Subscription
 
@@ -22,6 +25,22 @@ class Follower(Protocol):
 
 
 F = TypeVar("F", bound=Follower)
+
+
+_NOBODY: AbstractSet[Any] = frozenset()
+
+
+def _with(some: AbstractSet[F], one: F) -> AbstractSet[F]:
+    if not isinstance(some, set):
+        return {one}
+    some.add(one)
+    return some
+
+
+def _without(some: AbstractSet[F], one: F) -> AbstractSet[F]:
+    if isinstance(some, set):
+        some.discard(one)
+    return some or _NOBODY
 
 
 class Feed(Generic[F]):
@@ -42,8 +61,9 @@ class Feed(Generic[F]):
         self.end = 0
         self.end_bytes = 0
         self.subscribers: dict[F, None] = {}
-        self.parked: set[F] = set()
-        self.replaying: set[F] = set()
+        # Sets where they are not empty. Most are empty, and 10 000 users have 10 000 feeds: a set takes 0.2 KiB.
+        self.parked: AbstractSet[F] = _NOBODY
+        self.replaying: AbstractSet[F] = _NOBODY
         # Kept by the fan-out: since when a round is due or under way, and up to where the last one came, which every
         # subscriber has got but the parked ones.
         self.behind_since: float | None = None
@@ -55,12 +75,43 @@ class Feed(Generic[F]):
         """Subscribers, live and replaying."""
         return len(self.subscribers) + len(self.replaying)
 
+    def park(self, subscriber: F) -> None:
+        """Note that the socket of a live subscriber is full."""
+        self.parked = _with(self.parked, subscriber)
+
+    def unpark(self, subscriber: F) -> None:
+        """Note that it is not, or that the subscriber has left."""
+        self.parked = _without(self.parked, subscriber)
+
+    def begin_replay(self, subscriber: F) -> None:
+        """Note that a subscriber will join."""
+        self.replaying = _with(self.replaying, subscriber)
+
+    def end_replay(self, subscriber: F) -> None:
+        """Note that it has joined, or left."""
+        self.replaying = _without(self.replaying, subscriber)
+
     def append(self, chunk: bytes) -> None:
         """Add the next chunk."""
         self._chunks.append(chunk)
         self._starts.append(self.end_bytes)
         self.end += 1
         self.end_bytes += len(chunk)
+
+    def extend(self, chunks: Sequence[bytes], size_bytes: int) -> None:
+        """Add the next chunks, which are so many bytes together."""
+        if len(chunks) == 1:
+            self._chunks += chunks
+            self._starts.append(self.end_bytes)
+            self.end += 1
+            self.end_bytes += size_bytes
+            return
+        starts = list(accumulate(map(len, chunks), initial=self.end_bytes))
+        starts.pop()
+        self._chunks += chunks
+        self._starts += starts
+        self.end += len(chunks)
+        self.end_bytes += size_bytes
 
     def join(self, cursor: int, max_bytes: int = MAX_JOIN_BYTES) -> tuple[bytes, int]:
         """The chunks from `cursor` on as one, and the cursor after them: at least one chunk, at most `max_bytes`
@@ -96,9 +147,14 @@ class Feed(Generic[F]):
 
     def forget(self, reached: int) -> None:
         """Drop the chunks before `reached`, which every subscriber has got but the parked ones."""
-        needed = min((subscriber.parked_at for subscriber in self.parked), default=reached)
-        needed = min(needed, reached)
-        if needed > self.first:
+        needed = reached
+        if self.parked:
+            needed = min(reached, *[subscriber.parked_at for subscriber in self.parked])
+        if needed == self.end:
+            self._chunks.clear()
+            self._starts.clear()
+            self.first = needed
+        elif needed > self.first:
             del self._chunks[: needed - self.first]
             del self._starts[: needed - self.first]
             self.first = needed

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Iterator
+from typing import cast
 
 from qgstream.delivery.feed import Feed
 from qgstream.delivery.subscriber import Subscriber
-from qgstream.events.publication import Publication
 from qgstream.events.subscription import Subscription
 
 Feeds = dict[Feed[Subscriber], None]
@@ -22,7 +22,7 @@ class Router:
 
     def __init__(self) -> None:
         self._feeds: dict[Subscription, Feed[Subscriber]] = {}
-        self._exact: dict[str, Feeds] = {}
+        self._exact: dict[str, Feeds | Feed[Subscriber]] = {}  # a dict takes 0.2 KiB: nobody else has a user's topic
         self._prefix: dict[int, dict[str, Feeds]] = {}
 
     def __len__(self) -> int:
@@ -41,8 +41,15 @@ class Router:
                     prefixes = self._prefix.setdefault(len(pattern) - 1, {})
                     prefixes.setdefault(pattern[:-1], {})[feed] = None
                 else:
-                    self._exact.setdefault(pattern, {})[feed] = None
+                    self._add(pattern, feed)
         return feed
+
+    def _add(self, topic: str, feed: Feed[Subscriber]) -> None:
+        others = self._exact.setdefault(topic, feed)
+        if isinstance(others, dict):
+            others[feed] = None
+        elif others is not feed:
+            self._exact[topic] = {others: None, feed: None}
 
     def release(self, feed: Feed[Subscriber]) -> None:
         """Forget the feed if nobody follows it."""
@@ -55,31 +62,36 @@ class Router:
                 _discard(self._prefix[length], pattern[:-1], feed)
                 if not self._prefix[length]:
                     del self._prefix[length]
+            elif self._exact[pattern] is feed:
+                del self._exact[pattern]
             else:
-                _discard(self._exact, pattern, feed)
+                _discard(cast(dict[str, Feeds], self._exact), pattern, feed)
 
-    def find(self, publication: Publication) -> Iterator[Feed[Subscriber]]:
-        """Each feed that wants the publication, once. Feeds may come and go between two of them, and what is private
-        may change: each feed is asked when its turn has come."""
-        found: Feeds = {}
-        for topic in publication.topics:
-            candidates = [self._exact.get(topic, _NONE)]
-            for length, prefixes in self._prefix.items():
-                if length <= len(topic):
-                    candidates.append(prefixes.get(topic[:length], _NONE))
-            for feeds in candidates:
-                for feed in list(feeds):
-                    if feed not in found and feed.subscription.accepts(publication, topic):
-                        found[feed] = None
-                        yield feed
+    def patterns(self, topic: str) -> list[str]:
+        """Each pattern that somebody asks with and that covers the topic."""
+        found = [topic] if topic in self._exact else []
+        for length, prefixes in self._prefix.items():
+            if length <= len(topic) and topic[:length] in prefixes:
+                found.append(topic[:length] + "*")
+        return found
+
+    def asking(self, pattern: str) -> list[Feed[Subscriber]]:
+        """The feeds that ask with this pattern. They may come and go while the list is read."""
+        if pattern.endswith("*"):
+            return list(self._prefix.get(len(pattern) - 1, {}).get(pattern[:-1], _NONE))
+        return _feeds(self._exact.get(pattern, _NONE))
 
     def meeting(self, topic: str) -> Collection[Feed[Subscriber]]:
         """Each feed that asked for the topic, whatever else it asks of the events."""
-        found = dict(self._exact.get(topic, ()))
+        found = dict.fromkeys(_feeds(self._exact.get(topic, _NONE)))
         for length, prefixes in self._prefix.items():
             if length <= len(topic):
                 found.update(prefixes.get(topic[:length], ()))
         return found
+
+
+def _feeds(entry: Feeds | Feed[Subscriber]) -> list[Feed[Subscriber]]:
+    return list(entry) if isinstance(entry, dict) else [entry]
 
 
 def _discard(table: dict[str, Feeds], key: str, feed: Feed[Subscriber]) -> None:

@@ -45,7 +45,7 @@ class Subscriber:
     def join(self) -> None:
         """Go live at the end of the feed."""
         feed = self.feed
-        feed.replaying.discard(self)
+        feed.end_replay(self)
         feed.subscribers[self] = None
         self.cursor = feed.end
         self._events_before -= feed.end
@@ -60,8 +60,8 @@ class Subscriber:
         """Leave the feed for good; the counts stay readable."""
         events, bytes_ = self.events_sent, self.bytes_sent
         self.feed.subscribers.pop(self, None)
-        self.feed.parked.discard(self)
-        self.feed.replaying.discard(self)
+        self.feed.unpark(self)
+        self.feed.end_replay(self)
         self.cursor = PARKED
         self._events_before, self._bytes_before = events, bytes_
 
@@ -82,12 +82,12 @@ class Subscriber:
         self.cursor = PARKED
         self.parked_at = cursor
         self.rest_bytes = len(rest)
-        self.feed.parked.add(self)
+        self.feed.park(self)
         self.write_rest(rest)
 
     def unpark(self) -> None:
         """The socket has room again: live from where it was parked."""
-        self.feed.parked.discard(self)
+        self.feed.unpark(self)
         self.rest_bytes = 0
         self.cursor = self.parked_at
 

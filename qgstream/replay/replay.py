@@ -56,7 +56,7 @@ class Replay:
         self._watch(everything=everything)
         self._fetch = fetch
         self._join = join
-        subscriber.feed.replaying.add(subscriber)
+        subscriber.feed.begin_replay(subscriber)
 
     def _watch(self, *, everything: bool = False) -> None:
         """Where what it wants may be forgotten, and what it does not miss."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import math
 from collections.abc import Callable, Iterator
 
 import pytest
@@ -10,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import qgstream.delivery.fanout
-from qgstream.delivery.fanout import DROPS_PER_LOOK, TELL_SECONDS, Fanout
+from qgstream.delivery.fanout import DROPS_PER_LOOK, FEEDS_PER_JOB, FEW, SENDS_PER_LOOK, TELL_SECONDS, Fanout
 from qgstream.delivery.feed import Feed
 from qgstream.delivery.slices import Slices
 from qgstream.delivery.subscriber import Subscriber
@@ -108,6 +109,7 @@ class Rig:
 @pytest.fixture
 def rig(monkeypatch: pytest.MonkeyPatch) -> Rig:
     monkeypatch.setattr(qgstream.delivery.fanout, "SENDS_PER_LOOK", 1)
+    monkeypatch.setattr(qgstream.delivery.fanout, "FEW", 0)  # each round is a job of its own
     return Rig(monkeypatch)
 
 
@@ -135,6 +137,51 @@ def test_one_event_is_not_even_copied(monkeypatch: pytest.MonkeyPatch) -> None:
     rig.publish(feed, chunk := b"x" * 100)
     rig.slices.run()
     assert all(peer.sends[0] is chunk for peer in peers)
+
+
+def test_rounds_of_feeds_with_few_subscribers_are_few_jobs_that_yield(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A job for each of 4 000 feeds of one stream took longer than the sends, and its memory stayed."""
+    rig = Rig(monkeypatch)
+    peers = [rig.peers(rig.feed(str(number)), *[ENDLESS] * (1 + number % FEW)) for number in range(200)]
+    for one, *_ in peers:
+        rig.publish(one.feed, b"one")
+    assert len(rig.slices) == math.ceil(200 / FEEDS_PER_JOB)
+    everybody, heard = [peer for some in peers for peer in some], 0
+    while rig.slices:
+        rig.slices.step()
+        before, heard = heard, sum(map(len, [peer.sends for peer in everybody]))
+        assert heard - before < SENDS_PER_LOOK + FEW
+    assert [peer.received for peer in everybody] == [b"one"] * len(everybody)
+    assert rig.sent() == (len(everybody), 3 * len(everybody))
+    assert all(one.feed.behind_since is None and not one.feed.held_bytes for one, *_ in peers)
+
+
+def test_what_is_published_while_such_a_job_is_under_way_comes_with_the_next(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(qgstream.delivery.fanout, "SENDS_PER_LOOK", 1)
+    rig = Rig(monkeypatch)
+    (first,), (second,) = rig.peers(rig.feed("a"), ENDLESS), rig.peers(rig.feed("b"), ENDLESS)
+    for peer in (first, second):
+        rig.publish(peer.feed, b"one")
+    rig.slices.step()
+    rig.publish(first.feed, b"two")
+    rig.publish(second.feed, b"two")
+    rig.slices.run()
+    assert (first.sends, second.sends) == ([b"one", b"two"], [b"onetwo"])
+
+
+def test_a_fault_in_one_of_many_rounds_is_one_feeds(
+    monkeypatch: pytest.MonkeyPatch, expect_log: Callable[[str], None]
+) -> None:
+    expect_log("fanout.round_failed")
+    rig = Rig(monkeypatch)
+    peers = [peer for number in range(5) for peer in rig.peers(rig.feed(str(number)), ENDLESS)]
+    peers[2].error = ZeroDivisionError()
+    for peer in peers:
+        rig.publish(peer.feed, b"one")
+    rig.slices.run()
+    assert rig.faulty == [peers[2]]
+    assert [peer.received for peer in peers] == [b"one", b"one", b"", b"one", b"one"]
+    assert rig.fanout._due == 0
 
 
 def test_what_is_published_during_a_round_goes_along(rig: Rig) -> None:

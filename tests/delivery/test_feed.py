@@ -172,7 +172,8 @@ def test_who_replays_belongs_to_the_feed_until_it_leaves_or_joins() -> None:
     feed = a_feed()
     live, joins, leaves = Socket(feed), Socket(feed), Socket(feed)
     live.join()
-    feed.replaying |= {joins, leaves}
+    feed.begin_replay(joins)
+    feed.begin_replay(leaves)
     assert len(feed) == 3
     leaves.leave()
     joins.join()
@@ -197,3 +198,13 @@ def test_a_subscriber_without_a_socket_says_so() -> None:
         subscriber.write_rest(b"")
     with pytest.raises(NotImplementedError):
         subscriber.fail(OSError())
+
+
+def test_a_feed_that_nobody_waits_for_has_no_sets_of_its_own() -> None:
+    feed = a_feed()
+    subscriber = Socket(feed)
+    feed.begin_replay(subscriber)
+    subscriber.join()
+    feed.park(subscriber)
+    feed.unpark(subscriber)
+    assert feed.parked is feed.replaying is a_feed().parked

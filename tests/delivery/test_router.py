@@ -54,16 +54,20 @@ def naively(subscription: Subscription, publication: Publication) -> bool:
 
 
 @given(st.lists(SUBSCRIPTIONS, max_size=6, unique=True), PUBLICATIONS)
-def test_each_feed_that_wants_it_is_found_once_and_no_other(
+def test_the_patterns_and_feeds_that_ask_for_it_are_found_once_and_no_others(
     subscriptions: list[Subscription], publication: Publication
 ) -> None:
     router = Router()
     for subscription in subscriptions:
         router.feed(subscription)
         assert subscription.wants(publication) is naively(subscription, publication)
-    found = [feed.subscription for feed in router.find(publication)]
-    assert len(found) == len(set(found))
-    assert set(found) == {s for s in subscriptions if naively(s, publication)}
+    for topic in publication.topics:
+        patterns = list(router.patterns(topic))
+        assert len(patterns) == len(set(patterns))
+        assert set(patterns) == {p for s in subscriptions for p in s.patterns or ("*",) if meets(frozenset([p]), topic)}
+        for pattern in patterns:
+            asking = [feed.subscription for feed in router.asking(pattern)]
+            assert asking == [s for s in subscriptions if pattern in (s.patterns or ("*",))]
     asked = {feed.subscription for topic in publication.topics for feed in router.meeting(topic)}
     assert asked == {s for s in subscriptions for t in publication.topics if not s.patterns or meets(s.patterns, t)}
 
@@ -101,7 +105,7 @@ def test_a_topic_that_nobody_hears_looks_at_no_feed(monkeypatch: pytest.MonkeyPa
     looked_at: list[object] = []
     monkeypatch.setattr(Subscription, "accepts", lambda *arguments: looked_at.append(arguments))
     monkeypatch.setattr(Feed, "__hash__", looked_at.append)
-    assert list(router.find(Publication(("fresh",), b"1"))) == []
+    assert list(router.patterns("fresh")) == []
     assert looked_at == []
 
 

@@ -16,11 +16,12 @@ if __name__ == "__main__":
 
 from qgstream import cli
 from qgstream.brokers.memory import MemoryBroker
+from qgstream.delivery.batch import Batch
 from qgstream.delivery.connection import Connection
+from qgstream.delivery.dispatch import Dispatch
 from qgstream.delivery.feed import Feed
-from qgstream.delivery.router import Router
-from qgstream.delivery.subscriber import Subscriber
-from qgstream.events.history import Window
+from qgstream.events.history import Part, Window
+from qgstream.events.pattern_sets import PatternSet
 from qgstream.events.publication import Position, Publication
 from qgstream.events.subscription import Subscription
 from qgstream.replay.pages import Page, Pages
@@ -53,9 +54,9 @@ def page_short_by_one() -> None:
     """The last page of a replay leaves out its last event."""
     encode = Pages.of
 
-    def short(self: Pages, subscription: Subscription, publications: Sequence[Publication]) -> Page:
+    def short(self: Pages, subscription: Subscription, publications: Sequence[Publication], end: int = 0) -> Page:
         if len(publications) < 2 or publications[-1].offset != self._window.newest:
-            return encode(self, subscription, publications)
+            return encode(self, subscription, publications, end)
         page = encode(self, subscription, publications[:-1])
         return Page(page.data, page.events, publications[-1].offset)
 
@@ -87,12 +88,12 @@ def split_off_by_one() -> None:
 
 def resume_off_by_one() -> None:
     """A resumed stream begins with the event that the client has."""
-    page = Window.page
+    page_of = Window.page_of
 
-    def too_early(self: Window, offset: int, size: int) -> Sequence[Publication]:
-        return page(self, max(0, offset - 1), size)
+    def too_early(self: Window, patterns: PatternSet, offset: int, size: int) -> Part | None:
+        return page_of(self, patterns, max(0, offset - 1), size)
 
-    Window.page = too_early  # type: ignore[method-assign]
+    Window.page_of = too_early  # type: ignore[method-assign]
 
 
 def same_epoch() -> None:
@@ -108,16 +109,18 @@ def same_epoch() -> None:
 
 def prefixes_missed() -> None:
     """An event of several topics is looked up by its first alone."""
-    find = Router.find
+    ask = Dispatch._ask
 
-    def first_only(self: Router, publication: Publication) -> Iterator[Feed[Subscriber]]:
-        topics = publication.topics
-        publication.topics = topics[:1]
-        found = list(find(self, publication))
-        publication.topics = topics
-        return iter(found)
+    def first_only(self: Dispatch, batch: Batch, publications: Sequence[Publication]) -> Iterator[None]:
+        topics = [publication.topics for publication in publications]
+        for publication in publications:
+            publication.topics = publication.topics[:1]
+        list(ask(self, batch, publications))
+        for publication, all_topics in zip(publications, topics, strict=True):
+            publication.topics = all_topics
+        return iter(())
 
-    Router.find = first_only  # type: ignore[method-assign]
+    Dispatch._ask = first_only  # type: ignore[assignment, method-assign]
 
 
 FAULTS: dict[str, Callable[[], None]] = {
