@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from importlib import import_module
-from typing import Protocol, cast
+from typing import NamedTuple, Protocol, cast
 
 from qgstream.errors import ConfigError
 from qgstream.events.history import HistorySettings
@@ -43,6 +43,14 @@ class Opened:
     forgotten: int
     forgotten_of: Mapping[str, int] = field(default_factory=dict)
     earlier: Mapping[str, int] = field(default_factory=dict)
+
+
+class Selection(NamedTuple):
+    """All that the log holds of some topics behind an offset, up to the offset `end`, which may lie behind the last of
+    the publications. `end` is None when the log goes no further."""
+
+    publications: Sequence[Publication]
+    end: int | None
 
 
 class Sink(Protocol):
@@ -157,6 +165,16 @@ class Broker(Protocol):
             Forgotten: The log has lost something after the offset.
             Unavailable: The engine is away.
         """
+
+    @property
+    def selects(self) -> bool:
+        """Whether `select` finds the events of some topics without a look at all others."""
+        return False
+
+    async def select(self, after: int, limit: int, topics: Collection[str]) -> Selection | None:  # noqa: ARG002
+        """The publications after an offset that these patterns cover, oldest first, for replays as `read` is; None
+        where `read` is the better way, as it is where the patterns cover most of the log. Raises what `read` raises."""
+        return None
 
     async def reach(self, offset: int) -> bool:  # noqa: ARG002
         """Wait until `sink` was told of everything up to an offset.

@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass
+from functools import cached_property
 
 from cachetools import TTLCache
 
 from qgstream.brokers.base import Broker, Forgotten
 from qgstream.events.history import Window
+from qgstream.events.pattern_sets import PatternSet, pattern_set
 from qgstream.events.publication import Publication
+from qgstream.events.topic_index import TopicIndex
 from qgstream.replay.pages import PAGE_PUBLICATIONS
 
 # Kept for others, because after an outage everybody asks for the same ones: so much memory, and so many pages.
@@ -22,17 +25,40 @@ CACHE_SECONDS = 10.0
 # Reads under way at once: a storm of clients must not become a storm at the broker.
 MAX_READS = 4
 
-# Epoch, where it starts, and the shelves.
-_Key = tuple[str, int, tuple[str | None, ...]]
+# Of pages that an engine selected for some topics: each is small, and few clients share it.
+SELECTED_BYTES = 4 * 1024 * 1024
+SELECTED_PAGES = 4096
+# So many pages without an event of its topics are passed for a reader before others have the loop.
+PAGES_AT_ONCE = 32
+
+# Epoch, where it starts, and the shelves; and the topics where a page has theirs alone.
+_Key = tuple[str, int, tuple[str | None, ...], frozenset[str] | None]
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class Stretch:
     """All that is to be replayed of the log up to the offset `end`, where the next stretch starts. `end` is None when
     the log holds no more."""
 
     publications: Sequence[Publication]
     end: int | None
+
+    def part(self, offset: int, patterns: PatternSet) -> Stretch:
+        """What lies behind an offset and concerns a subscription to these patterns."""
+        if patterns.is_everything:
+            return Stretch([p for p in self.publications if p.offset > offset], self.end)
+        topics = self._topics.topics_under(patterns, len(self._topics)) or ()
+        return Stretch(self._topics.after(offset, topics, len(self.publications)), self.end)
+
+    @cached_property
+    def _topics(self) -> TopicIndex:
+        """Made once for all readers of the page."""
+        index = TopicIndex()
+        for publication in self.publications:
+            index.add(publication)
+        while not index.sort(PAGE_PUBLICATIONS):
+            pass
+        return index
 
     @property
     def size_bytes(self) -> int:
@@ -46,17 +72,29 @@ class Archive:
     def __init__(self, broker: Broker) -> None:
         self._broker = broker
         self._pages: TTLCache[_Key, Stretch] = TTLCache(CACHED_BYTES, CACHE_SECONDS, getsizeof=_size_in_cache)
+        self._selected: TTLCache[_Key, Stretch] = TTLCache(SELECTED_BYTES, CACHE_SECONDS, getsizeof=_size_of_selected)
         self._reads: dict[_Key, asyncio.Task[Stretch]] = {}
         self._at_broker: set[_Key] = set()  # those of the reads that have a slot
         self._slots = asyncio.Semaphore(MAX_READS)
         self._expiry: asyncio.TimerHandle | None = None
 
-    async def after(self, offset: int, patterns: Iterable[str], window: Window) -> Stretch:
-        """The log after an offset, for a subscription to these patterns. Raises what `Broker.read` raises."""
+    async def after(self, offset: int, patterns: frozenset[str], window: Window) -> Stretch:
+        """The log after an offset, for a subscription to these patterns: at least up to its first event, unless that is
+        far away. Raises what `Broker.read` raises."""
+        asked = pattern_set(patterns)
+        for _ in range(PAGES_AT_ONCE):
+            page = await self._page_after(offset, patterns, window)
+            part = page.part(offset, asked)
+            if part.publications or part.end is None:
+                break
+            offset = part.end
+        return part
+
+    async def _page_after(self, offset: int, patterns: frozenset[str], window: Window) -> Stretch:
         # Pages start at multiples, wherever their readers do, so that these share them. In a log whose offsets have
         # gaps that is not enough: there it is also asked whether a page that starts earlier goes so far.
         start = offset - offset % PAGE_PUBLICATIONS
-        earlier = self._nearest(offset, patterns, window)
+        earlier = None if self._selects(patterns) else self._nearest(offset, patterns, window)
         for begin in dict.fromkeys((start if earlier is None else earlier, start)):
             if begin == offset:
                 break
@@ -65,22 +103,29 @@ class Archive:
             except Forgotten:
                 continue  # perhaps only what lies before the offset
             if page.end is None or page.end > offset:
-                return Stretch([p for p in page.publications if p.offset > offset], page.end)
+                return page
         return await self._page(offset, patterns, window)
 
-    def _nearest(self, offset: int, patterns: Iterable[str], window: Window) -> int | None:
+    def _selects(self, patterns: frozenset[str]) -> bool:
+        return self._broker.selects and not pattern_set(patterns).is_everything
+
+    def _nearest(self, offset: int, patterns: frozenset[str], window: Window) -> int | None:
         """Where the last page that starts before an offset starts, of those that are here or being read."""
         # Not of the reads that wait for a slot: a storm has thousands of these, and each client would look at all.
-        epoch, _, shelves = self._key(0, patterns, window)
+        epoch, _, shelves, _ = self._key(0, patterns, window)
         known = (*self._pages, *self._at_broker)
         starts = [key[1] for key in known if key[0] == epoch and key[2] == shelves and key[1] <= offset]
         return max(starts, default=None)
 
-    def _key(self, start: int, patterns: Iterable[str], window: Window) -> _Key:
+    def _key(self, start: int, patterns: frozenset[str], window: Window) -> _Key:
         # What is forgotten depends on the shelves alone: subscriptions to the same ones share their pages too.
-        return window.epoch, start, tuple([shelf.pattern for shelf in window.shelves_of(patterns)])
+        topics = patterns if self._selects(patterns) else None
+        return window.epoch, start, tuple([shelf.pattern for shelf in window.shelves_of(patterns)]), topics
 
-    async def _page(self, start: int, patterns: Iterable[str], window: Window) -> Stretch:
+    def _cache(self, key: _Key) -> TTLCache[_Key, Stretch]:
+        return self._pages if key[3] is None else self._selected
+
+    async def _page(self, start: int, patterns: frozenset[str], window: Window) -> Stretch:
         is_shared = self._key(start, patterns, window) in self._reads
         page = await self._shared(start, patterns, window)
         if page.end is None and is_shared:
@@ -88,23 +133,25 @@ class Archive:
             page = await self._shared(start, patterns, window)
         return page
 
-    async def _shared(self, start: int, patterns: Iterable[str], window: Window) -> Stretch:
+    async def _shared(self, start: int, patterns: frozenset[str], window: Window) -> Stretch:
         key = self._key(start, patterns, window)
-        page = self._pages.get(key)
+        page = self._cache(key).get(key)
         if page is not None:
             return page
         task = self._reads.get(key)
         if task is None:
-            task = self._reads[key] = asyncio.get_running_loop().create_task(
-                self._read(key, start, tuple(patterns), window)
-            )
+            task = self._reads[key] = asyncio.get_running_loop().create_task(self._read(key, start, patterns, window))
             task.add_done_callback(lambda task: self._done(key, task))
         return await asyncio.shield(task)
 
-    async def _read(self, key: _Key, start: int, patterns: Sequence[str], window: Window) -> Stretch:
+    async def _read(self, key: _Key, start: int, patterns: frozenset[str], window: Window) -> Stretch:
         async with self._slots:
             self._at_broker.add(key)
             try:
+                if key[3] is not None:
+                    selection = await self._broker.select(start, PAGE_PUBLICATIONS, patterns)
+                    if selection is not None:
+                        return Stretch([p for p in selection.publications if window.stores(p)], selection.end)
                 found = await self._broker.read(start, PAGE_PUBLICATIONS, patterns)
             finally:
                 self._at_broker.discard(key)
@@ -118,15 +165,16 @@ class Archive:
         if task.cancelled() or task.exception() is not None or task.result().end is None:
             return
         with suppress(ValueError):  # larger than the whole cache
-            self._pages[key] = task.result()
+            self._cache(key)[key] = task.result()
         if self._expiry is None:
             self._expire()
 
     def _expire(self) -> None:
         """Free what is too old, also while nobody asks for anything."""
         self._pages.expire()
+        self._selected.expire()
         self._expiry = None
-        if self._pages:
+        if self._pages or self._selected:
             self._expiry = asyncio.get_running_loop().call_later(CACHE_SECONDS, self._expire)
 
     async def close(self) -> None:
@@ -141,3 +189,7 @@ class Archive:
 
 def _size_in_cache(page: Stretch) -> int:
     return max(page.size_bytes, CACHED_BYTES // CACHED_PAGES)
+
+
+def _size_of_selected(page: Stretch) -> int:
+    return max(page.size_bytes, SELECTED_BYTES // SELECTED_PAGES)

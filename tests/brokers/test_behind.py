@@ -85,7 +85,7 @@ async def test_a_tail_without_room_waits_and_then_delivers_everything(
 async def test_what_others_append_is_bounded_in_a_process_that_is_slow(
     engine: Engine, tails: Tails, remote: Machine
 ) -> None:
-    limit = 1024 * 1024
+    limit = 256 * 1024
     async with Served(engine.broker(), limits=LimitSettings(max_total_backlog_bytes=limit)) as client:
         hub = client.hub
         for number in range(500):  # each of them is asked about each event

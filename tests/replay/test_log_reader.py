@@ -11,18 +11,20 @@ from tornado.iostream import IOStream
 
 import qgstream.replay.log_reader
 import qgstream.replay.runner
-from qgstream.brokers.base import Opened, Sink
+from qgstream.brokers.base import Opened, Selection, Sink
 from qgstream.brokers.memory import MemoryBroker
 from qgstream.delivery.connection import Connection
 from qgstream.events.history import HistorySettings, Window
 from qgstream.events.publication import Position, Publication
 from qgstream.events.subscription import Subscription
+from qgstream.events.topics import matches_any
 from qgstream.hub import Hub
-from qgstream.replay.log_reader import CACHED_BYTES, CACHED_PAGES, MAX_READS, Archive
+from qgstream.replay.log_reader import CACHED_BYTES, CACHED_PAGES, MAX_READS, SELECTED_BYTES, SELECTED_PAGES, Archive
 from qgstream.replay.pages import PAGE_PUBLICATIONS
 from qgstream.wire.framing import Framing
 from tests.fakes import ENDLESS, FakeStream, ManualSlices, turns
 
+A = frozenset(["a"])
 EVENTS = 200 * PAGE_PUBLICATIONS
 
 
@@ -58,9 +60,9 @@ def archive_of(log: Log) -> tuple[Archive, Window]:
 async def test_those_who_ask_for_the_same_share_a_read() -> None:
     log = Log()
     archive, window = archive_of(log)
-    pages = await asyncio.gather(*[archive.after(offset, ("a",), window) for offset in range(PAGE_PUBLICATIONS)])
+    pages = await asyncio.gather(*[archive.after(offset, A, window) for offset in range(PAGE_PUBLICATIONS)])
     assert [len(page.publications) for page in pages] == list(range(PAGE_PUBLICATIONS, 0, -1))
-    await archive.after(5, ("a",), window)
+    await archive.after(5, A, window)
     assert log.reads == [0]
     await archive.close()
 
@@ -70,7 +72,7 @@ async def test_those_who_ask_for_the_same_share_a_read() -> None:
 async def test_a_storm_of_ids_leaves_no_more_than_the_cache_takes(size: int) -> None:
     log = Log(size)
     archive, window = archive_of(log)
-    await asyncio.gather(*[archive.after(page * PAGE_PUBLICATIONS, ("a",), window) for page in range(200)])
+    await asyncio.gather(*[archive.after(page * PAGE_PUBLICATIONS, A, window) for page in range(200)])
     assert len(set(log.reads)) == 200
     assert log.most_at_once == MAX_READS
     assert not archive._reads
@@ -83,7 +85,7 @@ async def test_a_storm_of_ids_leaves_no_more_than_the_cache_takes(size: int) -> 
 @pytest.mark.gen_test
 async def test_a_page_larger_than_the_cache_is_answered_and_not_kept() -> None:
     archive, window = archive_of(Log(CACHED_BYTES))
-    assert len((await archive.after(0, ("a",), window)).publications) == 1
+    assert len((await archive.after(0, A, window)).publications) == 1
     assert not archive._pages
     await archive.close()
 
@@ -92,7 +94,7 @@ async def test_a_page_larger_than_the_cache_is_answered_and_not_kept() -> None:
 async def test_nothing_is_kept_for_long_also_when_nobody_asks(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(qgstream.replay.log_reader, "CACHE_SECONDS", 0.05)
     archive, window = archive_of(Log())
-    await archive.after(0, ("a",), window)
+    await archive.after(0, A, window)
     assert archive._pages
     while archive._expiry is not None:  # noqa: ASYNC110  # the test's own time limit ends a wait in vain
         await asyncio.sleep(0.01)
@@ -110,9 +112,104 @@ async def test_a_failed_read_is_for_those_who_waited() -> None:
             return await super().read(after, limit, topics)
 
     archive, window = archive_of(Away())
-    answers = await asyncio.gather(*[archive.after(0, ("a",), window)] * 2, return_exceptions=True)
+    answers = await asyncio.gather(*[archive.after(0, A, window)] * 2, return_exceptions=True)
     assert [type(answer) for answer in answers] == [ConnectionError] * 2
-    assert len((await archive.after(0, ("a",), window)).publications) == PAGE_PUBLICATIONS
+    assert len((await archive.after(0, A, window)).publications) == PAGE_PUBLICATIONS
+    await archive.close()
+
+
+class Users(Log):
+    """Each event is for a user, of 1000; number 7 has one event only, far behind."""
+
+    async def read(self, after: int, limit: int, topics: Collection[str] = ()) -> Sequence[Publication]:
+        found = await super().read(after, limit, topics)
+        return [Publication((self.topic(p.offset),), p.data, is_json=False, offset=p.offset) for p in found]
+
+    @staticmethod
+    def topic(offset: int) -> str:
+        number = offset % 1000
+        return f"user/{number}" if number != 7 or offset == 20_007 else "user/8"
+
+
+@pytest.mark.gen_test
+@pytest.mark.parametrize("patterns", [["user/7"], ["user/7", "nobody*"], ["user/7*"]])
+async def test_readers_of_different_topics_share_reads_and_look_at_their_own_events(patterns: list[str]) -> None:
+    log = Users()
+    archive, window = archive_of(log)
+    asked, found = frozenset(patterns), list[int]()
+    offset, calls = 0, 0
+    while offset < 25_000:
+        part = await archive.after(offset, asked, window)
+        assert part.end is not None
+        found += [publication.offset for publication in part.publications]
+        offset, calls = part.end, calls + 1
+    expected = [n for n in range(1, offset + 1) if matches_any(patterns, Users.topic(n))]
+    assert found == expected
+    assert calls < 10 or len(expected) > 10
+    reads = len(log.reads)
+    assert reads == offset // PAGE_PUBLICATIONS
+    other = await archive.after(offset - 1000, frozenset(["user/500"]), window)
+    assert [p.offset % 1000 for p in other.publications] == [500]
+    assert len(log.reads) == reads
+    await archive.close()
+
+
+class Selecting(Users):
+    """Has an index by topic."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.selects_asked: list[tuple[int, frozenset[str]]] = []
+
+    @property
+    def selects(self) -> bool:
+        return True
+
+    async def select(self, after: int, limit: int, topics: Collection[str]) -> Selection | None:
+        self.selects_asked.append((after, frozenset(topics)))
+        await asyncio.sleep(0)
+        if "many*" in topics:
+            return None
+        users = [int(name.removeprefix("user/")) for name in topics if name != "other"]
+        numbers = sorted(n for user in users for n in range(user or 1000, EVENTS + 1, 1000) if n > after)[:limit]
+        end = numbers[-1] if len(numbers) == limit else EVENTS
+        return Selection([Publication((self.topic(n),), b"x", offset=n) for n in numbers], end if end > after else None)
+
+
+@pytest.mark.gen_test
+async def test_an_engine_that_selects_is_asked_for_the_topics_alone() -> None:
+    log = Selecting()
+    archive, window = archive_of(log)
+    parts = await asyncio.gather(*[archive.after(5 + n % 3, frozenset([f"user/{n % 50}"]), window) for n in range(150)])
+    assert all(p.topics == (f"user/{n % 50}",) for n, part in enumerate(parts) for p in part.publications)
+    assert [p.offset for p in parts[21].publications] == list(range(21, EVENTS, 1000))
+    assert all(part.end == EVENTS for part in parts)
+    assert log.reads == []
+    assert len(log.selects_asked) == 50  # the same for all who ask for the same
+    assert (await archive.after(EVENTS, frozenset(["user/1"]), window)).end is None
+    assert len(archive._selected) == 50
+    await archive.close()
+
+
+@pytest.mark.gen_test
+@pytest.mark.parametrize("patterns", [[], ["*"], ["user/1", "many*"]])
+async def test_the_log_is_read_where_nothing_can_be_selected(patterns: list[str]) -> None:
+    log = Selecting()
+    archive, window = archive_of(log)
+    part = await archive.after(0, frozenset(patterns), window)
+    assert log.reads == [0]
+    assert part.publications
+    await archive.close()
+
+
+@pytest.mark.gen_test
+async def test_a_storm_of_topics_leaves_no_more_than_the_cache_takes(monkeypatch: pytest.MonkeyPatch) -> None:
+    log = Selecting()
+    archive, window = archive_of(log)
+    await asyncio.gather(*[archive.after(0, frozenset([f"user/{n}", "other"]), window) for n in range(300)])
+    assert not archive._reads
+    assert 0 < len(archive._selected) <= SELECTED_PAGES
+    assert sum(page.size_bytes for page in archive._selected.values()) <= SELECTED_BYTES
     await archive.close()
 
 

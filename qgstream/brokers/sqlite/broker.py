@@ -6,19 +6,19 @@ import asyncio
 import sqlite3
 import threading
 import time
-from collections.abc import Collection, Sequence
+from collections.abc import Callable, Collection, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
 from queue import Empty, SimpleQueue
-from typing import Self
+from typing import Any, Self, TypeVar
 from urllib.parse import parse_qsl, unquote
 
 from pydantic import ValidationError
 
 from qgstream.backoff import Backoff
-from qgstream.brokers.base import DEFAULT_TIMEOUT_SECONDS, Broker, Opened, Sink
+from qgstream.brokers.base import DEFAULT_TIMEOUT_SECONDS, Broker, Opened, Selection, Sink
 from qgstream.brokers.idempotency import Keys
 from qgstream.brokers.skips import Skips
 from qgstream.brokers.sqlite.file import look
@@ -37,6 +37,8 @@ MAX_GROUP_BYTES = 8 * 1024 * 1024
 TRIM_SECONDS = 1.0
 # Between two looks whether the files are still there, while nobody publishes.
 LOOK_SECONDS = 0.25
+T = TypeVar("T")
+
 _RETENTION = ("max_events", "max_bytes", "max_age_seconds")
 
 
@@ -410,18 +412,26 @@ class SqliteBroker(Broker):
 
     async def read(self, after: int, limit: int, topics: Collection[str] = ()) -> Sequence[Publication]:
         """See `Broker.read`."""
+        return await self._ask(self._reader.read, after, limit, tuple(topics))
+
+    @property
+    def selects(self) -> bool:
+        """The file has an index by topic."""
+        return True
+
+    async def select(self, after: int, limit: int, topics: Collection[str]) -> Selection | None:
+        """See `Broker.select`."""
+        return await self._ask(self._reader.select, after, limit, tuple(topics))
+
+    async def _ask(self, ask: Callable[[int, int, tuple[str, ...]], T], *question: Any) -> T:
         self._check_open()
-        loop = asyncio.get_running_loop()
         try:
-            reading = loop.run_in_executor(self._readers, self._read, after, limit, tuple(topics))
+            reading = asyncio.get_running_loop().run_in_executor(self._readers, ask, *question)
             return await asyncio.wait_for(reading, self._timeout_seconds)
         except TimeoutError:
             raise self._unavailable(f"was silent for {self._timeout_seconds:g} s") from None
         except sqlite3.Error as error:
             raise self._unavailable(f"cannot be read: {error}") from error
-
-    def _read(self, after: int, limit: int, topics: tuple[str, ...]) -> Sequence[Publication]:
-        return self._reader.read(after, limit, topics)
 
 
 def _is_of_events(error: Exception) -> bool:

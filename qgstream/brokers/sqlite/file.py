@@ -12,10 +12,24 @@ from pathlib import Path
 from urllib.parse import quote
 
 APPLICATION_ID = 0x71677374  # "qgst": what makes a database one of ours
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2
 # The check at the start reads the whole file: a default log takes a fraction of a second. A larger one is looked at for
 # so long; what is damaged behind that is found when it is read.
 CHECK_SECONDS = 5.0
+
+# Since version 2: which events each topic has. Triggers keep it, so that it is right also where somebody has edited a
+# row. What is in a row need not be JSON then.
+_NAMES = "SELECT value, {0}.offset FROM json_each(CASE WHEN json_valid({0}.topics) THEN {0}.topics ELSE '[]' END)"
+_ADD = f"INSERT OR IGNORE INTO topics {_NAMES.format('new')} WHERE type = 'text'"
+_REMOVE = f"DELETE FROM topics WHERE (topic, offset) IN ({_NAMES.format('old')} WHERE type = 'text')"  # noqa: S608
+TOPICS = (
+    """CREATE TABLE topics (
+        topic TEXT NOT NULL, offset INTEGER NOT NULL, PRIMARY KEY (topic, offset)
+    ) WITHOUT ROWID""",
+    f"CREATE TRIGGER log_added AFTER INSERT ON log BEGIN {_ADD}; END",
+    f"CREATE TRIGGER log_removed AFTER DELETE ON log BEGIN {_REMOVE}; END",
+    f"CREATE TRIGGER log_changed AFTER UPDATE OF offset, topics ON log BEGIN {_REMOVE}; {_ADD}; END",
+)
 
 SCHEMA = f"""
 PRAGMA auto_vacuum = INCREMENTAL;
@@ -30,6 +44,7 @@ CREATE TABLE log (
 CREATE INDEX log_shelf ON log (shelf, offset);
 CREATE TABLE keys (key TEXT PRIMARY KEY, at REAL NOT NULL, offset INTEGER NOT NULL) WITHOUT ROWID;
 CREATE INDEX keys_at ON keys (at);
+{"".join(f"{statement};" for statement in TOPICS)}
 """
 
 
@@ -181,9 +196,9 @@ def check(path: Path) -> None:
     version, application = int.from_bytes(header[60:64]), int.from_bytes(header[68:72])
     if application != APPLICATION_ID:
         raise OSError(f"{path}: is a SQLite database of another program; it is left as it is")
-    if version != SCHEMA_VERSION:
+    if not 1 <= version <= SCHEMA_VERSION:
         raise OSError(
-            f"{path}: is a log of version {version}, expected {SCHEMA_VERSION}: another qgstream made it; "
+            f"{path}: is a log of version {version}, expected at most {SCHEMA_VERSION}: a newer qgstream made it; "
             "it is left as it is"
         )
     deadline = time.monotonic() + CHECK_SECONDS
@@ -199,6 +214,23 @@ def check(path: Path) -> None:
             f"{path}: is damaged ({'; '.join(problems)}); it is left as it is. Put a backup in its place (with another "
             "epoch, see docs/brokers.md), or move it away to begin a new log"
         )
+
+
+def upgrade(db: sqlite3.Connection) -> None:
+    """Give a log of an older version what this version has. All or nothing; an older qgstream refuses the log then."""
+    (version,) = db.execute("PRAGMA user_version").fetchone()
+    if version == SCHEMA_VERSION:
+        return
+    with transaction(db):
+        for statement in TOPICS:
+            db.execute(statement)
+        db.execute(
+            "INSERT OR IGNORE INTO topics SELECT value, log.offset FROM log, "
+            "json_each(CASE WHEN json_valid(log.topics) THEN log.topics ELSE '[]' END) WHERE type = 'text'"
+        )
+        db.execute(f"PRAGMA user_version = {SCHEMA_VERSION}")
+    # The version must be in the file itself and not in a WAL beside it: there another qgstream looks for it.
+    db.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchall()
 
 
 class transaction:  # noqa: N801  # reads as a function

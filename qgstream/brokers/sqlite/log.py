@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from qgstream.brokers.ages import Ages
-from qgstream.brokers.base import IDEMPOTENCY_SECONDS, MAX_READ_BYTES, Forgotten, Opened
+from qgstream.brokers.base import IDEMPOTENCY_SECONDS, MAX_READ_BYTES, Forgotten, Opened, Selection
 from qgstream.brokers.skips import Skips
 from qgstream.brokers.sqlite.file import (
     check,
@@ -26,11 +26,13 @@ from qgstream.brokers.sqlite.file import (
     note_reached,
     reached,
     transaction,
+    upgrade,
 )
 from qgstream.brokers.sqlite.names import Displaced, Names, identity_of
 from qgstream.errors import InvalidField
 from qgstream.events.draft import received
 from qgstream.events.history import HistorySettings, TopicHistory
+from qgstream.events.pattern_sets import pattern_set
 from qgstream.events.publication import Position, Publication
 from qgstream.logs import log
 
@@ -42,6 +44,8 @@ _VACUUM_PAGES = 1000
 OLD_ROWS = 256
 # Beside its data an event takes about this much of the file: its row, its indexes and their slack.
 ROW_BYTES = 120
+# The events of so many topics are looked up, which takes a few milliseconds; of more, the log is read instead.
+MOST_TOPICS = 512
 # SQLite holds any type in any column, and somebody may have edited a row: these are numbers all the same.
 _SIZE, _DATE = "CAST(size AS INTEGER)", "CAST(published_at AS REAL)"
 _COLUMNS = "offset, published_at, topics, event, retry_ms, is_json, private, data"
@@ -78,6 +82,7 @@ class Log:
                 opened = identity_of(real)
                 self._db = connect(real, "rw")
                 stack.callback(self._db.close)
+                upgrade(self._db)
                 # In WAL mode only FULL syncs at every commit. With NORMAL a power cut loses what was acknowledged since
                 # the last checkpoint.
                 self._db.execute("PRAGMA synchronous = FULL")
@@ -213,7 +218,7 @@ class Log:
             shelf = _shelf(self.history, publication.topics)
             if shelf is not None:
                 topics = json.dumps(publication.topics, ensure_ascii=False)
-                size = len(publication.data) + len(topics) + ROW_BYTES
+                size = len(publication.data) + 2 * len(topics) + ROW_BYTES  # topics: in the row and in their index
                 rows.append((
                     offset, now, shelf, topics, publication.event, publication.retry_ms, publication.is_json,
                     publication.private, size, publication.data,
@@ -297,18 +302,26 @@ class Log:
         if not doomed:
             return False
         forgotten: dict[int, int] = {}
+        looks, count = 2 * TRIM_EVENTS, 0
         for offset, _, topics in doomed:
             # Whoever asks for another of its topics misses it too, and looks at that topic's shelf. (Not the row's own
             # number: a row that is not put on its new shelf yet has the number of an old one.)
-            for concerned in self.history.shelves_of_event(_names(topics)):
+            names = _names(topics)
+            for concerned in self.history.shelves_of_event(names):
                 forgotten[concerned] = offset
+            count += 1
+            looks -= len(names)
+            if looks <= 0:
+                break  # each topic is an entry of the index: of events with many there are fewer in one transaction
+        more = len(doomed) == TRIM_EVENTS or count < len(doomed)
+        doomed = doomed[:count]
         with transaction(self._db) as db:
             db.executemany("DELETE FROM log WHERE offset = ?", [row[:1] for row in doomed])
             update = "UPDATE shelves SET forgotten = max(forgotten, ?) WHERE shelf = ?"
             db.executemany(update, [(offset, shelf) for shelf, offset in forgotten.items()])
         self.events -= len(doomed)
         self.size_bytes -= sum(row[1] for row in doomed)
-        return len(doomed) == TRIM_EVENTS
+        return more
 
     def _shrink(self) -> bool:
         (unused,), (pages,) = (
@@ -367,10 +380,7 @@ class Reader:
         found: list[Publication] = []
         size_bytes = 0
         with transaction(self._db, "DEFERRED") as db:  # one look: nothing is trimmed between the mark and the rows
-            marks = dict(db.execute("SELECT shelf, forgotten FROM shelves"))
-            forgotten = max((marks[shelf] for shelf in self._look_up(db, topics)), default=0)
-            if after < forgotten:
-                raise Forgotten(after, forgotten)
+            self._check_marks(db, after, topics)
             query = f"SELECT {_COLUMNS} FROM log WHERE offset > ? ORDER BY offset"  # noqa: S608
             for row in db.execute(query, (after,)):
                 publication = self._skips.read(row[0], partial(_publication, row))
@@ -384,6 +394,37 @@ class Reader:
                     break
         return found
 
+    def select(self, after: int, limit: int, topics: Collection[str]) -> Selection | None:
+        """See `Broker.select`. Raises `Forgotten` and `sqlite3.Error`."""
+        with transaction(self._db, "DEFERRED") as db:  # one look, as in `read`
+            self._check_marks(db, after, topics)
+            names = _covered(db, topics)
+            if names is None:
+                return None
+            (newest,) = db.execute("SELECT newest FROM state").fetchone()
+            query = "SELECT offset FROM topics WHERE topic = ? AND offset > ? ORDER BY offset LIMIT ?"
+            offsets = sorted({offset for name in names for (offset,) in db.execute(query, (name, after, limit))})
+            found: list[Publication] = []
+            size_bytes, end = 0, after
+            for offset in offsets[:limit]:
+                row = db.execute(f"SELECT {_COLUMNS} FROM log WHERE offset = ?", (offset,)).fetchone()  # noqa: S608
+                publication = self._skips.read(offset, partial(_publication, row)) if row is not None else None
+                if publication is not None:
+                    size_bytes += len(publication.data)
+                    if found and size_bytes > MAX_READ_BYTES:
+                        return Selection(found, end)
+                    found.append(publication)
+                end = offset
+        if len(offsets) < limit:
+            end = max(end, newest)
+        return Selection(found, end if end > after else None)
+
+    def _check_marks(self, db: sqlite3.Connection, after: int, topics: Collection[str]) -> None:
+        marks = dict(db.execute("SELECT shelf, forgotten FROM shelves"))
+        forgotten = max((marks[shelf] for shelf in self._look_up(db, topics)), default=0)
+        if after < forgotten:
+            raise Forgotten(after, forgotten)
+
     def _look_up(self, db: sqlite3.Connection, topics: Collection[str]) -> list[int]:
         (shelves,) = db.execute("SELECT shelves FROM state").fetchone()
         if shelves != self._shelves:  # those of the file, which the writer may just have changed
@@ -394,6 +435,24 @@ class Reader:
     def close(self) -> None:
         """Close the connection."""
         self._db.close()
+
+
+def _covered(db: sqlite3.Connection, patterns: Collection[str]) -> list[str] | None:
+    """The topics that the patterns cover; None if they are many, or everything."""
+    found: list[str] = []
+    for pattern in pattern_set(frozenset(patterns)):
+        prefix = pattern.removesuffix("*")
+        if prefix == pattern:
+            found.append(pattern)
+            continue
+        query = "SELECT topic FROM topics WHERE topic >= ? LIMIT 1"
+        row = db.execute(query, (prefix,)).fetchone()
+        while row is not None and row[0].startswith(prefix):
+            found.append(row[0])
+            if len(found) > MOST_TOPICS:
+                return None
+            row = db.execute("SELECT topic FROM topics WHERE topic > ? LIMIT 1", (row[0],)).fetchone()
+    return found
 
 
 def _shelf(history: HistorySettings, topics: Sequence[str]) -> int | None:
