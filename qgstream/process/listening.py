@@ -57,9 +57,8 @@ def _sentence(setting: str, host: str, port: int, error: OSError) -> str:
     if isinstance(error, socket.gaierror):
         return f"{said}: the name cannot be resolved ({error.strerror}); change {setting}.host"
     if error.errno == errno.EADDRINUSE:
-        other = "--port" if setting == "server" else f"--set {setting}.port="
-        separator = " " if setting == "server" else ""
-        another = port + 1 if port < 65535 else 0
-        return f"{said}: the port is in use by {owner(port)[1]}; stop it, or choose another port: {other}{separator}{another}"
+        flag = "--port " if setting == "server" else f"--set {setting}.port="
+        another = f"{flag}{port + 1 if port < 65535 else 0}"
+        return f"{said}: the port is in use by {owner(port)[1]}; stop it, or choose another port: {another}"
     change = _CHANGES.get(error.errno or 0)
     return f"{said}: {error.strerror or error}" + (f"; {change} ({setting}.host, {setting}.port)" if change else "")
