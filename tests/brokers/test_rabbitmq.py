@@ -32,6 +32,7 @@ from qgstream.brokers.base import open_broker
 from qgstream.brokers.rabbitmq import broker as rabbitmq
 from qgstream.brokers.rabbitmq import outbox as rabbitmq_outbox
 from qgstream.brokers.rabbitmq.broker import RabbitmqBroker
+from qgstream.brokers.rabbitmq.link import Link
 from qgstream.brokers.rabbitmq.marks import Slip
 from qgstream.errors import ConfigError, Unavailable
 from qgstream.events.draft import parse_json
@@ -383,6 +384,27 @@ async def test_servers_that_make_a_stream_at_once_agree_on_its_epoch(tails: Tail
     for tail in opened:
         await tail.until(lambda tail=tail: data_of(tail) == ["1"])  # type: ignore[misc]
         assert tail.lost_at == []
+
+
+@pytest.mark.gen_test
+@pytest.mark.parametrize("ended", [1, 2])
+async def test_a_connection_that_ends_while_the_stream_is_declared(
+    tails: Tails, monkeypatch: pytest.MonkeyPatch, ended: int
+) -> None:
+    """As RabbitMQ's INTERNAL_ERROR ends it, when several servers declare one stream."""
+    see_to_the_stream = rabbitmq.RabbitmqBroker._see_to_the_stream
+    links: list[Link] = []
+
+    async def cut(self: rabbitmq.RabbitmqBroker, link: Link) -> None:
+        links.append(link)
+        if len(links) <= ended:
+            await link.close()
+        await see_to_the_stream(self, link)
+
+    monkeypatch.setattr(rabbitmq.RabbitmqBroker, "_see_to_the_stream", cut)
+    tail = await tails.open()
+    await tail.broker.append([event("1")])
+    assert len(set(links)) == ended + 1
 
 
 @pytest.mark.gen_test

@@ -46,6 +46,8 @@ PAGE_AHEAD = 32
 PAGE_TAKEN = 16
 # Between two looks whether the stream has started.
 WAKING_SECONDS = 0.1
+# So often the stream is declared when RabbitMQ ends the connection for it.
+DECLARATIONS = 3
 # How far back from the end of the stream its epoch is looked for, and the keys of the last five minutes.
 SEARCH_EVENTS = 10_000
 # A mark of the epoch is written when so many messages have come since the last, and up to twice as many: of several
@@ -125,10 +127,25 @@ class RabbitmqBroker(Remote):
         """See `Remote.connect`."""
         quiet()
         self._tail = await self._opened(self._tail)
-        self._side = await self._opened(self._side)
         if self._out is None or not self._out.is_open:
             self._out = await self._opened(self._out)
             self._outbox.reset()
+        await self._declare()
+
+    async def _declare(self) -> None:
+        # When several servers declare a new stream in one moment, RabbitMQ makes it for one of them, and may end the
+        # connection of another with INTERNAL_ERROR. The second time the stream is there.
+        for _ in range(DECLARATIONS - 1):
+            self._side = side = await self._opened(self._side)
+            try:
+                await self._see_to_the_stream(side)
+            except self.failures:
+                if side.is_open:
+                    raise
+                await asyncio.sleep(WAKING_SECONDS)
+            else:
+                return
+        self._side = await self._opened(self._side)
         await self._see_to_the_stream(self._side)
 
     async def _opened(self, link: Link | None) -> Link:
