@@ -1,5 +1,6 @@
-"""The network: what Tornado leaves open between a listening socket and a request.
+"""The network layer between a listening socket and an HTTP request, where Tornado leaves it to the application.
 
-`sockets` accepts and bounds connections, `http1` reads their requests. `addresses`, `origins`, `allowed_hosts` and
-`cors` say which client this is, and which page. `timer` goes by the monotonic clock.
+`sockets` accepts connections and limits their number. `http1` reads requests from connections. `addresses` and
+`origins` identify the client and the page that sent a request; `allowed_hosts` and `cors` decide what the two may do.
+`timer` is a periodic callback on the monotonic clock.
 """

@@ -1,6 +1,6 @@
-"""Who is connecting: the client's address behind trusted proxies, and what counts as one client. Pure.
+"""Client addresses: the client's address behind trusted proxies, and the key of per-address limits. Pure.
 
-An address has one form everywhere, in log lines, limits, filters and settings; `parse` makes it.
+Log lines, limits, filters and settings all use the same form of an address; `parse` produces this form.
 """
 
 from __future__ import annotations
@@ -12,25 +12,26 @@ from typing import NamedTuple
 Address = IPv4Address | IPv6Address
 Network = IPv4Network | IPv6Network
 
-# Proxies in a row. Real chains have fewer than five; the bound keeps a header of a megabyte cheap.
+# The number of proxies in a row. Real chains have fewer than five; the bound keeps a header of a megabyte cheap.
 MAX_HOPS = 32
-# Longer than every address with its brackets, zone and port: "[" + 45 characters + "%" + 15 + "]:65535".
+# Longer than any address with brackets, zone and port: "[" + 45 characters + "%" + 15 + "]:65535".
 _MAX_HOP_CHARACTERS = 80
-_MAPPED_BITS = 96  # of ::ffff:0:0/96, the IPv4 addresses as IPv6 writes them (RFC 4291, 2.5.5.2)
+_MAPPED_BITS = 96  # the prefix of ::ffff:0:0/96, the IPv4-mapped IPv6 addresses (RFC 4291, 2.5.5.2)
 
 
 class Client(NamedTuple):
-    """Who sent a request. `proxies` is how many trusted proxies the request came through, the peer first."""
+    """The sender of a request. `proxies` is the number of trusted proxies that the request passed, including the
+    peer."""
 
     address: str
     proxies: int = 0
 
 
 def parse(text: str) -> Address | None:
-    """An address, or None for any other text.
+    """Return the address, or None if the text is not an address.
 
-    An IPv4 address that is written as IPv6 (`::ffff:203.0.113.7`, a peer of a dual-stack socket) becomes IPv4. A zone
-    (`fe80::1%eth0`) is left out: it has a meaning only on the machine that wrote it.
+    An IPv4-mapped IPv6 address (`::ffff:203.0.113.7`, the peer of a dual-stack socket) becomes an IPv4 address. A zone
+    (`fe80::1%eth0`) is removed, because a zone has a meaning only on the machine that wrote the zone.
     """
     try:
         address = ip_address(text.partition("%")[0])
@@ -40,17 +41,17 @@ def parse(text: str) -> Address | None:
 
 
 def canonical(text: str) -> str:
-    """The one form of an address; any other text as it is."""
+    """Return the canonical form of an address; return any other text unchanged."""
     if ":" not in text:
-        return text  # IPv4 has one form only: `ip_address` refuses leading zeros
+        return text  # IPv4 has only one form: `ip_address` rejects leading zeros
     address = parse(text)
     return text if address is None else str(address)
 
 
 def parse_network(text: str, *, strict: bool = False) -> Network:
-    """A network, or a single address as a network of one. With `strict` no bits may be set behind the prefix.
+    """Parse a network; a single address becomes a network of one. With `strict`, no bits may be set after the prefix.
 
-    Raises `ValueError` with what was got. Networks of IPv4 addresses that are written as IPv6 become IPv4.
+    Raises `ValueError` with the rejected text. IPv4-mapped IPv6 networks become IPv4 networks.
     """
     address, slash, prefix = text.partition("/")
     network = ip_network(address.partition("%")[0] + slash + prefix, strict=strict)
@@ -62,28 +63,28 @@ def parse_network(text: str, *, strict: bool = False) -> Network:
 
 
 def parse_networks(texts: Sequence[str]) -> tuple[Network, ...]:
-    """Networks or single addresses; raises `ValueError` with what was got."""
+    """Parse networks or single addresses; raises `ValueError` with the rejected text."""
     return tuple(parse_network(text) for text in texts)
 
 
 def is_in(text: str, networks: Sequence[Network]) -> bool:
-    """Whether this is an address of one of the networks."""
+    """Whether the text is an address in one of the networks."""
     address = parse(text)
     return address is not None and any(address in network for network in networks)
 
 
 def is_loopback(text: str) -> bool:
-    """Whether this is an address by which a machine reaches itself: 127.0.0.0/8 or ::1. Names are none."""
+    """Whether the text is a loopback address (127.0.0.0/8 or ::1). Host names are not addresses."""
     address = parse(text)
     return address is not None and address.is_loopback
 
 
 def find_client(peer: str, forwarded_for: Sequence[str], trusted: Sequence[Network]) -> Client:
-    """Who sent a request: the peer, or who trusted proxies say it is.
+    """Find the client that sent a request: the peer, or the address that trusted proxies report.
 
-    X-Forwarded-For is read from the right, one hop for each trusted proxy and at most `MAX_HOPS`: what stands further
-    left was written by the client, who can write anything. A hop that is no address ends the walk at the last one that
-    is.
+    X-Forwarded-For is read from the right: one hop for each trusted proxy, at most `MAX_HOPS`. The client itself can
+    write anything into the values further left, so these values are ignored. The walk ends at the last valid address
+    before a hop that is not an address.
     """
     address, proxies = canonical(peer), 0
     if not trusted:
@@ -99,7 +100,8 @@ def find_client(peer: str, forwarded_for: Sequence[str], trusted: Sequence[Netwo
 
 
 def client_key(address: str) -> str:
-    """What per-address limits count by: an IPv4 address, or the /64 of an IPv6 one (one customer has at least that)."""
+    """Return the key of per-address limits: an IPv4 address, or the /64 of an IPv6 address (a customer has at least a
+    /64)."""
     if ":" not in address:
         return address
     parsed = parse(address)
@@ -109,7 +111,7 @@ def client_key(address: str) -> str:
 
 
 def _from_the_right(lines: Sequence[str]) -> Iterator[str]:
-    # Not split: of a megabyte only the end is looked at.
+    # Not `split`: of a header of a megabyte, only the end is read.
     for line in reversed(lines):
         end = len(line)
         while end >= 0:
@@ -119,10 +121,10 @@ def _from_the_right(lines: Sequence[str]) -> Iterator[str]:
 
 
 def _without_port(hop: str) -> Address | None:
-    """`[2001:db8::1]:443`, `192.0.2.1:5000` and plain addresses, without the port; None for anything else."""
+    """Remove the port of `[2001:db8::1]:443` or `192.0.2.1:5000`; return None for text that is not an address."""
     hop = hop.strip()
     if len(hop) > _MAX_HOP_CHARACTERS:
-        return None  # `ip_address` would split it, and repeat it in its error
+        return None  # `ip_address` would split the text and repeat the text in its error
     if hop.startswith("["):
         hop = hop[1:].partition("]")[0]
     elif hop.count(":") == 1:

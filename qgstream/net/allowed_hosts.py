@@ -1,7 +1,8 @@
-"""Which names this server answers to. Pure.
+"""The host names that this server accepts in `Host`. Pure.
 
-A page of evil.example whose name is made to resolve to 127.0.0.1 (DNS rebinding) is of the same origin as what it reads
-there, so no CORS keeps it away. Only the `Host` tells: the browser sends the name that the page has.
+In a DNS rebinding attack, the name evil.example resolves to 127.0.0.1. The page of evil.example then has the same
+origin as the local server, so CORS does not stop the page from reading responses. Only `Host` reveals the attack: the
+browser sends the name of the page.
 """
 
 from __future__ import annotations
@@ -12,14 +13,15 @@ from functools import lru_cache
 from qgstream.net.addresses import is_loopback, parse
 from qgstream.net.origins import split_authority
 
-# A name has at most 253 characters, and a port five.
+# A name has at most 253 characters, and a port has at most five.
 _MAX_CHARACTERS = 260
 
 
 def parse_allowed_host(text: str) -> str:
-    """A name, an address or a pattern of a setting in its one form; `*` as it is. A port is left out.
+    """Return the canonical form of a name, an address or a pattern in a setting; return `*` unchanged. A port is
+    removed.
 
-    Raises `ValueError` for anything else.
+    Raises `ValueError` for any other text.
     """
     if text == "*":
         return text
@@ -37,27 +39,27 @@ def parse_allowed_host(text: str) -> str:
 
 
 def is_allowed(host: str, allowed: Sequence[str], *, on_loopback: bool) -> bool:
-    """Whether a request with this `Host` is for this server; the port does not count.
+    """Whether this server accepts a request with this `Host`; the port is ignored.
 
-    `allowed` are names that `parse_allowed_host` made. Without any, a server whose sockets are `on_loopback` answers to
-    the names of the loopback alone, and any other server to every name.
+    `allowed` holds names that `parse_allowed_host` returned. If `allowed` is empty, a server whose sockets are
+    `on_loopback` accepts only loopback names, and any other server accepts every name.
     """
     if not (allowed or on_loopback):
         return True
     return len(host) <= _MAX_CHARACTERS and _is_allowed(host, tuple(allowed), on_loopback)
 
 
-@lru_cache(maxsize=256)  # asked for each request, and nearly always the same
+@lru_cache(maxsize=256)  # called for each request, nearly always with the same arguments
 def _is_allowed(host: str, allowed: tuple[str, ...], on_loopback: bool) -> bool:
     if "*" in allowed:
         return True
     name = _name(host)
     if name is None:
         return False
-    # No name server is asked for these (RFC 6761, 6.3), so no page can take them for its own.
+    # Resolvers do not send these names to DNS servers (RFC 6761, 6.3), so no attacker can rebind them.
     if name == "localhost" or name.endswith(".localhost") or is_loopback(name):
         return True
-    # An address as the host cannot be rebound either. Probes, balancers and scrapers ask by address.
+    # An IP address as the host cannot be rebound either. Probes, load balancers and scrapers use IP addresses.
     if not on_loopback and parse(name) is not None:
         return True
     return any(_covers(each, name) for each in allowed)
@@ -68,10 +70,10 @@ def _covers(allowed: str, name: str) -> bool:
 
 
 def _name(host: str) -> str | None:
-    """The host without its port and the brackets of an IPv6 address; None for what is no host."""
+    """Return the host without its port and without the brackets of an IPv6 address; None if the text is not a host."""
     parts = split_authority(host)
     if parts is None:
         return None
-    name = parts[0].removesuffix(".")  # the same name, absolute
+    name = parts[0].removesuffix(".")  # the trailing dot of an absolute name: the name is the same
     address = parse(name.strip("[]"))
     return name if address is None else str(address)

@@ -1,17 +1,17 @@
-"""Bodies in flight: how many bytes of bodies the process holds at one moment, for all publishers together. Pure."""
+"""The budget of request bodies in flight: the bytes of bodies that the process holds at a time. Pure."""
 
 from __future__ import annotations
 
 from qgstream.errors import Unavailable
 
-# A publish takes less than a second, and a body 30 s at most.
+# A publish takes less than a second, and a body arrives within 30 s.
 _RETRY_SECONDS = 1.0
 
 
 class Bodies:
-    """Counts what has come of each body, decoded, until its publish is answered or its connection is closed.
+    """Counts the decoded bytes of each body until the server has sent the response or closed the connection.
 
-    What a client only announced is not counted: clients that send nothing take no room from others.
+    Announced bytes (`Content-Length`) are not counted before they arrive, so idle clients take no room from others.
     """
 
     def __init__(self) -> None:
@@ -19,25 +19,25 @@ class Bodies:
         self.refused = 0  # bodies
 
     def check(self, more_bytes: int, max_bytes: int, *, own_bytes: int = 0) -> None:
-        """Raise `Unavailable` when so many bytes more do not fit, for a body of which `own_bytes` are held.
+        """Raise `Unavailable` if `more_bytes` do not fit. `own_bytes` of the same body are already counted.
 
-        A body fits when there is no other: its own bound is `limits.max_body_bytes`.
+        The only body in flight always fits: `limits.max_body_bytes` bounds a single body.
         """
         others_bytes = self.held_bytes - own_bytes
         if others_bytes and self.held_bytes + more_bytes > max_bytes:
             self.refused += 1
             raise Unavailable(
-                f"bodies of publishes in flight: {others_bytes} bytes, at most {max_bytes} with this one expected",
+                f"request bodies in flight: others hold {others_bytes} bytes, the limit with this one is {max_bytes}",
                 retry_after_seconds=_RETRY_SECONDS,
                 code="inflight_bodies",
             )
 
     def hold(self, more_bytes: int, max_bytes: int, *, own_bytes: int) -> int:
-        """Count so many bytes more, and return the new `own_bytes`; or raise what `check` raises."""
+        """Count `more_bytes`, and return the new `own_bytes`. Raises the same error as `check`."""
         self.check(more_bytes, max_bytes, own_bytes=own_bytes)
         self.held_bytes += more_bytes
         return own_bytes + more_bytes
 
     def release(self, own_bytes: int) -> None:
-        """A body is gone."""
+        """Stop counting a body of `own_bytes`."""
         self.held_bytes -= own_bytes

@@ -1,4 +1,4 @@
-"""Certificates and their keys from files, for servers and for clients that show one."""
+"""Certificates and private keys from files, for servers and for clients with a client certificate."""
 
 from __future__ import annotations
 
@@ -10,7 +10,8 @@ from qgstream.logs import log
 
 
 class KeyIsEncrypted(OSError):
-    """A private key that needs a pass phrase. Left alone, OpenSSL asks for it on the terminal and holds the process."""
+    """The private key needs a pass phrase. Without this check, OpenSSL prompts on the terminal and blocks the
+    process."""
 
     def __init__(self, path: str | Path) -> None:
         super().__init__(
@@ -20,7 +21,7 @@ class KeyIsEncrypted(OSError):
 
 
 def load_cert_chain(context: ssl.SSLContext, certfile: str | Path, keyfile: str | Path | None = None) -> None:
-    """`SSLContext.load_cert_chain`, which asks nobody for a pass phrase. Raises `OSError` for what cannot be used."""
+    """Call `SSLContext.load_cert_chain` without a prompt for a pass phrase. Raises `OSError` for unusable files."""
 
     def refuse() -> NoReturn:
         raise KeyIsEncrypted(keyfile or certfile)
@@ -32,9 +33,11 @@ def load_cert_chain(context: ssl.SSLContext, certfile: str | Path, keyfile: str 
 
 
 def validity(certfile: str | Path) -> tuple[float, float]:
-    """From when until when all certificates of a chain are valid, in Unix seconds. Raises `OSError` or `ValueError` for
-    a file whose dates cannot be read."""
-    from cryptography import x509  # takes longer than the rest of this module, and most servers show no certificate
+    """Return the start and the end of the time in which all certificates of a chain are valid, in Unix seconds.
+
+    Raises `OSError` or `ValueError` if the dates in the file cannot be read.
+    """
+    from cryptography import x509  # a slow import, and most servers have no certificate
 
     chain = x509.load_pem_x509_certificates(Path(certfile).read_bytes())
     begins = max(certificate.not_valid_before_utc.timestamp() for certificate in chain)
@@ -42,10 +45,10 @@ def validity(certfile: str | Path) -> tuple[float, float]:
 
 
 def expires_at(certfile: str | Path) -> float | None:
-    """Until when a chain is valid: the earliest date of its certificates, in Unix seconds.
+    """Return when the chain expires: the earliest expiry date of its certificates, in Unix seconds.
 
-    None, with a line of the log, for a file whose dates cannot be read. OpenSSL takes some that this parser does not,
-    so such a file stops nobody.
+    Returns None and logs a warning if the dates in the file cannot be read. OpenSSL accepts some files that this parser
+    rejects, so an unreadable date does not stop the server.
     """
     try:
         return validity(certfile)[1]

@@ -1,5 +1,7 @@
-"""Content codings: of a request's body, gzip and deflate in, bytes out, in pieces; and which one an answer may have.
-Pure. Source: RFC 9110, 8.4 and 12.5.3.
+"""Content codings: decoding gzip and deflate request bodies piece by piece, and choosing the coding of a response.
+Pure.
+
+Source: RFC 9110, 8.4 and 12.5.3.
 """
 
 from __future__ import annotations
@@ -10,14 +12,16 @@ from collections.abc import Iterator
 
 from qgstream.errors import BadRequest, TooLarge, UnsupportedContentCoding
 
-# For the header Accept-Encoding of a 415 (RFC 9110, 12.5.3 and 15.5.16).
+# The value of Accept-Encoding in a 415 response (RFC 9110, 12.5.3 and 15.5.16).
 ACCEPTED = "gzip, deflate, identity"
-# A coded body can be a thousand times longer when it is decoded: so much of it is made at once.
+# A decoded body can be a thousand times longer than the coded body. The decoder produces at most this many bytes at a
+# time.
 PIECE_BYTES = 256 * 1024
-# RFC 1952, 2.2: "A gzip file consists of a series of members". Each takes a new decoder, about 5 us.
+# RFC 1952, 2.2: "A gzip file consists of a series of members". Each member needs a new decoder, about 5 us.
 MAX_MEMBERS = 1000
 
-# zlib's names for a format. RFC 9110, 8.4.1.2: deflate is the "zlib" format of RFC 1950, a frame around deflated data.
+# zlib's number for each format. RFC 9110, 8.4.1.2: deflate is the "zlib" format of RFC 1950, which frames deflated
+# data.
 _FORMATS = {"gzip": 31, "x-gzip": 31, "deflate": 15}
 
 
@@ -26,9 +30,9 @@ _WEIGHT = re.compile(r"[ \t]*[Qq]=(0(?:\.[0-9]{0,3})?|1(?:\.0{0,3})?)[ \t]*")
 
 
 def prefers_gzip(accept_encoding: str) -> bool:
-    """Whether a client with this header takes gzip, and wants it no less than the plain bytes.
+    """Whether a client with this Accept-Encoding accepts gzip and prefers gzip at least as much as identity.
 
-    A part that is not understood is as if it were not there: the plain bytes are right for everybody.
+    A part that cannot be parsed is ignored: every client accepts identity.
     """
     weights: dict[str, float] = {}
     for part in accept_encoding.split(","):
@@ -42,7 +46,8 @@ def prefers_gzip(accept_encoding: str) -> bool:
 
 
 class Decoder:
-    """Decodes one body. Raises `BadRequest` with the code `invalid_content_coding` for what was not coded so."""
+    """Decodes one body. Raises `BadRequest` with the code `invalid_content_coding` if the body is not coded as
+    announced."""
 
     def __init__(self, coding: str) -> None:
         self._coding = coding
@@ -50,7 +55,7 @@ class Decoder:
         self._members = 1
 
     def decode(self, data: bytes) -> Iterator[bytes]:
-        """What the next part of the coded body adds, in pieces of at most `PIECE_BYTES`."""
+        """Decode the next part of the coded body, in pieces of at most `PIECE_BYTES`."""
         while data:
             if self._inflater.eof:
                 self._begin_member()
@@ -63,18 +68,18 @@ class Decoder:
                 yield piece
 
     def finish(self) -> bytes:
-        """The rest, when the whole coded body has come."""
+        """Return the rest of the decoded body. Call this method after the whole coded body has arrived."""
         rest = self._inflater.flush()
         if not self._inflater.eof:
-            raise self._invalid(f"got {self._coding} data that is cut off, expected it to its end")
+            raise self._invalid(f"got {self._coding} data that is cut off, expected all of the data")
         return rest
 
     def _begin_member(self) -> None:
         self._members += 1
         if self._coding == "deflate":
-            raise self._invalid("got more behind the end of the deflate data, expected nothing")
+            raise self._invalid("got bytes after the end of the deflate data, expected none")
         if self._members > MAX_MEMBERS:
-            raise self._invalid(f"got more than {MAX_MEMBERS} gzip members, expected at most so many")
+            raise self._invalid(f"got too many gzip members, expected at most {MAX_MEMBERS}")
         self._inflater = zlib.decompressobj(_FORMATS[self._coding])
 
     @staticmethod
@@ -83,9 +88,10 @@ class Decoder:
 
 
 def decoder_for(content_encoding: str) -> Decoder | None:
-    """The decoder for a `Content-Encoding`; None for a body that is not coded.
+    """Return the decoder for a `Content-Encoding`; None if the body is not coded.
 
-    Raises `UnsupportedContentCoding` for any other coding, and for more than one: each may multiply the length.
+    Raises `UnsupportedContentCoding` for any other coding, and for several codings: each coding may multiply the
+    length.
     """
     codings = [coding.strip(" \t").lower() for coding in content_encoding.split(",")]
     codings = [coding for coding in codings if coding not in ("", "identity")]
@@ -98,7 +104,7 @@ def decoder_for(content_encoding: str) -> Decoder | None:
 
 
 def decode_body(body: bytes, content_encoding: str, max_bytes: int) -> bytes:
-    """A short body as a whole; also raises `TooLarge` for one of more than `max_bytes` when it is decoded."""
+    """Decode a whole short body. Also raises `TooLarge` if the decoded body has more than `max_bytes`."""
     decoder = decoder_for(content_encoding)
     if decoder is None or not body:
         return body

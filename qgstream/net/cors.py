@@ -1,7 +1,7 @@
-"""Which origins may read the answers. Pure: settings in, headers out.
+"""CORS: the origins whose pages may read responses. Pure: settings in, headers out.
 
-Browsers enforce CORS, not servers: a foreign origin's request is served without the headers, and its page cannot
-read the answer. Source: the Fetch standard, "CORS protocol".
+Browsers enforce CORS, not servers. The server processes a request from a foreign origin but omits the CORS headers, so
+the page cannot read the response. Source: the Fetch standard, "CORS protocol".
 """
 
 from __future__ import annotations
@@ -16,9 +16,9 @@ from qgstream.settings import Section
 
 
 def parse_origin(text: str) -> str:
-    """An origin or a pattern as browsers write origins: in lower case, without the scheme's own port; `*` as it is.
+    """Return the form in which browsers write an origin or a pattern: lower case, no default port. `*` is unchanged.
 
-    Raises `ValueError` for anything else: a path or a trailing slash would never match a browser's `Origin`.
+    Raises `ValueError` for any other text: a path or a trailing slash would never match the `Origin` of a browser.
     """
     if text == "*":
         return text
@@ -43,7 +43,7 @@ def _check_header_name(name: str) -> str:
 
 
 class CorsSettings(Section):
-    """The section `[cors]`: the origins whose pages may open streams and read answers.
+    """The section `[cors]`: the origins whose pages may open streams and read responses.
 
     Example::
 
@@ -56,8 +56,9 @@ class CorsSettings(Section):
         (), description='Exact origins, `https://*.example.com` patterns, or "*" alone for every origin.'
     )
     allow_headers: tuple[Annotated[str, AfterValidator(_check_header_name)], ...] = Field(
-        # What the server reads, and what tracing in browsers adds by itself to each request of `fetch`: W3C Trace
-        # Context, Baggage and Sentry. A preflight that asks for one name that is missing here fails as a whole.
+        # The headers that the server reads, and the headers that browser tracing adds to each `fetch` request: W3C
+        # Trace Context, Baggage and Sentry. If a preflight names one header that is not in this list, the whole
+        # preflight fails.
         (
             "Authorization", "Content-Type", "Last-Event-ID", "Cache-Control",
             "traceparent", "tracestate", "baggage", "sentry-trace",
@@ -78,17 +79,17 @@ class CorsSettings(Section):
 
     @model_validator(mode="after")
     def _no_credentials_for_everybody(self) -> Self:
-        # Fetch standard, "CORS-preflight fetch": with credentials `*` is the name of a header.
+        # Fetch standard, "CORS-preflight fetch": in a request with credentials, `*` is a literal header name.
         if self.allow_credentials and "*" in self.allow_headers:
             raise ValueError(
                 'got allow_credentials = true with allow_headers = ["*"], expected the names of the headers: '
-                "browsers refuse the two together"
+                "browsers do not accept the two together"
             )
-        # Fetch standard, "CORS check": a browser refuses `*` for a request with credentials.
+        # Fetch standard, "CORS check": a browser rejects `*` for a request with credentials.
         if self.allow_credentials and "*" in self.allow_origins:
             raise ValueError(
                 'got allow_credentials = true with allow_origins = ["*"], expected the exact origins: '
-                "browsers refuse the two together"
+                "browsers do not accept the two together"
             )
         return self
 
@@ -98,7 +99,7 @@ _EXPOSE_HEADERS = "Retry-After"
 
 
 def is_allowed(settings: CorsSettings, origin: str) -> bool:
-    """Whether pages of this origin (as a browser sends it) may read the answers."""
+    """Whether pages of this origin (in the form that browsers send) may read responses."""
     if settings.allow_origins == ("*",):
         return True
     parsed = origins.parse(origin)
@@ -109,18 +110,19 @@ def _covers(allowed: str, origin: str) -> bool:
     scheme, wildcard, domain = allowed.partition("*")
     if not wildcard:
         return allowed == origin
-    # `https://*.example.com` covers every depth of subdomain, and not example.com itself.
+    # `https://*.example.com` matches subdomains of every depth, but not example.com itself.
     return origin.startswith(scheme) and origin.endswith(domain) and len(origin) > len(scheme) + len(domain)
 
 
 def headers(settings: CorsSettings, origin: str | None, *, preflight: bool = False) -> list[tuple[str, str]]:
-    """The CORS headers of an answer to a request with this `Origin` (None for one without)."""
+    """Return the CORS headers of the response to a request with this `Origin` (None for a request without `Origin`)."""
     if not settings.allow_origins:
         return []
     if settings.allow_origins == ("*",):
         answer = [("Access-Control-Allow-Origin", "*")]
     else:
-        # Also for origins that are not allowed and requests without one: a shared cache must keep them apart.
+        # Also for origins that are not allowed and for requests without `Origin`: a shared cache must keep the
+        # responses apart.
         answer = [("Vary", "Origin")]
         if origin is None or not is_allowed(settings, origin):
             return answer
@@ -128,7 +130,7 @@ def headers(settings: CorsSettings, origin: str | None, *, preflight: bool = Fal
         if settings.allow_credentials:
             answer.append(("Access-Control-Allow-Credentials", "true"))
     if preflight:
-        # Fetch standard, "CORS non-wildcard request-header name": `*` does not stand for Authorization.
+        # Fetch standard, "CORS non-wildcard request-header name": `*` does not cover Authorization.
         names = ("*", "Authorization") if settings.allow_headers == ("*",) else settings.allow_headers
         answer.append(("Access-Control-Allow-Methods", _ALLOW_METHODS))
         if names:

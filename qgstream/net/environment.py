@@ -1,8 +1,9 @@
-"""What the environment tells HTTP clients: the proxy on the way to a server, and the certificates that TLS trusts.
+"""Environment variables for HTTP clients: the proxy to a server, and the certificates that TLS trusts.
 
-The environment is an argument. A variable is read for a URL that needs it, so no other one can be in the way: httpx
-reads all of them when a client is made, and raises what it cannot read. The variables are curl's and OpenSSL's:
-https://everything.curl.dev/usingcurl/proxies/env.html, and SSL_CTX_load_verify_locations(3).
+The environment is an argument. A variable is read only for a URL that needs the variable, so a broken variable does not
+affect other URLs. (httpx reads all variables when a client is created, and raises for any that is malformed.) The
+variables are those of curl and OpenSSL: https://everything.curl.dev/usingcurl/proxies/env.html and
+SSL_CTX_load_verify_locations(3).
 """
 
 from __future__ import annotations
@@ -28,14 +29,14 @@ _CERT_FILE, _CERT_DIR, _KEY_LOG = "SSL_CERT_FILE", "SSL_CERT_DIR", "SSLKEYLOGFIL
 
 
 class BadEnvironment(QgstreamError):
-    """An environment variable that is needed cannot be used. The message names the variable."""
+    """A required environment variable has an unusable value. The message names the variable."""
 
     code = "bad_environment"
 
 
 @dataclass(frozen=True, slots=True)
 class Proxy:
-    """A proxy, and the variable that names it. `port` is None for the default one of the scheme."""
+    """A proxy, and the variable that configures the proxy. `port` is None for the default port of the scheme."""
 
     variable: str
     scheme: str
@@ -46,10 +47,10 @@ class Proxy:
 
 
 def proxy_for(scheme: str, host: str, port: int | None, environ: Mapping[str, str]) -> Proxy | None:
-    """The proxy on the way to a server, or None when the way is direct. `host` is without brackets.
+    """Return the proxy to a server, or None for a direct connection. `host` has no brackets.
 
-    `http_proxy` or `https_proxy`, else `all_proxy`, unless `no_proxy` covers the server; each also in capitals. Raises
-    `BadEnvironment` for a value that is no proxy's URL.
+    `http_proxy` or `https_proxy` comes first, then `all_proxy`, unless `no_proxy` matches the server. Each name may
+    also be in capitals. Raises `BadEnvironment` for a value that is not the URL of a proxy.
     """
     for name in (f"{scheme}_proxy", "all_proxy"):
         variable, value = _read(name, environ)
@@ -64,9 +65,10 @@ def proxy_for(scheme: str, host: str, port: int | None, environ: Mapping[str, st
 
 
 def _read(name: str, environ: Mapping[str, str]) -> tuple[str, str]:
-    """A variable and its value. The name in lower case comes first, even if it is empty: that switches a proxy off."""
+    """Return a variable and its value. The lower-case name wins, even with an empty value: an empty value disables a
+    proxy."""
     upper = name.upper()
-    # CVE-2016-5385: in a CGI program HTTP_PROXY is what a client sent as `Proxy:`.
+    # CVE-2016-5385: in a CGI program, HTTP_PROXY holds the client's `Proxy:` header.
     if name not in environ and not (upper == "HTTP_PROXY" and "REQUEST_METHOD" in environ):
         name = upper
     return name, environ.get(name, "").strip()
@@ -86,8 +88,9 @@ def _parsed(variable: str, value: str) -> Proxy:
 
 
 def no_url(variable: str) -> BadEnvironment:
-    """What to raise for a value that is not a URL. The value is not repeated: it may hold a password."""
-    return BadEnvironment(f"{variable}: got something that is not a URL, expected http://HOST:PORT")
+    """Return the error for a value that is not a URL. The error does not repeat the value, which may hold a
+    password."""
+    return BadEnvironment(f"{variable}: got a value that is not a URL, expected http://HOST:PORT")
 
 
 # NO_PROXY.
@@ -98,8 +101,11 @@ def _is_exempt(exempt: str, scheme: str, host: str, port: str) -> bool:
 
 
 def _covers(entry: str, scheme: str, host: str, port: str) -> bool:
-    """Whether an entry is about a server: `*`, a domain with all below it, an address or a network (with or without
-    brackets), each with a port or without. An entry that is none of these is about nothing, as it is for curl."""
+    """Whether an entry of NO_PROXY matches a server.
+
+    An entry is `*`, a domain with its subdomains, an address or a network (with or without brackets), each with or
+    without a port. As in curl, any other entry matches nothing.
+    """
     if entry == "*":
         return True
     of_scheme, _, entry = entry.rpartition("://")
@@ -116,7 +122,7 @@ def _covers(entry: str, scheme: str, host: str, port: str) -> bool:
     try:
         address = ip_address(host.partition("%")[0])
     except ValueError:
-        # People write a domain as example.com, .example.com and *.example.com.
+        # Users write a domain as example.com, .example.com or *.example.com.
         domain = name.removeprefix("*").strip(".")
         return bool(domain) and f".{host}".endswith(f".{domain}")
     try:
@@ -129,10 +135,10 @@ def _covers(entry: str, scheme: str, host: str, port: str) -> bool:
 
 
 def client_tls(environ: Mapping[str, str], *, cafile: str) -> ssl.SSLContext:
-    """TLS for a client that trusts SSL_CERT_FILE, else SSL_CERT_DIR, else the certificates in `cafile`.
+    """TLS for a client that trusts SSL_CERT_FILE, then SSL_CERT_DIR, then the certificates in `cafile`.
 
-    Raises `BadEnvironment` for a file or directory without certificates. Reading takes a fifth of a second, so it
-    happens once.
+    Raises `BadEnvironment` for a file or directory without certificates. Loading takes a fifth of a second, so create
+    the context once.
     """
     key_log = environ.get(_KEY_LOG)
     if file := environ.get(_CERT_FILE):
@@ -148,8 +154,11 @@ def client_tls(environ: Mapping[str, str], *, cafile: str) -> ssl.SSLContext:
 
 
 def system_tls(environ: Mapping[str, str]) -> ssl.SSLContext:
-    """TLS for the server's own requests. It trusts what the system trusts, as OpenSSL finds it: SSL_CERT_FILE and
-    SSL_CERT_DIR take the place of the system's file and directory, and what cannot be read is passed over."""
+    """TLS for requests that the server itself sends.
+
+    The context trusts the system's certificates as OpenSSL finds them: SSL_CERT_FILE and SSL_CERT_DIR replace the
+    system's file and directory. Unreadable files are skipped.
+    """
     usual = ssl.get_default_verify_paths()
     file = environ.get(_CERT_FILE) or usual.openssl_cafile
     folder = environ.get(_CERT_DIR) or usual.openssl_capath
@@ -169,7 +178,7 @@ def _folder_problem(folder: str) -> str:
 
 
 def certificates_problem(environ: Mapping[str, str]) -> str:
-    """What is wrong with SSL_CERT_FILE or SSL_CERT_DIR; empty when nothing is."""
+    """Describe the problem with SSL_CERT_FILE or SSL_CERT_DIR; empty if there is no problem."""
     if file := environ.get(_CERT_FILE):
         try:
             ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT).load_verify_locations(file)
@@ -180,7 +189,7 @@ def certificates_problem(environ: Mapping[str, str]) -> str:
 
 
 def explained(error: BaseException, environ: Mapping[str, str]) -> str:
-    """The words of an error; of a certificate that is not trusted also the variable that may be the reason."""
+    """Describe an error. For an untrusted certificate, the text also names the variable that may be the cause."""
     said = str(error) or type(error).__name__
     problem = certificates_problem(environ) if isinstance(error, ssl.SSLCertVerificationError) else ""
     return f"{said} ({problem})" if problem else said
@@ -190,8 +199,8 @@ def explained(error: BaseException, environ: Mapping[str, str]) -> str:
 def _context(
     cafile: str | None, capath: str | None, key_log: str | None, *, is_strict: bool = True
 ) -> ssl.SSLContext:  # fmt: skip
-    # What ssl.create_default_context() makes, but for a key log that cannot be written: OpenSSL's own programs and
-    # curl go on without it.
+    # The same as ssl.create_default_context(), except that an unwritable key log is ignored, as in OpenSSL's programs
+    # and curl.
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
     if sys.version_info >= (3, 13):
         context.verify_flags |= ssl.VERIFY_X509_PARTIAL_CHAIN | ssl.VERIFY_X509_STRICT

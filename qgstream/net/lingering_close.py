@@ -1,4 +1,4 @@
-"""Sockets that are closed but for what their clients may still be sending."""
+"""Lingering close: the server has closed its side of a socket, and the client may still be sending."""
 
 from __future__ import annotations
 
@@ -7,30 +7,32 @@ from collections import OrderedDict
 
 from tornado.ioloop import IOLoop
 
-# A client that has read its answer closes at once; this is for one that is still sending.
+# A client that has read its response closes at once; this timeout is for a client that is still sending.
 LINGER_SECONDS = 2.0
 _CHUNK_BYTES = 64 * 1024
 
 
 class Lingering:
-    """What a client sends behind its last answer is read and forgotten until it closes, for `LINGER_SECONDS`.
+    """Reads and discards what clients send after their last response, for `LINGER_SECONDS` or until they close.
 
-    A socket that is closed with bytes unread sends a reset, and with that the client's system throws the answer away
-    which it has not read yet: RFC 9112, 9.6; nginx has `lingering_close`.
+    If a socket is closed while bytes are unread, the kernel sends a reset. The client's system then discards the
+    response that the client has not read yet (RFC 9112, 9.6). nginx has `lingering_close` for the same purpose.
     """
 
     def __init__(self) -> None:
-        # In the order of their coming. Not a plain dict: to find its first entry, Python walks all that were deleted.
+        # In order of arrival. An OrderedDict, because finding the first entry of a plain dict walks over all deleted
+        # entries.
         self._open: OrderedDict[socket.socket, object] = OrderedDict()
 
     def __len__(self) -> int:
         return len(self._open)
 
     def take(self, sock: socket.socket) -> None:
-        """Close a non-blocking socket: its sending side at once, all of it when the client has nothing more to say."""
+        """Close the sending side of a non-blocking socket at once, and the whole socket when the client has finished
+        sending."""
         try:
             sock.shutdown(socket.SHUT_WR)
-        except OSError:  # it is no connection any more
+        except OSError:  # the connection is already gone
             sock.close()
             return
         if _is_over(sock):
@@ -41,14 +43,14 @@ class Lingering:
             self._open[sock] = loop.call_later(LINGER_SECONDS, self._close, sock)
 
     def close_oldest(self) -> bool:
-        """Make room. Returns whether there was one."""
+        """Close the oldest lingering socket. Returns whether there was one."""
         if not self._open:
             return False
         self._close(next(iter(self._open)))
         return True
 
     def close_all(self) -> None:
-        """For the end of a server."""
+        """Close all sockets when the server stops."""
         while self.close_oldest():
             pass
 
@@ -64,7 +66,7 @@ class Lingering:
 
 
 def _is_over(sock: socket.socket) -> bool:
-    """Read once: whether the client has closed or is gone."""
+    """Read once. Return whether the client has closed its side or is gone."""
     try:
         said = sock.recv(_CHUNK_BYTES)
     except BlockingIOError:

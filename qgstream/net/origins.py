@@ -1,6 +1,7 @@
-"""Origins: which page a request came from, and what this server's own origin is. Pure.
+"""Origins: the origin of the page that sent a request, and the origin of this server. Pure.
 
-Source: RFC 6454, sections 4 and 6.2: scheme, host and port, the host in lower case, the scheme's default port left out.
+Source: RFC 6454, sections 4 and 6.2. An origin is scheme, host and port. The host is in lower case, and the default
+port of the scheme is omitted.
 """
 
 from __future__ import annotations
@@ -9,19 +10,21 @@ import re
 from collections.abc import Sequence
 from ipaddress import IPv6Address
 
-# A host and its port as `Host` and an origin have them: a name (also an IPv4 address), or an IPv6 address in brackets.
-# Browsers send international names as ASCII (xn--...). A dot at the end makes another origin, but it is the same name.
+# A host and its port in `Host` and in an origin: a name (or an IPv4 address), or an IPv6 address in brackets. Browsers
+# send international names as ASCII (xn--...). A trailing dot makes a different origin, although the name is the same.
 _AUTHORITY = re.compile(r"(?P<host>[a-z0-9_-]+(?:\.[a-z0-9_-]+)*\.?|\[[0-9a-f:.]{2,45}\])(?::(?P<port>[0-9]{0,5}))?")
 _SCHEME = re.compile(r"[a-z][a-z0-9+.-]*")
 _DEFAULT_PORTS = {"http": 80, "https": 443}
-# What proxies say in X-Forwarded-Proto. Traefik sends `wss` for a WebSocket, whose origin has the scheme `https`.
+# The values that proxies send in X-Forwarded-Proto. Traefik sends `wss` for a WebSocket; the scheme of its origin is
+# `https`.
 _FORWARDED_SCHEMES = {"http": "http", "https": "https", "ws": "http", "wss": "https"}
 
 
 def split_authority(text: str) -> tuple[str, int | None] | None:
-    """The host in lower case (an IPv6 address in its shortest form, in brackets) and the port, None without one.
+    """Return the host in lower case (an IPv6 address in its shortest form, in brackets) and the port, which may be
+    None.
 
-    None for any other text: a user name, a path, spaces, characters outside of ASCII.
+    Returns None for any other text: a user name, a path, spaces, characters outside ASCII.
     """
     found = _AUTHORITY.fullmatch(text.lower()) if text.isascii() else None
     if found is None:
@@ -36,7 +39,7 @@ def split_authority(text: str) -> tuple[str, int | None] | None:
 
 
 def serialize(scheme: str, authority: str) -> str | None:
-    """The origin of a scheme and a `Host`, as a browser writes it in `Origin`; None for what is no host."""
+    """Return the origin of a scheme and a `Host` as browsers write it in `Origin`; None if the text is not a host."""
     parts = split_authority(authority)
     scheme = scheme.lower()
     if parts is None or not _SCHEME.fullmatch(scheme):
@@ -46,16 +49,17 @@ def serialize(scheme: str, authority: str) -> str | None:
 
 
 def parse(text: str) -> str | None:
-    """The one form of an origin; None for `null`, an empty one, several of them, and everything that is no origin."""
+    """Return the canonical form of one origin; None for `null`, an empty text, several origins and all other text."""
     scheme, separator, authority = text.partition("://")
     return serialize(scheme, authority) if separator else None
 
 
 def forwarded_scheme(forwarded_proto: Sequence[str], proxies: int) -> str | None:
-    """The scheme that a client spoke to the outermost of so many trusted proxies; None if that cannot be told.
+    """Return the scheme between the client and the outermost of `proxies` trusted proxies; None if unknown.
 
-    X-Forwarded-Proto is read from the right, one value for each proxy, as X-Forwarded-For. Most proxies replace the
-    header instead of adding to it; then there are fewer values than proxies, and the leftmost is meant.
+    X-Forwarded-Proto is read from the right, one value for each proxy, like X-Forwarded-For. Most proxies replace the
+    header instead of adding a value. The header then has fewer values than there are proxies, and the leftmost value
+    counts.
     """
     if not proxies:
         return None

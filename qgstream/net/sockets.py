@@ -1,4 +1,4 @@
-"""Accepted sockets: tuned, counted, and never more than the descriptors allow."""
+"""Accepted sockets: configured, counted, and limited to the available file descriptors."""
 
 from __future__ import annotations
 
@@ -27,34 +27,39 @@ from qgstream.net.http1.request_connection import CorsHeaders, RequestConnection
 from qgstream.net.lingering_close import Lingering
 from qgstream.net.tls import TlsSocket
 
-# Descriptors that are not accepted sockets: standard streams, epoll, listeners, the self-pipe, certificates being
-# read, /proc for metrics, a broker's connections. And those who ask on admin.port, who must get in when all is full.
+# Descriptors that are not accepted sockets: standard streams, epoll, listeners, the self-pipe, certificates being read,
+# /proc for metrics, a broker's connections. Also the clients of admin.port, which must get in when the server is full.
 RESERVED_DESCRIPTORS = 64
 ADMIN_SOCKETS = 32
 
-# A last event id may come with a header of a megabyte and is answered `reset`, not a 400 that stops an EventSource.
+# A last event id may arrive in a header of a megabyte. The server replays `reset` for such an id, because a 400 would
+# stop an EventSource.
 MAX_HEADER_BYTES = 1024 * 1024 + 64 * 1024
-# Of anything but a publish, which sets its own.
+# For every request except a publish, which sets its own limit.
 MAX_BODY_BYTES = 64 * 1024
-# Of the first request of a connection; of the next ones, from their first byte on.
+# The timeout for the head of the first request on a connection; for later requests, the timeout starts at their first
+# byte.
 HEADER_SECONDS = 30.0
-# Until that byte comes. Above the 60 s of common balancers: whoever closes first knows that no request is on its way.
+# The timeout for the first byte of a later request. More than the 60 s of common load balancers: the side that closes
+# first must know that no request is on its way.
 KEEPALIVE_SECONDS = 75.0
 BODY_SECONDS = 30.0
-# The kernel's queue of connections not accepted yet, and (in Tornado) the accepts of one turn of the loop.
+# The length of the kernel's queue of pending connections, and (in Tornado) the number of accepts in one turn of the
+# loop.
 BACKLOG = 1024
-# What accept(2) says when there is nothing to make a socket of, and how long nobody is let in then. The pause is
-# asyncio's own (`ACCEPT_RETRY_DELAY`).
+# The errors of accept(2) when the system has no resources for a socket, and the pause before the next accept. The pause
+# is the same as in asyncio (`ACCEPT_RETRY_DELAY`).
 _EXHAUSTED = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM})
 ACCEPT_PAUSE_SECONDS = 1.0
-# Of the connections that may be closed for a new one; those at work on an answer are passed over, and are few.
+# The number of connections that `_make_room` examines. Connections with a response in progress are skipped, and are
+# few.
 _LOOKED_AT = 256
 
 
 def max_sockets(limits: LimitSettings, *, streams: int = 0) -> int:
-    """The hard cap on accepted sockets: streams, and some for publishers, probes and those being refused.
+    """Return the hard cap on accepted sockets: streams, plus some for publishers, probes and refused clients.
 
-    There are some for those even when more streams are open than a lowered `max_connections` allows.
+    The extra sockets also exist while more streams are open than a lowered `max_connections` allows.
     """
     if limits.max_sockets:
         return limits.max_sockets
@@ -100,16 +105,17 @@ def raise_descriptor_limit(limits: LimitSettings) -> int:
 
 
 class TlsContext(ssl.SSLContext):
-    """A server's context for Tornado, whose accept loop forgives a socket that is gone already only ECONNABORTED.
+    """A TLS server context whose `wrap_socket` raises only ECONNABORTED for sockets that are already gone.
 
-    Wrapping one that was reset, as port scans and balancers' probes do, raises ECONNRESET, EPROTO and others: each
-    would be a traceback that anybody could cause.
+    Tornado's accept loop tolerates only ECONNABORTED. Wrapping a socket that was reset (by a port scan or a load
+    balancer's probe) raises ECONNRESET, EPROTO and others. Without this class, any client could cause tracebacks in the
+    log.
     """
 
     sslsocket_class = TlsSocket
 
     def wrap_socket(self, *args: Any, **kwargs: Any) -> ssl.SSLSocket:
-        """See `ssl.SSLContext`. Nothing is said on the wire yet."""
+        """See `ssl.SSLContext`. This method sends and receives nothing."""
         try:
             return super().wrap_socket(*args, **kwargs)
         except OSError as error:
@@ -117,10 +123,10 @@ class TlsContext(ssl.SSLContext):
 
 
 class _Listener:
-    """A listening socket for Tornado's accept loop, which would spin when descriptors run out: the socket stays
-    readable, and each turn is a traceback in the log, thousands a second.
+    """A listening socket for Tornado's accept loop that pauses when descriptors run out.
 
-    `pause` is called then; those who wait do so in the kernel's queue meanwhile.
+    Without the pause, Tornado's loop spins: the socket stays readable, and each turn logs a traceback, thousands a
+    second. This class calls `pause` instead; new connections wait in the kernel's queue meanwhile.
     """
 
     def __init__(self, listener: socket.socket, pause: Callable[[socket.socket], None]) -> None:
@@ -144,14 +150,15 @@ class _Listener:
 
 
 class _Waited(NamedTuple):
-    """Whose request is waited for; Tornado begins to serve it in the turn of the loop after that which accepted it."""
+    """A connection that is waiting for its request. Tornado starts to serve a connection one loop turn after the
+    accept."""
 
     ip: str
     served_by: HTTP1Connection | None
 
     @property
     def is_detached(self) -> bool:
-        """Whether a handler has taken the socket away, which the server hears of in a later turn of the loop."""
+        """Whether a handler has detached the socket. The server is told in a later turn of the loop."""
         return self.served_by is not None and cast(IOStream | None, self.served_by.stream) is None
 
 
@@ -195,10 +202,12 @@ class StreamServer(HTTPServer):
         keepalive_seconds: Callable[[], float] = lambda: KEEPALIVE_SECONDS,
         **kwargs: Any,
     ) -> None:
-        """See `HTTPServer`; `refused(ip)` is told of each socket closed for the cap, `refused_request(ip, error)`
-        of each request that is refused before a handler has it. `cors_headers(origin)` gives the headers that let a
-        page read why its request was refused, and `keepalive_seconds()` how long a connection may be idle between two
-        requests."""
+        """See `HTTPServer`.
+
+        The server calls `refused(ip)` for each socket closed at the cap, and `refused_request(ip, error)` for each
+        request refused before a handler receives the request. `cors_headers(origin)` returns the headers with which a
+        page can read the refusal. `keepalive_seconds()` returns how long a connection may be idle between two requests.
+        """
         super().initialize(
             request_callback,
             idle_connection_timeout=HEADER_SECONDS,
@@ -207,7 +216,7 @@ class StreamServer(HTTPServer):
             max_body_size=MAX_BODY_BYTES,
             **kwargs,
         )
-        # Whose request is not there yet, the longest waited for first, and those that are at work on one.
+        # Connections that wait for a request, longest wait first, and connections with a request in progress.
         self._waited_for: OrderedDict[ClientsStream, _Waited] = OrderedDict()
         self._lingering = Lingering()
         self._plain, self._tls = (
@@ -233,47 +242,48 @@ class StreamServer(HTTPServer):
         )
 
     def _pause(self, listener: socket.socket) -> None:
-        self._handlers[listener.fileno()]()  # its loop ends, and it is not looked at any more
+        self._handlers[listener.fileno()]()  # its loop ends, and the listener is no longer polled
         self._handlers[listener.fileno()] = lambda: None  # for `stop`
         IOLoop.current().call_later(ACCEPT_PAUSE_SECONDS, self._go_on, listener)
 
     def _go_on(self, listener: socket.socket) -> None:
-        if listener.fileno() >= 0:  # not stopped meanwhile
+        if listener.fileno() >= 0:  # the server was not stopped meanwhile
             try:
                 self._listen_on(listener)
-            except OSError as error:  # epoll may be out of memory, too: nobody would be let in any more
+            except OSError as error:  # epoll may be out of memory too; the listener would stay paused for ever
                 log.error("server.out_of_sockets", extra={"reason": str(error), "pause_seconds": ACCEPT_PAUSE_SECONDS})
                 IOLoop.current().call_later(ACCEPT_PAUSE_SECONDS, self._go_on, listener)
 
     def handle_stream(self, stream: IOStream, address: tuple[Any, ...]) -> None:
-        """A socket was accepted."""
+        """Handle an accepted socket."""
         ip = canonical(str(address[0])) if address else ""
         if self._is_full() and not self._make_room():
-            # Not even a word: writing one would need the descriptor for longer.
+            # No response: sending one would hold the descriptor for longer.
             stream.close()
             self._refused(ip)
             return
-        # TCPServer makes its streams itself; this is how they become ours.
+        # TCPServer creates the streams itself; assigning `__class__` turns them into this project's class.
         stream.__class__ = self._tls if isinstance(stream, SSLIOStream) else self._plain
         stream.set_nodelay(True)
-        # Now: all that are accepted in one turn of the loop are here before Tornado begins with the first.
+        # Registered now: all connections accepted in one turn are registered before Tornado serves the first of them.
         self._waited_for[cast(ClientsStream, stream)] = _Waited(ip, None)
-        # Tornado takes `request.remote_ip` from it.
+        # Tornado takes `request.remote_ip` from the address.
         super().handle_stream(stream, (ip, *address[1:]) if address else address)
 
     def start_request(self, server_conn: object, request_conn: HTTPConnection) -> HTTPMessageDelegate:
-        """See `HTTPServer`: a client may send its next request."""
+        """See `HTTPServer`: the client may now send its next request."""
         stream = _stream_of(server_conn)
         known = self._waited_for.pop(stream, None)
         self._waited_for[stream] = _Waited(known.ip if known else "", cast(HTTP1Connection, request_conn))
-        # Tornado's connection makes it itself; this is how it becomes ours.
+        # Tornado's connection object creates `request_conn`; assigning `__class__` turns it into this project's class.
         request_conn.__class__ = self._requests
         if known is not None and known.served_by is not None:
             cast(RequestConnection, request_conn).idle_seconds = self._keepalive_seconds()
         return super().start_request(server_conn, request_conn)
 
     def on_close(self, server_conn: object) -> None:
-        """See `HTTPServer`: it has closed, or its handler has detached it, and then its end is not ours."""
+        """See `HTTPServer`. The connection has closed, or its handler has detached the connection and now owns its
+        end."""
         stream = _stream_of(server_conn)
         stream.end_lingering()
         self._waited_for.pop(stream, None)
@@ -291,17 +301,21 @@ class StreamServer(HTTPServer):
             return False
         looked_at = islice(self._waited_for.items(), _LOOKED_AT)
         for stream in [stream for stream, waited in looked_at if waited.is_detached]:
-            del self._waited_for[stream]  # it is counted among the streams
+            del self._waited_for[stream]  # a detached connection is counted among the streams
         return len(self._waited_for) + others >= cap
 
     def _make_room(self) -> bool:
-        """Close the connection that has been waited for longest: it sends its request slowly, or none (nginx does so
-        with what it calls reusable). Else somebody who opens sockets and sends nothing would keep everybody out."""
+        """Close the connection that has waited longest for its request. Returns whether there was one.
+
+        Such a client sends its request slowly or not at all. nginx does the same with its "reusable" connections.
+        Otherwise a client could open sockets, send nothing, and keep every other client out.
+        """
         if self._lingering.close_oldest():
             return True
         for stream, waited in islice(self._waited_for.items(), _LOOKED_AT):
-            # A stream reads as well: closed for somebody else it would be lost to a client that was answered 200.
-            if waited.served_by is None or (stream.reading() and not waited.is_detached):  # and not at work
+            # An open stream also reads. Closing it here would drop a stream whose client has received a 200.
+            # and has no request in progress
+            if waited.served_by is None or (stream.reading() and not waited.is_detached):
                 del self._waited_for[stream]
                 stream.close_at_once()
                 self._refused(waited.ip)
@@ -314,7 +328,7 @@ def _stream_of(server_conn: object) -> ClientsStream:
 
 
 def log_descriptors(limits: LimitSettings) -> None:
-    """One line at the start, so that an operator sees what the limits came to."""
+    """Log one line at start with the resulting limits, for the operator."""
     log.info(
         "limits.in_effect",
         extra={

@@ -1,4 +1,4 @@
-"""A periodic callback that goes by the monotonic clock."""
+"""A periodic callback on the monotonic clock."""
 
 from __future__ import annotations
 
@@ -11,25 +11,25 @@ from qgstream.logs import Seldom, log
 
 
 class Timer(PeriodicCallback):
-    """Calls `callback`, a plain function, every so many seconds on the running loop, from `start` to `stop`.
+    """Calls `callback`, a plain function, once per interval on the running loop, from `start` to `stop`.
 
-    Tornado's own PeriodicCallback goes by the wall clock. When that clock is stepped back by an hour, Tornado's is
-    silent for an hour.
+    Tornado's PeriodicCallback uses the wall clock. If that clock is stepped back by an hour, Tornado's callback does
+    not run for an hour.
 
-    A call is due at `start` plus each whole multiple of the interval, however late a call comes. A call that comes more
-    than one interval late stands for the calls that were due meanwhile: `missed` of them are not made up for.
+    A call is due at `start` plus each whole multiple of the interval, independent of late calls. A call that is more
+    than one interval late replaces the calls that were due meanwhile: `missed` counts the skipped calls.
     """
 
     def __init__(self, callback: Callable[[], object], seconds: float) -> None:
         super().__init__(callback, seconds * 1000)  # type: ignore[arg-type]  # what it returns is not looked at
         self._seconds = seconds
-        # Of the call that is under way, or was the last.
+        # The delay of the current or the most recent call.
         self.late_seconds = 0.0
         self.missed = 0
         self._failures = Seldom()
 
     def start(self) -> None:
-        """Begin; the first call comes after one interval."""
+        """Start; the first call comes after one interval."""
         self.io_loop = IOLoop.current()
         self._running = True
         self._next_timeout = asyncio.get_running_loop().time()
@@ -44,10 +44,11 @@ class Timer(PeriodicCallback):
     def _call(self) -> None:
         self.late_seconds = max(0.0, asyncio.get_running_loop().time() - self._next_timeout)
         self.missed = int(self.late_seconds // self._seconds)
-        # Before the call, which may stop this timer, and may fail: the next call comes all the same.
+        # Scheduled before the call, because the call may stop this timer or raise: the next call must come all the
+        # same.
         self._schedule_next()
         try:
             self.callback()
         except Exception:
-            if self._failures.is_due():  # some call 20 times a second
+            if self._failures.is_due():  # some timers run 20 times a second
                 log.exception("timer.failed")

@@ -1,4 +1,4 @@
-"""What Python's `ssl` leaves out for a server: a clean end of TLS, and a word to clients of other protocols.
+"""TLS features that Python's `ssl` lacks for a server: close_notify, and the ALPN alert for unsupported protocols.
 
 Sources: RFC 8446 (TLS 1.3), RFC 7301 (ALPN).
 """
@@ -14,7 +14,7 @@ from qgstream.logs import log
 
 ALPN_PROTOCOL = "http/1.1"
 
-# RFC 8446, 5.1: a record has at most 2^14 bytes behind its header.
+# RFC 8446, 5.1: a record has at most 2^14 bytes after its header.
 _HEADER_BYTES = 5
 _MAX_RECORD_BYTES = _HEADER_BYTES + 2**14
 _HANDSHAKE, _CLIENT_HELLO, _ALPN = 22, 1, 16
@@ -23,44 +23,46 @@ _NO_APPLICATION_PROTOCOL = b"\x15\x03\x03\x00\x02\x02\x78"
 
 
 def say_goodbye(sock: ssl.SSLSocket) -> None:
-    """Send close_notify on a non-blocking socket whose handshake is over and on which nothing waits to be sent.
+    """Send close_notify on a non-blocking socket after the handshake; all earlier data must already be sent.
 
-    RFC 8446, 6.1: each party must send it "before closing its write side": without it a client cannot tell the end of
-    an answer from one that somebody has cut off, and OpenSSL 3 says `unexpected eof`. `SSLSocket.shutdown` sends none.
-    Nobody waits for the client's own. Where the socket takes nothing at this moment, it stays unsaid.
+    RFC 8446, 6.1: each party must send close_notify "before closing its write side". Without it a client cannot tell
+    the end of a response from a connection that an attacker cut off, and OpenSSL 3 reports `unexpected eof`.
+    `SSLSocket.shutdown` sends no close_notify. This function does not wait for the client's close_notify. If the socket
+    cannot take the record at once, close_notify is not sent.
     """
-    with suppress(OSError, ValueError):  # mostly SSLWantReadError: ours is sent, theirs has not come
+    # mostly SSLWantReadError: the server's close_notify is sent, the client's has not arrived
+    with suppress(OSError, ValueError):
         sock.unwrap()
 
 
 class TlsSocket(ssl.SSLSocket):
-    """A client's socket that looks at the ClientHello before OpenSSL does.
+    """A server-side TLS socket that inspects the ClientHello before OpenSSL reads the ClientHello.
 
     RFC 7301, 3.2: to a client that offers only protocols which the server does not have "the server SHALL respond with
-    a fatal "no_application_protocol" alert". OpenSSL has a callback for that. Python's answers in it that there was
-    nothing to agree about, and the client is served HTTP/1.1, which it has not offered.
+    a fatal "no_application_protocol" alert". OpenSSL has a callback for this alert. Python's callback reports "no
+    agreement" instead, and the client gets HTTP/1.1, which the client has not offered.
 
-    When the rest of a divided ClientHello arrives in the very moment between this look and OpenSSL's, the rest is not
-    seen, and the client is served as it was before.
+    If the rest of a split ClientHello arrives between this inspection and OpenSSL's read, the rest is not inspected,
+    and the client gets HTTP/1.1.
     """
 
-    _hello: bytes | None = b""  # what has come of it; None when it was looked at
+    _hello: bytes | None = b""  # the received part; None after the inspection
 
     def do_handshake(self, block: bool = False) -> None:
-        """See `ssl.SSLSocket`. Raises `SSLEOFError` when the client was refused."""
+        """See `ssl.SSLSocket`. Raises `SSLEOFError` when the server has refused the client."""
         if self._hello is not None:
             self._look_at(self._hello)
         super().do_handshake(block)
 
     def _look_at(self, before: bytes) -> None:
         try:
-            # Not `self.recv`, which is that of TLS.
+            # Not `self.recv`, which returns decrypted data.
             peeked = socket.socket.recv(self, _MAX_RECORD_BYTES, socket.MSG_PEEK)
         except BlockingIOError:
-            # Nothing has come. OpenSSL must not read now: what arrives in this moment would not be looked at.
+            # Nothing has arrived. OpenSSL must not read now: data that arrives at this moment would not be inspected.
             raise ssl.SSLWantReadError(ssl.SSL_ERROR_WANT_READ, "no ClientHello yet") from None
         except OSError:
-            return  # the connection is gone: the handshake finds out
+            return  # the connection is gone; the handshake reports the error
         hello = before + peeked
         offered = offered_protocols(hello)
         self._hello = hello if offered is None else None
@@ -69,14 +71,15 @@ class TlsSocket(ssl.SSLSocket):
             log.debug("tls.no_common_protocol", extra={"offered": names, "expected": ALPN_PROTOCOL})
             with suppress(OSError):
                 socket.socket.send(self, _NO_APPLICATION_PROTOCOL)
-                socket.socket.recv(self, len(peeked))  # closed with bytes unread, the socket would send a reset
-            raise ssl.SSLEOFError(ssl.SSL_ERROR_EOF, "the client offered no protocol that is spoken here")
+                socket.socket.recv(self, len(peeked))  # closing the socket while bytes are unread would send a reset
+            raise ssl.SSLEOFError(ssl.SSL_ERROR_EOF, "the client offered no protocol that this server supports")
 
 
 def offered_protocols(data: bytes) -> list[bytes] | None:
-    """The protocols in a ClientHello (RFC 8446, 4.1.2); none for one without ALPN, and for what is no ClientHello.
+    """Return the ALPN protocols in a ClientHello (RFC 8446, 4.1.2); an empty list without ALPN or without a
+    ClientHello.
 
-    None when there are bytes to come. A ClientHello in more than one record, which nobody sends, counts as none.
+    Returns None if more bytes are needed. A ClientHello in several records, which no client sends, counts as empty.
     """
     if data[:1] not in (b"", bytes([_HANDSHAKE])):
         return []
@@ -109,7 +112,7 @@ def _protocols(message: memoryview) -> list[bytes]:
 
 
 def _vector(data: memoryview, length_bytes: int) -> tuple[memoryview, memoryview]:
-    """What stands behind its length, and the rest."""
+    """Split a length-prefixed vector: return its content and the remaining data."""
     (length,) = struct.unpack_from("!B" if length_bytes == 1 else "!H", data)
     end = length_bytes + length
     if len(data) < end:

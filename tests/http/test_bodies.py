@@ -140,7 +140,7 @@ async def test_what_does_not_fit_comes_back_later(
     assert (answer.code, answer.headers["Retry-After"]) == (503, "1")
     error = error_of(answer)
     assert error["code"] == "inflight_bodies"
-    assert f"{60 * KIB - 1} bytes, at most {64 * KIB}" in error["message"]
+    assert f"hold {60 * KIB - 1} bytes, the limit with this one is {64 * KIB}" in error["message"]
     seen = client.hub.metrics.registry.get_sample_value
     assert seen("qgstream_inflight_body_bytes") == 60 * KIB - 1
     assert seen("qgstream_inflight_bodies_refused_total") == 1

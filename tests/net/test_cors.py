@@ -70,7 +70,7 @@ def test_credentials_are_allowed_to_listed_origins_only() -> None:
     settings = CorsSettings(allow_origins=("https://app.example.com",), allow_credentials=True)
     assert ("Access-Control-Allow-Credentials", "true") in headers(settings, "https://app.example.com")
     assert ("Access-Control-Allow-Credentials", "true") not in headers(settings, "https://evil.example")
-    with pytest.raises(ValidationError, match="browsers refuse the two together"):
+    with pytest.raises(ValidationError, match="browsers do not accept the two together"):
         CorsSettings(allow_origins=("*",), allow_credentials=True)
 
 
@@ -122,7 +122,7 @@ def test_a_star_among_headers_is_alone_and_without_credentials() -> None:
         ValidationError, match=r'got "\*" beside traceparent, expected "\*" alone: it allows every header'
     ):
         CorsSettings(allow_headers=("*", "traceparent"))
-    with pytest.raises(ValidationError, match="expected the names of the headers: browsers refuse the two together"):
+    with pytest.raises(ValidationError, match="expected the names of the headers: browsers do not accept"):
         CorsSettings(allow_origins=("https://a.example",), allow_headers=("*",), allow_credentials=True)
     CorsSettings(allow_origins=("https://a.example",), allow_headers=("traceparent",), allow_credentials=True)
 

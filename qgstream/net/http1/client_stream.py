@@ -1,4 +1,4 @@
-"""A connection of a client before it is a stream of events: Tornado's, prepared for whoever may be at its other end."""
+"""A Tornado stream for a client's connection, hardened against hostile clients."""
 
 from __future__ import annotations
 
@@ -14,40 +14,41 @@ from qgstream.net.tls import say_goodbye
 
 
 class Finder(Protocol):
-    """What says how far a buffer can be taken: a compiled regular expression, as far as that is used here."""
+    """The part of a compiled regular expression that reading a buffer needs."""
 
     def search(self, buffer: bytearray, /) -> Found | None:
-        """The end of what is looked for; None while it is not there. The buffer only grows between two calls."""
+        """Return the match; None if there is none yet. Between two calls the buffer only grows."""
 
 
 class Found(Protocol):
-    """Where it ends."""
+    """A match."""
 
     def end(self) -> int:
-        """The number of bytes up to there."""
+        """Return the number of bytes up to the end of the match."""
 
 
 class EndOfHead:
-    """Finds the empty line behind a request's head without looking at any byte twice.
+    """Finds the empty line after a request head and examines each byte only once.
 
-    Tornado looks for it from the beginning whenever something has come, which takes 16 ms in a megabyte: somebody who
-    sends that and then single bytes kept a processor busy with sixty packets a second.
+    Tornado searches from the start of the buffer whenever bytes arrive, which takes 16 ms for a megabyte. A client that
+    sends a megabyte and then single bytes could keep a processor busy with sixty packets a second.
 
-    A head that is longer than `max_bytes` is found cut off there: its client can be answered, where Tornado would
-    close.
+    A head longer than `max_bytes` counts as found at that length. The server can then send an error response, where
+    Tornado would close.
     """
 
-    # Where Tornado's own `\r?\n\r?\n` ends, at a third of the cost: it begins with a byte that is rare.
+    # Ends at the same place as Tornado's `\r?\n\r?\n`, at a third of the cost: the pattern starts with a rare byte.
     _pattern = re.compile(rb"\n\r?\n")
 
     def __init__(self, max_bytes: int) -> None:
         self._max_bytes = max_bytes
         self._seen = 0
         self._end = 0
-        self.begun_at: float | None = None  # when anything but empty lines was first there, by the monotonic clock
+        # when the first byte that is not part of an empty line arrived, on the monotonic clock
+        self.begun_at: float | None = None
 
     def search(self, buffer: bytearray) -> EndOfHead | None:
-        """As of a compiled pattern. The buffer is the one of the last call with more behind it."""
+        """See `re.Pattern.search`. The buffer is the buffer of the last call with new bytes appended."""
         found = self._pattern.search(buffer, max(0, self._seen - 2), self._max_bytes)
         self._seen = len(buffer)
         if found is None and self._seen < self._max_bytes:
@@ -63,26 +64,27 @@ class EndOfHead:
 
 
 class ClientsStream(IOStream):
-    """A stream of whose other end nothing good can be assumed."""
+    """A stream whose client may be hostile."""
 
-    # Of the class: an attribute of its own more, and Python keeps a dict of 1.3 KiB for every stream.
-    lingering: ClassVar[Lingering | None] = None  # None: it closes at once
+    # A class attribute: one more instance attribute would make Python allocate a dict of 1.3 KiB for every stream.
+    lingering: ClassVar[Lingering | None] = None  # None: the stream closes at once
 
     def read_until_found(self, finder: Finder) -> Awaitable[bytes]:
-        """Read as far as `finder` says. As `read_until_regex`, which compiles what it is given."""
+        """Read up to the match of `finder`. The same as `read_until_regex`, which would compile its argument."""
         future = self._start_read()
-        self._read_regex = cast("re.Pattern[bytes]", finder)  # all that it needs is `search`
+        self._read_regex = cast("re.Pattern[bytes]", finder)  # Tornado calls only `search`
         self._read_max_bytes = None
         try:
             self._try_inline_read()
         except BaseException:
-            future.add_done_callback(lambda done: done.exception())  # it is raised here
+            future.add_done_callback(lambda done: done.exception())  # the error is raised here
             raise
         return future
 
     def close(self, exc_info: Any = False) -> None:
-        """See `IOStream`. Its error would hold the frames that met it, and these the stream, until the collector comes:
-        4.4 KiB for each reset, and with the thresholds of `process.server` that is a long time."""
+        """See `IOStream`. The error is dropped, because the error would keep its stack frames alive, and the frames the
+        stream, until the garbage collector runs. That costs 4.4 KiB for each reset, and with the thresholds of
+        `process.server` the collector runs seldom."""
         super().close(exc_info)
         if self.error is not None:
             self.error.__traceback__ = None
@@ -96,22 +98,23 @@ class ClientsStream(IOStream):
         self.socket = None  # type: ignore[assignment]  # as the base does
 
     def close_at_once(self) -> None:
-        """Close it for its descriptor, whatever the client makes of it."""
+        """Close the socket now to free its descriptor, without lingering."""
         self.end_lingering()
         self.close()
 
     def end_lingering(self) -> None:
-        """From now on it closes at once."""
+        """Stop lingering: from now on the stream closes at once."""
         self.__class__ = TlsClientsStream if isinstance(self, SSLIOStream) else ClientsStream
 
     def _is_connreset(self, exc: BaseException) -> bool:
-        """A broken TLS record or a dead route is the end, as a reset is, and no error of ours to be logged or raised.
-        The base says: "May be overridden in subclasses"."""
+        """Treat a broken TLS record or a dead route as the end of the connection, like a reset, and not as an error to
+        log or raise. The base class says: "May be overridden in subclasses"."""
         return isinstance(exc, OSError)
 
 
 class TlsClientsStream(ClientsStream, SSLIOStream):
-    """The same over TLS. Its end is clean when everything was sent: a client can tell that nothing was cut off."""
+    """The same over TLS. It sends close_notify after all data, so that a client can tell a complete response from a cut
+    one."""
 
     def close_fd(self) -> None:
         """See `IOStream`."""

@@ -1,4 +1,4 @@
-"""The answer to a request that no handler sees, because HTTP itself was not kept to. Pure: the time is an argument."""
+"""The response to a request that is refused before a handler receives the request. Pure: the time is an argument."""
 
 from __future__ import annotations
 
@@ -12,9 +12,9 @@ from qgstream.errors import QgstreamError
 
 
 def refusal(error: QgstreamError, headers: Iterable[tuple[str, str]], now: float, *, with_body: bool = True) -> bytes:
-    """The whole answer, with the JSON of every error, behind which the connection closes.
+    """Return the complete response, with the JSON of an error. The connection closes after the response.
 
-    `headers` are those of CORS. `with_body` is False for a HEAD.
+    `headers` are the CORS headers. `with_body` is False for a HEAD request.
     """
     body = json.dumps({"error": {"code": error.code, "message": str(error)}}).encode() + b"\n"
     lines = [

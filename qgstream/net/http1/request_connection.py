@@ -1,7 +1,7 @@
-"""One request and its answer on a client's connection: how the request is read, and what is said to a broken one.
+"""One request and its response on a client's connection: reading the request, and refusing a malformed one.
 
-Tornado writes the answers. It would read the requests too, but it answers what it refuses without a word, and does not
-know all of HTTP/1.1 (see `request_head` and `chunked`, which say what is right).
+Tornado writes the responses. Tornado's own reader closes without a response when a request is malformed, and does not
+support all of HTTP/1.1 (see `request_head` and `chunked`).
 """
 
 from __future__ import annotations
@@ -41,50 +41,55 @@ from qgstream.net.http1.request_head import RequestHead, find_origin, parse_head
 # RFC 9112, 2.2: a server "SHOULD ignore at least one empty line (CRLF) received prior to the request-line".
 _MAX_EMPTY_LINES = 16
 _EMPTY_LINES = re.compile(rb"\A(?:\r?\n)+")
-# A body that has come already is read without a pause: after so many bytes of it others have their turn. As Tornado.
+# A body that has already arrived is read without a pause. After this many bytes other work gets its turn, as in
+# Tornado.
 _YIELD_BYTES = 256 * 1024
-# How long a client may take for the answer that says what is wrong with its request.
+# The time that a client has to read the response that refuses its request.
 _REFUSAL_SECONDS = 5.0
 
 CorsHeaders = Callable[[str | None], Iterable[tuple[str, str]]]
 
 
 class RequestConnection(HTTP1Connection):
-    """What Tornado's server reads a request with, and writes the answer."""
+    """The class with which Tornado's server reads a request and writes the response."""
 
     @staticmethod
     def cors_headers(origin: str | None) -> Iterable[tuple[str, str]]:  # noqa: ARG004  # for those who replace it
-        """The CORS headers of a refusal for this `Origin`. A server puts its own function here."""
+        """Return the CORS headers of a refusal for this `Origin`. The server replaces this function."""
         return ()
 
     @staticmethod
     def refused(address: str, error: QgstreamError) -> None:
-        """A request of this address was refused before any handler had it. A server puts its own function here."""
+        """Called when a request from this address was refused before a handler received the request. The server
+        replaces this function."""
 
-    # The status of the refusal while a handler waited for its request's body; 0 without.
+    # The status of the refusal if a handler was waiting for the request's body; otherwise 0.
     refusal_status = 0
 
-    # How long the client may take to begin this request, on a connection that has carried others; its head is to come
-    # within `header_timeout` from then on. None: it is the first, and that time begins with the connection.
+    # How long the client may take to start this request, on a connection that has already carried requests. The head
+    # must arrive within `header_timeout` after the start. None for the first request, whose `header_timeout` starts
+    # with the connection.
     idle_seconds: float | None = None
-    _late: object = None  # the timer of what is waited for
+    _late: object = None  # the running timeout
 
     async def read_response(self, delegate: HTTPMessageDelegate) -> bool:
-        """Read one request, hand it on, and wait for its answer. Whether the connection may carry another.
+        """Read one request, pass it to the delegate, and wait for the response. Return whether the connection stays
+        open.
 
-        Tornado's server calls it by this name, because its clients read their responses with the same class.
+        Tornado's server calls this method `read_response`, because Tornado's HTTP client uses the same class for
+        responses.
         """
         stream = cast(ClientsStream, self.stream)
         head, data, must_tell_end = None, b"", False
         try:
             data = await self._receive_head(stream)
             head = parse_head(data, is_secure=isinstance(stream, SSLIOStream))
-            data = b""  # it may be a megabyte, and a request may take its time
+            data = b""  # frees the head, which may be a megabyte, while the request is processed
             start_line = RequestStartLine(head.method, head.target, head.version)
             self._request_start_line, self._request_headers = start_line, head.headers
             self._disconnect_on_finish = not head.persists or self.no_keep_alive
             if head.persists and head.version == "HTTP/1.0":
-                head.headers["Connection"] = "keep-alive"  # for this word alone Tornado says so in its answer
+                head.headers["Connection"] = "keep-alive"  # with this value, Tornado sends keep-alive in its response
             received = delegate.headers_received(start_line, head.headers)
             must_tell_end = True
             if received is not None:
@@ -102,7 +107,8 @@ class RequestConnection(HTTP1Connection):
                 stream.set_close_callback(self._on_connection_close)
                 await self._finish_future
         except (QgstreamError, HTTPInputError) as error:
-            # No other name for it: that makes a cycle, which keeps this frame and the head until the collector comes.
+            # The error gets no second name: a second name makes a cycle, which keeps this frame and the head until the
+            # collector runs.
             origin = find_origin(data) if head is None else head.headers.get("Origin")
             is_head = data.startswith(b"HEAD ") if head is None else head.method == "HEAD"
             await self._refuse(stream, error, origin, with_body=not is_head, has_handler=must_tell_end)
@@ -133,15 +139,16 @@ class RequestConnection(HTTP1Connection):
             if data:
                 break
         else:
-            raise MalformedRequest("got many empty lines, expected a request")
+            raise MalformedRequest("got more than {_MAX_EMPTY_LINES} empty lines, expected a request")
         if data.endswith((b"\n\n", b"\n\r\n")):
             return data
         if b"\n" not in data:
-            raise TargetTooLong(f"request line: got more than {max_bytes} bytes, expected at most so many")
-        raise HeadersTooLarge(f"got more than {max_bytes} bytes of headers, expected at most so many")
+            raise TargetTooLong(f"request line: got too many bytes, expected at most {max_bytes}")
+        raise HeadersTooLarge(f"got too many bytes of headers, expected at most {max_bytes}")
 
     def _expect_head(self, stream: ClientsStream, finder: EndOfHead, since: float) -> None:
-        """Look again when its time is over, or, as long as it has not begun, when that could be at the earliest."""
+        """Check again at the deadline of the head or, while the request has not started, at its earliest possible
+        deadline."""
         now, seconds = time.monotonic(), self.params.header_timeout or 0
         if self.idle_seconds is None:
             left = since + seconds - now
@@ -155,12 +162,12 @@ class RequestConnection(HTTP1Connection):
             self._close_late(stream, finder)
 
     def _close_late(self, stream: ClientsStream, finder: EndOfHead | None) -> None:
-        """What was waited for has not come. A connection on which nothing was begun closes without a word."""
+        """Handle a timeout. A connection on which no request has started closes without a response."""
         if finder is None or finder.begun_at is not None:
             what = "body" if finder is None else "header section"
             error = RequestTimeout(f"the {what} did not arrive in time")
             headers = self._request_headers
-            # It may be closed already, by a read that nobody has looked at yet.
+            # The stream may already be closed, by a read whose result nobody has awaited yet.
             if self._response_start_line is None and not stream.closed():
                 stream.write(self._refusal(error, None if headers is None else headers.get("Origin")))
         stream.close()
@@ -198,8 +205,8 @@ class RequestConnection(HTTP1Connection):
                 try:
                     raise body.error
                 finally:
-                    body.error = None  # or it would hold this frame, and this frame the body, in a cycle
-            # The bytes on the wire count: a chunk may have a hundred bytes around each one of data.
+                    body.error = None  # otherwise the error keeps this frame alive, and this frame the body, in a cycle
+            # All bytes on the wire count: a chunk may carry a hundred bytes of framing around each byte of data.
             since_pause += len(read)
             data = body.take()
             since_pause = await self._hand_on(data, delegate, since_pause - len(data))
@@ -220,7 +227,8 @@ class RequestConnection(HTTP1Connection):
     def write_headers(
         self, start_line: RequestStartLine | ResponseStartLine, headers: HTTPHeaders, chunk: bytes | None = None
     ) -> Future[None]:
-        """See `HTTPConnection`. Who says `Connection: close` means it; Tornado would promise to keep HTTP/1.0 alive."""
+        """See `HTTPConnection`. `Connection: close` closes the connection. Tornado alone would send keep-alive to an
+        HTTP/1.0 client."""
         if headers.get("Connection") == "close":
             self._disconnect_on_finish = True
             if self._request_headers is not None:
@@ -230,19 +238,21 @@ class RequestConnection(HTTP1Connection):
     async def _refuse(
         self, stream: ClientsStream, error: Exception, origin: str | None, *, with_body: bool, has_handler: bool
     ) -> None:
-        """Say what is wrong and close: where this request ends, and whether another follows, is not known."""
+        """Send the error and close the connection. The end of this request, and the start of a next one, are
+        unknown."""
         if not isinstance(error, QgstreamError):
-            error = BadRequest(str(error))  # Tornado's, for a query or a form that it does not take
+            error = BadRequest(str(error))  # an error of Tornado, for a malformed query or form
         said = {"status": error.status, "code": error.code, "reason": str(error), "remote_ip": str(self.context)}
         access_log.debug("request.refused", extra=said)
         if has_handler:
-            self.refusal_status = error.status  # it says so itself, with what it knows of the request
+            self.refusal_status = error.status  # the handler sends the error, because it knows more about the request
         else:
             self.refused(str(self.context), error)
         late = stream.io_loop.call_later(_REFUSAL_SECONDS, stream.close)
         try:
             if self._write_finished:
-                await self._finish_future  # it was answered before this was seen, and is closed behind that
+                # the response was sent before the error was detected, and the connection closes after the response
+                await self._finish_future
             elif self._response_start_line is None:
                 await stream.write(self._refusal(error, origin, with_body=with_body))
         finally:

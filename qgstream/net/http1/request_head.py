@@ -1,7 +1,8 @@
-"""The head of an HTTP/1.1 request: bytes in, method, target and headers out. Pure.
+"""The head of an HTTP/1.1 request: bytes in; method, target and headers out. Pure.
 
-Tornado's own parser knows no absolute-form target, and answers what it refuses without a word. The rules are those of
-RFC 9112 (sections are named beside each), and strict wherever two readers of one request could disagree about its end.
+Tornado's parser does not support the absolute-form target, and closes without a response when a head is malformed. The
+rules are those of RFC 9112 (comments name the sections). They are strict wherever two servers could disagree about the
+end of a request.
 """
 
 from __future__ import annotations
@@ -21,26 +22,26 @@ from qgstream.errors import (
     VersionNotSupported,
 )
 
-# Envoy, Apache and gunicorn take 100 lines, HAProxy 101, hyper 100: no proxy lets more through. A line costs about
-# 2 us, and a megabyte of headers has room for 200 000 of them.
+# Envoy, Apache and gunicorn accept 100 lines, HAProxy 101, hyper 100: no proxy forwards more. A line costs about 2 us,
+# and a megabyte of headers has room for 200 000 lines.
 MAX_HEADER_LINES = 128
-# RFC 1035, 2.3.4 has 255 bytes for a name, which may be escaped. Tornado takes 80 ms to look at a megabyte of it.
+# RFC 1035, 2.3.4 allows 255 bytes for a name, which may be escaped. Tornado needs 80 ms to process a host of a
+# megabyte.
 MAX_HOST_CHARACTERS = 1024
-# What an error repeats of a request.
+# The most characters of a request that an error repeats.
 _SHOWN = 100
-# Digits of a Content-Length, beyond which it is taken for this many nines: int() refuses thousands with a ValueError.
+# A longer Content-Length is replaced with this many nines: int() raises ValueError for thousands of digits.
 _MOST_DIGITS = 18
 
-# Every repetition is possessive (`*+`): what was matched is not tried again in another way, so that a long line of
-# anything costs one pass.
+# Every repetition is possessive (`*+`): the matcher never backtracks, so a long line costs one pass.
 _NAME = r"[!#$%&'*+.^_`|~0-9A-Za-z-]++"
-# Section 3. Bytes above 0x7f are no part of a URI, but curl and others send a topic as it was typed, in UTF-8.
+# Section 3. Bytes above 0x7f are not allowed in a URI, but curl and others send a topic in UTF-8 without escapes.
 _REQUEST_LINE = re.compile(rf"({_NAME}) ([\x21-\x7e\x80-\xff]++) HTTP/([0-9])\.([0-9])\r?\n")
 _METHOD_AND_TARGET = re.compile(rf"{_NAME} [\x21-\x7e\x80-\xff]++(?: HTTP/[0-9]++)?\r?\n")
-# Section 5 and RFC 9110, 5.5: no control character but tab, so neither NUL nor a CR alone.
+# Section 5 and RFC 9110, 5.5: no control character except tab, so neither NUL nor a lone CR.
 _HEADER_LINE = re.compile(rf"({_NAME}):[ \t]*+([^\x00-\x08\x0a-\x1f\x7f]*+)\r?\n")
 _END = re.compile(r"\r?\n")
-# RFC 9110, 7.2 and RFC 3986, 3.2.2; a comma is left out, because a proxy joins two Host lines with one.
+# RFC 9110, 7.2 and RFC 3986, 3.2.2, except the comma, because a proxy joins two Host lines with a comma.
 _HOST = re.compile(
     r"(?:\[[0-9A-Fa-f:.]++\]|\[v[0-9A-Fa-f]++\.[A-Za-z0-9._~!$&'()*+;=:-]++\]"
     r"|(?:[A-Za-z0-9._~!$&'()*+;=-]|%[0-9A-Fa-f]{2})*+)(?::[0-9]*+)?"
@@ -51,10 +52,11 @@ _ORIGIN = re.compile(rb"(?i)\norigin:[ \t]*+([\x21-\x7e]{1,255}+)[ \t]*+\r?\n")
 
 
 class RequestHead(NamedTuple):
-    """What was asked. `target` begins with "/" or is "*"; `version` is "HTTP/1.1" or "HTTP/1.0".
+    """A parsed request head. `target` begins with "/" or is "*"; `version` is "HTTP/1.1" or "HTTP/1.0".
 
-    `content_length` is the number of bytes of the body, None for a chunked one. `persists` says whether the connection
-    may carry another request, `expects_continue` whether the client waits for `100 Continue` before it sends a body.
+    `content_length` is the number of bytes in the body; None for a chunked body. `persists` says whether the connection
+    may carry another request. `expects_continue` says whether the client waits for `100 Continue` before sending a
+    body.
     """
 
     method: str
@@ -67,10 +69,10 @@ class RequestHead(NamedTuple):
 
 
 def parse_head(data: bytes, *, is_secure: bool) -> RequestHead:
-    """Read a head, from its request line to the empty line behind its headers. `is_secure`: it came over TLS.
+    """Parse a head, from its request line to the empty line after its headers. `is_secure` is True over TLS.
 
     Raises `MalformedRequest`, `HeadersTooLarge`, `ExpectationFailed`, `MisdirectedRequest`, `NotImplementedHere` or
-    `VersionNotSupported`. The header `Host` of the answer is that of the target, as section 3.2.2 has it.
+    `VersionNotSupported`. The host of an absolute-form target replaces the `Host` header, as section 3.2.2 requires.
     """
     text = data.decode("latin-1")
     line = _REQUEST_LINE.match(text)
@@ -79,16 +81,16 @@ def parse_head(data: bytes, *, is_secure: bool) -> RequestHead:
     method, target, major, minor = line.groups()
     if major != "1":
         raise VersionNotSupported(f"got HTTP/{major}.{minor}, expected HTTP/1.1 or HTTP/1.0")
-    # RFC 9110, 2.5: a request of a higher minor version is processed as one of the highest that is known.
+    # RFC 9110, 2.5: a request with a higher minor version is processed as the highest known minor version.
     version = "HTTP/1.0" if minor == "0" else "HTTP/1.1"
     headers = _parse_headers(text, line.end())
     _check_host(headers, version)
     if method == "CONNECT":
-        raise NotImplementedHere("got CONNECT, expected a request for this server: it is no proxy")
+        raise NotImplementedHere("got CONNECT, expected another method: this server is not a proxy")
     if not target.startswith("/"):
         target = _origin_form(method, target, headers, is_secure)
     if "#" in target:
-        raise MalformedRequest("request target: got a fragment (#...), which a client keeps to itself")
+        raise MalformedRequest("request target: got a fragment (#...), expected none")
     return RequestHead(
         method, target, version, headers, _content_length(headers, version), _persists(headers, version),
         _expects_continue(headers, version),
@@ -96,23 +98,23 @@ def parse_head(data: bytes, *, is_secure: bool) -> RequestHead:
 
 
 def find_origin(data: bytes) -> str | None:
-    """The header `Origin` in a head that may be malformed: its page should be able to read why it was refused."""
+    """Return the `Origin` in a head that may be malformed, so that the page can read the error response."""
     found = _ORIGIN.search(data)
     return found[1].decode("ascii") if found else None
 
 
 def parse_trailers(data: bytes) -> None:
-    """Check the trailer section of a chunked body, with the empty line at its end; nothing of it is used.
+    """Validate the trailer section of a chunked body, including its final empty line; the trailers are discarded.
 
     Section 7.1.2: "A recipient that removes the chunked coding [...] MAY selectively retain or discard". Merged into
-    the headers, a trailer could bring what a proxy has checked and removed there.
+    the headers, a trailer could bring back a header that a proxy has checked and removed.
     """
     _parse_headers(data.decode("latin-1"), 0)
 
 
 def _parse_headers(text: str, at: int) -> HTTPHeaders:
     if text.count("\n", at) > MAX_HEADER_LINES + 1:
-        raise HeadersTooLarge(f"got more than {MAX_HEADER_LINES} header lines, expected at most so many")
+        raise HeadersTooLarge(f"got too many header lines, expected at most {MAX_HEADER_LINES}")
     headers = HTTPHeaders()
     match = _HEADER_LINE.match
     while (line := match(text, at)) is not None:
@@ -121,20 +123,22 @@ def _parse_headers(text: str, at: int) -> HTTPHeaders:
         if name in headers:
             headers.add(name, value.rstrip(" \t"))
         else:
-            headers[name] = value.rstrip(" \t")  # `add` would check again what has been checked
+            headers[name] = value.rstrip(" \t")  # `add` would validate the header again
     if _END.fullmatch(text, at) is None:
         raise _bad_header_line(text, at)
     return headers
 
 
 def _check_host(headers: HTTPHeaders, version: str) -> None:
-    """Section 3.2: "A server MUST respond with a 400" to none, to two, and to one that is no host."""
+    """Section 3.2: "A server MUST respond with a 400" to a request without Host, with two, or with an invalid one."""
     hosts = headers.get_list("Host")
     if len(hosts) != 1:
         if hosts or version == "HTTP/1.1":
             raise MalformedRequest(f"Host: got {len(hosts)} header lines, expected exactly one")
     elif not _is_host(hosts[0]):
-        raise MalformedRequest(f"Host: got {hosts[0][:_SHOWN]!r}, expected a host name or address and perhaps a port")
+        raise MalformedRequest(
+            f"Host: got {hosts[0][:_SHOWN]!r}, expected a host name or address, with or without port"
+        )
 
 
 def _is_host(text: str) -> bool:
@@ -142,7 +146,7 @@ def _is_host(text: str) -> bool:
 
 
 def _origin_form(method: str, target: str, headers: HTTPHeaders, is_secure: bool) -> str:
-    """The path and query of a target in another form. Section 3.2."""
+    """Return the path and query of a target in absolute form or asterisk form. Section 3.2."""
     if target == "*" and method == "OPTIONS":
         return target
     absolute = _ABSOLUTE.fullmatch(target)
@@ -150,8 +154,8 @@ def _origin_form(method: str, target: str, headers: HTTPHeaders, is_secure: bool
         expected = "expected a path that begins with '/', an http or https URL, or '*' with OPTIONS"
         raise MalformedRequest(f"request target: got {target[:_SHOWN]!r}, {expected}")
     scheme, authority, rest = absolute.groups()
-    # RFC 9110, 4.2.1: a URI "with an empty host identifier MUST" be rejected. 4.2.4: userinfo is "an error". It may be
-    # a password, and is not repeated.
+    # RFC 9110, 4.2.1: a URI "with an empty host identifier MUST" be rejected. 4.2.4: userinfo is "an error". The error
+    # does not repeat userinfo, which may be a password.
     if "@" in authority:
         raise MalformedRequest("request target: got a URL with a user in it, expected none")
     if not authority or authority.startswith(":") or not _is_host(authority):
@@ -166,14 +170,14 @@ def _origin_form(method: str, target: str, headers: HTTPHeaders, is_secure: bool
 
 
 def _content_length(headers: HTTPHeaders, version: str) -> int | None:
-    """How long the body is; None for a chunked one. Section 6.3, in its order."""
+    """Return the length of the body; None for a chunked body. The checks are in the order of section 6.3."""
     codings, lengths = headers.get_list("Transfer-Encoding"), headers.get_list("Content-Length")
     if codings:
-        # Sections 6.1 and 11.2: either of the two may be what another reader on the way went by.
+        # Sections 6.1 and 11.2: another server on the path may have used either of the two headers.
         if lengths:
-            raise MalformedRequest("got Transfer-Encoding together with Content-Length, expected one of them")
+            raise MalformedRequest("got Transfer-Encoding together with Content-Length, expected only one of the two")
         if version == "HTTP/1.0":
-            raise MalformedRequest("Transfer-Encoding: got it in a request of HTTP/1.0, which does not have it")
+            raise MalformedRequest("Transfer-Encoding: got the header in an HTTP/1.0 request, expected HTTP/1.1")
         names = [name.strip(" \t").lower() for name in ",".join(codings).split(",")]
         if names == ["chunked"]:
             return None
@@ -194,7 +198,7 @@ def _content_length(headers: HTTPHeaders, version: str) -> int | None:
 
 
 def _persists(headers: HTTPHeaders, version: str) -> bool:
-    """Section 9.3: "close" wins, and HTTP/1.0 has to ask for it."""
+    """Section 9.3: "close" wins; an HTTP/1.0 client must send keep-alive for a persistent connection."""
     connection = headers.get("Connection")
     if connection is None:
         return version == "HTTP/1.1"
@@ -215,7 +219,7 @@ def _expects_continue(headers: HTTPHeaders, version: str) -> bool:
     return bool(expected)
 
 
-# What is wrong, for whoever wrote the client. Not on the path of a right request.
+# Descriptions of malformed requests, for the developer of the client. Valid requests do not reach this code.
 
 
 def _bad_request_line(text: str) -> QgstreamError:
@@ -230,11 +234,11 @@ def _bad_header_line(text: str, at: int) -> MalformedRequest:
     line = text[at:].partition("\n")[0].removesuffix("\r")
     if line.startswith((" ", "\t")):
         # Section 5.2: "obsolete line folding is unacceptable".
-        return MalformedRequest("header line: got one that begins with white space, expected a name (no folded lines)")
+        return MalformedRequest("header line: got white space at its start, expected a name (no folded lines)")
     name, colon, _ = line.partition(":")
-    # A value is not repeated: it may be a secret.
+    # The error does not repeat the value, which may be a secret.
     if not colon:
-        return MalformedRequest("header line: got one without a colon, expected a name, a colon and a value")
+        return MalformedRequest("header line: got a line without a colon, expected a name, a colon and a value")
     if re.fullmatch(_NAME, name) is None:
         return MalformedRequest(f"header line: got the name {name[:_SHOWN]!r}, expected letters, digits and hyphens")
     return MalformedRequest(f"{name[:_SHOWN]}: got a control character in the value, expected none")
