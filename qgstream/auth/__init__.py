@@ -1,4 +1,5 @@
-"""Authentication: credentials in, a principal with its grants out.
+"""Authentication: turns credentials into a principal with its grants.
 
-The others use `authenticator` (with `AuthSettings` and `Principal`) and `jwks`. `qgstream token` uses `tokens` too.
+Other packages use `authenticator` (with `AuthSettings` and `Principal`) and `jwks`. The command `qgstream token` also
+uses `tokens`.
 """

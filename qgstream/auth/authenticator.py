@@ -1,7 +1,7 @@
-"""Who asks, and what may they: credentials in, principal out. Pure: the time is an argument.
+"""Authentication and authorization: credentials in, principal out. Pure: the time is an argument.
 
-A key is a secret of an operator's own choice; a token is a JWT by whoever holds the signing key. Without credentials
-one is anonymous, which is enough for public topics. Source for the bearer token: RFC 6750, section 2.
+A key is a secret that the operator chose. A token is a JWT from an issuer that holds the signing key. A client without
+credentials is anonymous, which is enough for public topics. Source for the bearer token: RFC 6750, section 2.
 """
 
 from __future__ import annotations
@@ -32,19 +32,20 @@ Source = Literal["none", "header", "query", "cookie"]
 
 EVERY_TOPIC = "*"
 
-# Each open stream holds the id of its token.
+# A limit, because each open stream holds the id of its token.
 MAX_TOKEN_ID_CHARACTERS = 256
 
-# A key's name goes to logs and answers in the key's place.
+# Logs and responses show the name of a key instead of the key.
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,63}")
 
-# The name that a key of a list gets: from its place, which changes when a key is put before it.
+# The generated name of a key in a list. The name depends on the place, which changes when another key is inserted
+# before.
 _NAME_BY_PLACE = re.compile(r"key-[0-9]+")
 
-# A key is sent in a header: what HTTP would strip or refuse there can never match.
+# Clients send a key in a header. A key with characters that HTTP strips or rejects in headers could never match.
 _NOT_IN_A_HEADER = re.compile(r"[\s\x00-\x1f\x7f]")
 
-# What a proxy in front asks for, checks and passes on. Any other scheme was meant for us and is wrong.
+# Schemes that a proxy in front checks and forwards. Any other scheme is meant for this server, and is an error.
 _SCHEMES_OF_PROXIES = frozenset({"basic", "digest", "negotiate", "ntlm"})
 
 
@@ -52,7 +53,7 @@ def _form_of(value: object) -> str:
     return "(list)" if isinstance(value, list | tuple) else "(key)"
 
 
-# While a key is rotated, the old one and the new one are valid under one name.
+# While a key is rotated, the old key and the new key are valid under one name.
 Secrets = Annotated[
     Annotated[Secret, Tag("(key)")] | Annotated[tuple[Secret, ...], Field(min_length=1), Tag("(list)")],
     Discriminator(_form_of),
@@ -97,7 +98,7 @@ class AuthSettings(SecretSection):
     @field_validator("publish_keys", "admin_keys")
     @classmethod
     def _check_names(cls, keys: dict[str, Secrets]) -> dict[str, Secrets]:
-        # The name is not shown: who writes the pair the wrong way round has put the key there.
+        # The error does not show the name: if the user swapped name and key, the name is a key.
         for number, name in enumerate(keys, 1):
             if not _NAME.fullmatch(name):
                 raise ValueError(
@@ -118,10 +119,11 @@ class AuthSettings(SecretSection):
 
 @dataclass(frozen=True, slots=True)
 class Credentials:
-    """What a request carried: the Authorization header, `?access_token=` and the cookie named by `auth.jwt.cookie`.
+    """The credentials of a request: the Authorization header, `?access_token=` and the cookie named by
+    `auth.jwt.cookie`.
 
-    The first of them in this order counts; a worse one after it is not looked at. An empty one is none: that is what
-    logging out often leaves behind.
+    The first of them in this order counts; the others are ignored, even if they are invalid. An empty value counts as
+    missing, because many sites empty a cookie at logout.
     """
 
     authorization: str | None = field(default=None, repr=False)
@@ -130,7 +132,8 @@ class Credentials:
 
     @property
     def source(self) -> Source:
-        """Where what counts came from. A POST by cookie needs its Origin checked: any page can send one."""
+        """The source of the credentials. A POST with a cookie needs a check of its Origin: any page can send such a
+        request."""
         if self.authorization and _scheme(self.authorization) not in _SCHEMES_OF_PROXIES:
             return "header"
         if self.access_token:
@@ -139,7 +142,8 @@ class Credentials:
 
     @property
     def token(self) -> str | None:
-        """The key or token that counts; None without any. `Unauthorized` for a header that is not a bearer token's."""
+        """The key or token that counts; None if there is none. Raises `Unauthorized` for a header that is not a bearer
+        token."""
         source = self.source
         if source == "query":
             return self.access_token
@@ -155,12 +159,13 @@ class Credentials:
 
 @dataclass(frozen=True, slots=True)
 class Principal:
-    """Who asks. `name` is a key's name or a token's subject and may be logged; `publish` and `subscribe` are patterns.
+    """The client that authenticated.
 
-    `expires_at` (unix seconds) is the moment from which the credentials are refused, so a stream ends there; None is
-    never. `identity` tells who asks from everybody else, which a name does not: two issuers may give one subject.
-    `evidence` is what `Authenticator.still_accepts` judges: of a key its digest, of a token why it was accepted.
-    `token_id` names a single token, see `token_id`.
+    `name` is the name of a key or the subject of a token, and may be logged. `publish` and `subscribe` are patterns.
+    `expires_at` (unix seconds) is the time from which the credentials are invalid; a stream ends at this time. None
+    means never. `identity` is unique for each client; a name is not, because two issuers may use the same subject.
+    `evidence` is the input of `Authenticator.still_accepts`: the digest of a key, or the reason why a token was
+    accepted. `token_id` identifies a single token, see the function `token_id`.
     """
 
     name: str
@@ -174,7 +179,7 @@ class Principal:
 
     @property
     def key_name(self) -> str | None:
-        """The name of the publish key; None for everybody who has none."""
+        """The name of the publish key; None for every other principal."""
         return self.name if self.kind == "publish_key" else None
 
     @property
@@ -184,47 +189,47 @@ class Principal:
 
     @property
     def namespace(self) -> bytes:
-        """What is counted and remembered for this publisher alone is kept under it: idempotency keys and rates."""
+        """The namespace of this publisher's idempotency keys and rates."""
         return namespace(*(self.identity or (self.kind, self.name)))
 
     @property
     def is_by_cookie(self) -> bool:
-        """Whether a cookie brought the token: the browser sent it, whatever page asked."""
+        """Whether the token came from a cookie, which a browser sends with the requests of every page."""
         return isinstance(self.evidence, Evidence) and self.evidence.by_cookie
 
     def may_publish(self, topic: str) -> bool:
-        """Whether this name of a topic is among the grants."""
+        """Whether the grants allow publishing to this topic."""
         return matches_any(self.publish, topic)
 
     def grants(self, topic: str) -> bool:
-        """Whether events of this topic may be delivered even though they, or it, are private."""
+        """Whether this principal may receive private events of this topic, and events of this private topic."""
         return matches_any(self.subscribe, topic)
 
     def may_subscribe(self, pattern: str, private_topics: Iterable[str]) -> bool:
-        """Whether asking for this pattern can be allowed; see `topics.may_ask`."""
+        """Whether this principal may subscribe to this pattern; see `topics.may_ask`."""
         return may_ask(pattern, self.subscribe, private_topics)
 
     def require_publish(self, topics: Iterable[str]) -> None:
-        """Raise `Unauthorized` (anonymous) or `Forbidden` unless all of the topics may be published to."""
+        """Raise `Unauthorized` (anonymous) or `Forbidden` unless the principal may publish to all topics."""
         for topic in topics:
             if not self.may_publish(topic):
                 raise self._refusal(f"publish to {topic!r}")
 
     def require_subscribe(self, patterns: Iterable[str], private_topics: Iterable[str]) -> None:
-        """Raise `Unauthorized` (anonymous) or `Forbidden` unless all of the patterns may be asked for."""
+        """Raise `Unauthorized` (anonymous) or `Forbidden` unless the principal may subscribe to all patterns."""
         private_topics = tuple(private_topics)
         for pattern in patterns:
             if not self.may_subscribe(pattern, private_topics):
                 raise self._refusal(f"subscribe to {pattern!r}")
 
     def require_admin(self) -> None:
-        """Raise `Unauthorized` (anonymous) or `Forbidden` for everybody but an admin key."""
+        """Raise `Unauthorized` (anonymous) or `Forbidden` unless the principal is an admin key."""
         if self.kind != "admin_key":
             raise self._refusal("use the admin interface")
 
     def _refusal(self, what: str) -> Unauthorized | Forbidden:
         if self.kind == "anonymous":
-            return Unauthorized(f"got no credentials, expected some that may {what}", code="missing_credentials")
+            return Unauthorized(f"got no credentials, expected credentials that may {what}", code="missing_credentials")
         return Forbidden(f"{self.kind} {self.name!r} may not {what}")
 
 
@@ -232,21 +237,23 @@ ANONYMOUS = Principal("anonymous", "anonymous")
 
 
 class Authenticator:
-    """Tells who asks, by one `[auth]`. A reload builds another one, which is how keys are rotated.
+    """Authenticates clients with one `[auth]`. A reload builds a new instance; operators rotate keys this way.
 
-    Reads the files that the settings name, once. Raises `ConfigError` with every problem found.
+    Reads the files that the settings name once. Raises `ConfigError` with every problem found.
     """
 
     def __init__(self, settings: AuthSettings, *, read_file: ReadFile = read_file) -> None:
         self.settings = settings
         problems: list[str] = []
-        # SHA-256 of each key: equal lengths, so that comparing takes equal time.
+        # SHA-256 of each key. All digests have the same length, so a comparison takes the same time for every key.
         self._keys: dict[bytes, Principal] = {}
         self._tokens: TokenVerifier | None = None
-        # Of a new `jwks_url`, whose keys have not come yet: until then `_tokens` are those of before.
+        # The verifier for a new `jwks_url` whose keys have not arrived. Until they arrive, `_tokens` is the old
+        # verifier.
         self._coming: TokenVerifier | None = None
-        # Called when a token names a key that is not in the set: the issuer may have rotated its keys. It gets the time
-        # (unix seconds) at which the token says that it was issued, and returns whether the next set may have its key.
+        # Called when a token names a key that is not in the set: the issuer may have rotated its keys. The argument is
+        # the time (unix seconds) at which the token claims to have been issued. Returns whether the next set may
+        # contain the key.
         self.on_unknown_key_id: Callable[[float | None], bool] = lambda _issued_at: False
         places: dict[bytes, str] = {}
         for where, secret, principal in _principals(settings):
@@ -256,13 +263,13 @@ class Authenticator:
                 problems += error.problems
                 continue
             if digest in places:
-                problems.append(f"{where}: the same key as {places[digest]}, expected a key of its own")
+                problems.append(f"{where}: got the same key as {places[digest]}, expected a different key")
             places.setdefault(digest, where)
             if _NAME_BY_PLACE.fullmatch(principal.name):
                 principal = replace(principal, identity=(principal.kind, "", digest.hex()))
             self._keys[digest] = replace(principal, evidence=digest)
         if settings.jwt is not None:
-            from qgstream.auth.tokens import TokenVerifier  # it takes long to import
+            from qgstream.auth.tokens import TokenVerifier  # a slow import
 
             try:
                 self._tokens = TokenVerifier(settings.jwt, read_file=read_file)
@@ -272,11 +279,12 @@ class Authenticator:
             raise ConfigError(problems)
 
     def authenticate(self, credentials: Credentials, now: float) -> Principal:
-        """Who asks at `now` (unix seconds): anonymous without credentials, `Unauthorized` with bad ones.
+        """Authenticate the client at `now` (unix seconds). A request without credentials is anonymous.
 
-        Its code says which check failed, and its message repeats nothing of the credentials. `Unavailable` when that
-        cannot be known yet: until the first JWK set has come, and for a token that is newer than the set and names a
-        key that is not in it. A key is not taken from a cookie: that is for tokens, which expire.
+        Raises `Unauthorized` for invalid credentials. The code of the error says which check failed; the message
+        repeats nothing of the credentials. Raises `Unavailable` while the answer is unknown: before the first JWK set
+        has arrived, and for a token that is newer than the set and names a key outside the set. A cookie may hold a
+        token but not a key, because keys do not expire.
         """
         token = credentials.token
         if token is None:
@@ -286,14 +294,14 @@ class Authenticator:
         if principal is not None:
             return principal
         if self._tokens is None:
-            raise Unauthorized("credentials: not one of the keys", code="unknown_key")
+            raise Unauthorized("credentials: got an unknown key", code="unknown_key")
         if not by_cookie and not looks_like_jwt(token):
-            raise Unauthorized("credentials: neither one of the keys nor a JWT", code="unknown_key")
+            raise Unauthorized("credentials: got neither a known key nor a JWT", code="unknown_key")
         try:
             claims, evidence = self._tokens.verify_with_evidence(token, now)
         except UnknownKeyId as error:
             if self.on_unknown_key_id(self._believed(error.issued_at, now)):
-                said = f"{error}, but newer ones are on their way"
+                said = f"{error}, but newer keys are being fetched"
                 raise Unavailable(said, retry_after_seconds=5, code="auth_unavailable") from None
             raise
         return Principal(
@@ -304,23 +312,25 @@ class Authenticator:
         )  # fmt: skip
 
     def still_accepts(self, principal: Principal) -> bool:
-        """Whether the credentials that made this principal, also by the settings before a reload, would still be
-        accepted. When a token expires is not asked here."""
+        """Whether the credentials of this principal, which earlier settings may have accepted, are still valid.
+
+        This method does not check when a token expires.
+        """
         evidence = principal.evidence
         if isinstance(evidence, bytes):
             known = self._keys.get(evidence)
-            return known is not None and known.kind == principal.kind  # its name may have changed
+            return known is not None and known.kind == principal.kind  # the name of the key may have changed
         if isinstance(evidence, Evidence):
             return self._tokens is not None and self._tokens.still_accepts(evidence)
         return True
 
     def _believed(self, issued_at: float | None, now: float) -> float | None:
-        # The issuer's clock may be behind ours by the leeway, and no genuine token is from the future.
+        # The issuer's clock may be behind this server's clock by the leeway, and no genuine token is from the future.
         leeway = self.settings.jwt.leeway_seconds if self.settings.jwt is not None else 0.0
         return None if issued_at is None or issued_at > now + leeway else issued_at + leeway
 
     def explain(self, token: str, now: float) -> list[Check]:
-        """Every check that `authenticate` makes of a key or token, with its outcome, for whoever holds it."""
+        """Return every check of a key or token with its outcome, for the holder of the key or token."""
         principal = self._match(token)
         if principal is not None:
             return [Check("key", True, f"{principal.kind} {principal.name!r}")]
@@ -339,11 +349,11 @@ class Authenticator:
         return found is not None and found.kind == "publish_key"
 
     def is_private(self, topic: str) -> bool:
-        """Whether this topic's events go only to principals that `grants` it."""
+        """Whether events of this topic go only to principals with a grant."""
         return matches_any(self.settings.private_topics, topic)
 
     def replace_jwks(self, document: object) -> int:
-        """Use a JWK set that was fetched from `auth.jwt.jwks_url`; see `TokenVerifier.replace_jwks`."""
+        """Use a JWK set fetched from `auth.jwt.jwks_url`; see `TokenVerifier.replace_jwks`."""
         tokens = self._coming or self._tokens
         if tokens is None:
             raise ConfigError(["auth.jwt: not set, so no key set is expected"])
@@ -352,22 +362,23 @@ class Authenticator:
         return count
 
     def keep_tokens_of(self, old: Authenticator) -> None:
-        """Until `replace_jwks` brings the first key set, verify tokens as `old` does, by its settings and its keys."""
+        """Until `replace_jwks` receives the first key set, verify tokens with the settings and the keys of `old`."""
         if self._tokens is not None and old.token_keys is not None:
             self._tokens, self._coming = old._tokens, self._tokens
 
     @property
     def awaits_keys(self) -> bool:
-        """Whether tokens are still verified as before a reload, because the new key set has not come."""
+        """Whether tokens are still verified with the settings before a reload, because the new key set has not
+        arrived."""
         return self._coming is not None
 
     @property
     def token_keys(self) -> tuple[VerifyingKey, ...] | None:
-        """What tokens are verified with; None without `auth.jwt`, or until the key set has come."""
+        """The keys that verify tokens; None without `auth.jwt`, or until the key set has arrived."""
         return None if self._tokens is None else self._tokens.keys
 
     def key_names(self) -> dict[tuple[str, bytes], str]:
-        """The settings that the keys stand in, such as `auth.publish_keys.orders`, by kind and digest."""
+        """The setting of each key, such as `auth.publish_keys.orders`, by kind and digest."""
         return {
             (principal.kind, digest): f"auth.{principal.kind}s.{principal.name}"
             for digest, principal in self._keys.items()
@@ -376,7 +387,7 @@ class Authenticator:
     def _match(self, token: str) -> Principal | None:
         digest = _digest(token.encode("utf-8", "surrogatepass"))
         found = None
-        # No way out early: how long it takes must not tell which key was near, or which one it was.
+        # No early exit: the duration must not reveal which key matched or how close a guess was.
         for known, principal in self._keys.items():
             if hmac.compare_digest(known, digest):
                 found = principal
@@ -394,7 +405,7 @@ def _principals(settings: AuthSettings) -> Iterable[tuple[str, SecretStr | Secre
 
 
 def secrets_of(settings: AuthSettings) -> Iterator[tuple[str, SecretStr | SecretFile]]:
-    """Every secret of the settings, and the name of its place, such as `auth.publish_keys.orders`."""
+    """Return every secret in the settings with the name of its setting, such as `auth.publish_keys.orders`."""
     for where, secret, _ in _principals(settings):
         yield where, secret
     if settings.jwt is not None and settings.jwt.secret is not None:
@@ -407,19 +418,19 @@ def _each(where: str, keys: Secrets) -> Iterable[tuple[str, SecretStr | SecretFi
     return [(where, keys)]
 
 
-_PARTS_WITH_SUBJECT = 3  # of `Principal.identity`: "token", the issuer, the subject
+_PARTS_WITH_SUBJECT = 3  # the parts of `Principal.identity`: "token", the issuer, the subject
 
 
 def token_id(token: str, jti: object) -> str:
-    """What names a single token: its `jti`, if that is a text of at most `MAX_TOKEN_ID_CHARACTERS`; otherwise the
-    SHA-256 of the part that is signed, in hexadecimal."""
+    """Return the id of a single token: its `jti` if that is a text of at most `MAX_TOKEN_ID_CHARACTERS`. Otherwise the
+    id is the SHA-256 of the signed part of the token, in hexadecimal."""
     if isinstance(jti, str) and 0 < len(jti) <= MAX_TOKEN_ID_CHARACTERS:
         return jti
     return _digest_of_signed(token)
 
 
 def _digest_of_signed(token: str) -> str:
-    # The signature can be written in several ways.
+    # Without the signature, which has several valid encodings.
     return hashlib.sha256(token.rpartition(".")[0].encode()).hexdigest()
 
 
@@ -428,7 +439,7 @@ def _identity(token: str, claims: Claims) -> tuple[str, ...]:
     issuer = issuer if isinstance(issuer, str) else ""
     if claims.subject is not None:
         return "token", issuer, claims.subject
-    # It says of nobody that it is theirs. What is signed stands for its holder.
+    # The token has no subject. The digest of the signed part identifies its holder.
     return "token", issuer, "", _digest_of_signed(token)
 
 
@@ -454,7 +465,7 @@ def _scheme(authorization: str) -> str:
 
 
 def _as_sent(header: str) -> str:
-    """The text of a header's value. HTTP servers hand its bytes on as Latin-1, and clients send UTF-8."""
+    """Return the text of a header value. HTTP servers decode the bytes as Latin-1, but clients send UTF-8."""
     try:
         return header.encode("latin-1").decode()
     except UnicodeError:

@@ -1,6 +1,7 @@
-"""What a token says, and whether it counts: when, for whom, by whom, and which topics. Pure: the time is an argument.
+"""The claims of a token, and their checks: dates, audience, issuer, subject and grants. Pure: the time is an argument.
 
-The checks stand here because PyJWT's read the clock themselves and stop at the first. Source: RFC 7519, section 4.1.
+PyJWT's own checks read the clock and stop at the first failure, so this module has its own. Source: RFC 7519, section
+4.1.
 """
 
 from __future__ import annotations
@@ -15,15 +16,15 @@ from qgstream.auth.secrets import SecretSection
 from qgstream.errors import InvalidField, Unauthorized
 from qgstream.events.topics import check_pattern, check_text
 
-# 9999-12-31T23:59:59Z. RFC 7519 2: a NumericDate is in seconds. A later one was meant in milliseconds, and such a token
-# would as good as never expire.
+# 9999-12-31T23:59:59Z. RFC 7519 2: a NumericDate is in seconds. A later date was probably meant in milliseconds, and
+# such a token would practically never expire.
 LAST_DATE = 253_402_300_799
 
 _REGISTERED = frozenset({"iss", "sub", "aud", "exp", "nbf", "iat", "jti"})
 
 
 class ClaimSettings(SecretSection):
-    """The part of `[auth.jwt]` that is about claims."""
+    """The settings of `[auth.jwt]` about claims."""
 
     audience: str | None = Field(
         None,
@@ -45,15 +46,15 @@ class ClaimSettings(SecretSection):
     @classmethod
     def _check_claim(cls, claim: str) -> str:
         if claim in _REGISTERED:
-            raise ValueError(f"got {claim!r}, which RFC 7519 defines, expected a claim of your own")
+            raise ValueError(f"got {claim!r}, which RFC 7519 defines, expected a name that RFC 7519 does not define")
         return claim
 
 
 @dataclass(slots=True)
 class Claims:
-    """A token's claims at `now` (unix seconds); each check fills in what it found valid.
+    """A token's claims at `now` (unix seconds); each check stores the values that it found valid.
 
-    `expires_at` (unix seconds) is the moment from which the token is refused; None is never.
+    `expires_at` (unix seconds) is the time from which the token is refused; None means never.
     """
 
     values: dict[str, Any] = field(repr=False)
@@ -65,73 +66,74 @@ class Claims:
 
 
 def check_exp(settings: ClaimSettings, claims: Claims) -> str:
-    """`token_expired` from `exp` and the leeway on."""
+    """Check `exp`: raises `token_expired` from `exp` plus the leeway on."""
     expires = _numeric_date(claims, "exp")
     if expires is None:
         return "none: the token never expires"
-    # The stream ends at this moment, too. Ended at `exp` itself, a browser would come back at once with the token that
-    # the leeway lets in again, and so on until the leeway is over.
+    # The stream also ends at this time. If the stream ended at `exp` itself, a browser would reconnect at once with the
+    # token, which the leeway still accepts, again and again until the leeway is over.
     claims.expires_at = expires + settings.leeway_seconds
     # RFC 7519 4.1.4: "the current date/time MUST be before the expiration date/time".
     if claims.now >= claims.expires_at:
-        raise Unauthorized(f"token: it expired {claims.now - expires:.0f} s ago", code="token_expired")
+        raise Unauthorized(f"token: expired {claims.now - expires:.0f} s ago", code="token_expired")
     if claims.now >= expires:
         return f"{claims.now - expires:.0f} s ago, within the leeway of {settings.leeway_seconds:g} s"
     return f"in {expires - claims.now:.0f} s"
 
 
 def check_nbf(settings: ClaimSettings, claims: Claims) -> str:
-    """`token_not_yet_valid` before `nbf` less the leeway."""
+    """Check `nbf`: raises `token_not_yet_valid` before `nbf` minus the leeway."""
     begins = _numeric_date(claims, "nbf")
     if begins is None:
         return "none: valid from the start"
     if claims.now < begins - settings.leeway_seconds:
-        raise Unauthorized(f"token: it is valid only in {begins - claims.now:.0f} s", code="token_not_yet_valid")
+        raise Unauthorized(f"token: becomes valid in {begins - claims.now:.0f} s", code="token_not_yet_valid")
     if claims.now < begins:
         return f"in {begins - claims.now:.0f} s, within the leeway of {settings.leeway_seconds:g} s"
     return f"{claims.now - begins:.0f} s ago"
 
 
 def check_aud(settings: ClaimSettings, claims: Claims) -> str:
-    """`wrong_audience` unless `aud` names the audience configured."""
+    """Check `aud`: raises `wrong_audience` unless `aud` contains the configured audience."""
     expected = settings.audience
     if expected is None:
         # RFC 7519 4.1.3: "If the principal processing the claim does not identify itself with a value in the "aud"
-        # claim when this claim is present, then the JWT MUST be rejected." Null is how many issuers write none.
+        # claim when this claim is present, then the JWT MUST be rejected." Many issuers write null for a missing claim.
         if claims.values.get("aud") is not None:
             raise Unauthorized(
-                "token: it names an audience (aud), and this server has no name (audience)", code="wrong_audience"
+                "token: got an audience (aud), expected none: auth.jwt.audience is not set", code="wrong_audience"
             )
         return "none, and none expected"
     audience = claims.values.get("aud")
     if expected not in (audience if isinstance(audience, list) else [audience]):
-        raise Unauthorized(f"token: its audience (aud) does not name {expected!r}", code="wrong_audience")
+        raise Unauthorized(f"token: the audience (aud) does not contain {expected!r}", code="wrong_audience")
     return f"names {expected!r}"
 
 
 def check_iss(settings: ClaimSettings, claims: Claims) -> str:
-    """`wrong_issuer` unless `iss` is the issuer configured."""
+    """Check `iss`: raises `wrong_issuer` unless `iss` is the configured issuer."""
     expected = settings.issuer
     if expected is None:
-        return "any will do"
+        return "any issuer is valid"
     if claims.values.get("iss") != expected:
-        raise Unauthorized(f"token: its issuer (iss) is not {expected!r}", code="wrong_issuer")
+        raise Unauthorized(f"token: the issuer (iss) is not {expected!r}", code="wrong_issuer")
     return f"is {expected!r}"
 
 
 def check_sub(settings: ClaimSettings, claims: Claims) -> str:  # noqa: ARG001 - one signature for all checks
-    """`invalid_claim` when `sub` is no short single line: it goes to the log."""
+    """Check `sub`: raises `invalid_claim` unless `sub` is a short single line, because the log shows `sub`."""
     if claims.values.get("sub") is None:
         return "none"
     try:
         claims.subject = check_text("sub", claims.values["sub"])
     except InvalidField as error:
         raise _invalid(str(error)) from None
-    return "a name for the log"
+    return "the name in the log"
 
 
 def check_grants(settings: ClaimSettings, claims: Claims) -> str:
-    """`missing_claim` or `invalid_claim` unless the grants are an object with lists of topic patterns."""
+    """Check the grants: raises `missing_claim` or `invalid_claim` unless they are an object with lists of topic
+    patterns."""
     name = settings.claim
     grants = claims.values.get(name)
     if grants is None:
@@ -139,14 +141,16 @@ def check_grants(settings: ClaimSettings, claims: Claims) -> str:
     if not isinstance(grants, dict):
         raise _invalid(f"{name}: got {type(grants).__name__}, expected an object")
     if grants.keys() - {"publish", "subscribe"}:
-        # Passed over, a misspelt grant would be silence, and a restriction of a later version would be a grant.
+        # Ignoring other members is unsafe: a misspelt grant would have no effect, and a restriction of a later version
+        # would be ignored.
         raise _invalid(f"{name}: got other members, expected only publish and subscribe")
     claims.publish = _patterns(grants.get("publish"), f"{name}.publish")
     claims.subscribe = _patterns(grants.get("subscribe"), f"{name}.subscribe")
     return f"{len(claims.publish)} to publish, {len(claims.subscribe)} to subscribe"
 
 
-# Each stands for itself, so all can be explained at once. The order is that of the messages a client sees first.
+# The checks are independent, so `explain` can report all of them. A client sees the error of the first check that
+# fails.
 CLAIM_CHECKS: tuple[tuple[str, Callable[[ClaimSettings, Claims], str]], ...] = (
     ("exp", check_exp),
     ("nbf", check_nbf),
@@ -161,10 +165,10 @@ def _numeric_date(claims: Claims, name: str) -> float | None:
     if name not in claims.values:
         return None
     value = claims.values[name]
-    # Not even null, which stands for no claim elsewhere: a token that should expire must not live for ever.
+    # Not even null, which elsewhere means a missing claim: a token that should expire must not be valid for ever.
     if isinstance(value, bool) or not isinstance(value, int | float):
         raise _invalid(f"{name}: got {type(value).__name__}, expected a number of seconds since 1970")
-    # Neither NaN nor infinity, which Python's JSON reads, nor an integer too large for a float gets past this.
+    # This comparison also rejects NaN and infinity, which Python's JSON accepts, and integers too large for a float.
     if not 0 <= value <= LAST_DATE:
         raise _invalid(f"{name}: got a date outside 1970 to 9999, expected seconds since 1970, not milliseconds")
     return float(value)

@@ -1,6 +1,6 @@
-"""What is known of a token before and after PyJWT has read it: its form, the checks, and why it was accepted.
+"""Data about a token that needs no PyJWT: its form, the results of the checks, and why the token was accepted.
 
-Nothing here imports PyJWT: a server without tokens starts without it. Source: RFC 7515 (JWS).
+This module does not import PyJWT, so a server without tokens starts without PyJWT. Source: RFC 7515 (JWS).
 """
 
 from __future__ import annotations
@@ -11,15 +11,15 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 if TYPE_CHECKING:
     from qgstream.auth.signing_keys import VerifyingKey
 
-# Twice what nginx takes as one header line (8 KiB). Nothing longer is decoded.
+# Twice the size of a header line in nginx (8 KiB). A longer token is not decoded.
 MAX_TOKEN_CHARACTERS = 16 * 1024
 
-# RFC 7515 7.1: three base64url parts. The last is empty with alg "none", which deserves its own refusal.
+# RFC 7515 7.1: three base64url parts. With alg "none" the last part is empty, and another check refuses such a token.
 _FORM = re.compile(r"[A-Za-z0-9_=-]+\.[A-Za-z0-9_=-]+\.[A-Za-z0-9_=-]*")
 
 
 class Check(NamedTuple):
-    """One step of a verification: its name, whether it passed, and what was found."""
+    """One step of a verification: its name, whether it passed, and the finding."""
 
     check: str
     ok: bool
@@ -27,9 +27,10 @@ class Check(NamedTuple):
 
 
 class Evidence(NamedTuple):
-    """Why a token was accepted, without the token itself: what is needed to judge it again when the settings change.
+    """Why a token was accepted, without the token itself. After a reload the server uses this evidence to judge the
+    token again.
 
-    `named` has its `aud` and `iss`, where it has them; `claim` is where its grants were read.
+    `named` holds `aud` and `iss`, if the token has them; `claim` is the name of the claim with the grants.
     """
 
     key: VerifyingKey
@@ -40,5 +41,5 @@ class Evidence(NamedTuple):
 
 
 def looks_like_jwt(token: str) -> bool:
-    """Whether it has the three parts of a JWT; a key that somebody mistyped has not."""
+    """Whether the text has the three parts of a JWT; a mistyped key does not."""
     return _FORM.fullmatch(token) is not None

@@ -1,4 +1,4 @@
-"""The issuer's key set at `auth.jwt.jwks_url`: fetched, kept fresh, and kept through outages.
+"""The issuer's key set at `auth.jwt.jwks_url`: fetching, refreshing, and keeping the keys during outages.
 
 Sources: RFC 7517, 5 (the set); OpenID Connect Core 1.0, 10.1.1 (rotation: fetch again on an unknown `kid`).
 """
@@ -21,18 +21,19 @@ from qgstream.logs import log
 from qgstream.net.environment import explained, system_tls
 
 REFRESH_SECONDS = 300.0
-# Between two fetches, whoever asks and however it went: anybody can send a token with a key id of his own making.
+# The pause between two fetches, after success and failure alike: any client can send a token with an invented key id.
 PAUSE_SECONDS = 10.0
-# Of a whole fetch: a start waits for the first one.
+# The timeout of a whole fetch. At start, the server waits for the first fetch.
 TIMEOUT_SECONDS = 5.0
-# A key is below 1 KiB, a certificate chain beside it a few.
+# A key is below 1 KiB; a certificate chain with the key has a few KiB.
 MAX_SET_BYTES = 256 * 1024
 
 
 class KeySet:
-    """Keeps the key set of one URL. `take` gets each set that came; it raises `ConfigError` for one of no use.
+    """Keeps the key set of one URL. `take` receives each fetched set, and raises `ConfigError` for an unusable set.
 
-    On failure what was taken stays in use. The log has one line when that begins, and one when it ends.
+    After a failed fetch, the last good set stays in use. The log has one line when failures begin, and one line when
+    they end.
     """
 
     def __init__(
@@ -45,8 +46,8 @@ class KeySet:
         timeout_seconds: float = TIMEOUT_SECONDS,
     ) -> None:
         self.url = url
-        self.document: object = None  # the last set that was taken
-        # Whether there are keys to go on with: a set that was taken, or what is in use instead of the first one.
+        self.document: object = None  # the last set that `take` accepted
+        # Whether there are usable keys: an accepted set, or the keys that are in use until the first set arrives.
         self.has_keys = False
         self._as_of = -math.inf  # when the fetch of the document began, in Unix seconds
         self._take = take
@@ -57,34 +58,34 @@ class KeySet:
         self._task: asyncio.Task[None] | None = None
 
     def start(self) -> None:
-        """Begin, on the running loop."""
+        """Start fetching on the running loop."""
         self._task = asyncio.get_running_loop().create_task(self._keep())
 
     def stop(self) -> None:
-        """Fetch no more."""
+        """Stop fetching."""
         if self._task is not None:
             self._task.cancel()
 
     async def tried(self) -> None:
-        """Return when the first fetch is over, well or not."""
+        """Wait until the first fetch has ended, with or without success."""
         await self._tried.wait()
 
     @property
     def last_success_at(self) -> float:
-        """When the last fetch that brought a good set began, in Unix seconds; 0 before the first."""
+        """When the last successful fetch began, in Unix seconds; 0 before the first."""
         return max(0.0, self._as_of)
 
     def refresh(self, issued_at: float | None = None) -> bool:
-        """Fetch soon: a token named a key that is not in the set.
+        """Fetch soon, because a token named a key that is not in the set.
 
-        Returns whether a token that was issued then (unix seconds) may be signed with a key of the next set: only if it
-        is newer than this one. A token with a key that does not exist is so told apart, though only one fetch later.
+        Returns whether the next set may contain the key of a token issued at this time (unix seconds): only if the
+        token is newer than the current set. So one fetch later, a token with a key that does not exist is refused.
         """
         self._wanted.set()
         return issued_at is not None and issued_at > self._as_of
 
     async def _keep(self) -> None:
-        # Not the client that a program may have configured for itself: its bounds would not be these.
+        # A separate client, because a program may have configured the shared client with other limits.
         client = SimpleAsyncHTTPClient(
             force_instance=True, max_body_size=MAX_SET_BYTES, max_buffer_size=2 * MAX_SET_BYTES
         )
@@ -121,13 +122,13 @@ class KeySet:
             headers={"Accept": "application/jwk-set+json, application/json"},
             connect_timeout=self._timeout_seconds,
             request_timeout=self._timeout_seconds,
-            # Where a redirect leads was not configured, and need not be https.
+            # Not followed: the operator did not configure the target of a redirect, and the target may not use https.
             follow_redirects=False,
             decompress_response=False,
             ssl_options=system_tls(os.environ) if self.url.startswith("https:") else None,
         )
         fetching = client.fetch(request, raise_error=False)
-        # `stop` may cancel this, and the client would log an error when it hears of its timeout later.
+        # `stop` may cancel this task; without the callback, the client would later log its timeout as an error.
         fetching.add_done_callback(lambda fetched: fetched.cancelled() or fetched.exception())
         response = await asyncio.shield(fetching)
         if response.code != 200:
@@ -135,4 +136,4 @@ class KeySet:
         try:
             return json.loads(response.body)
         except (ValueError, RecursionError):
-            raise ConfigError(["auth.jwt.jwks_url: got something that is not JSON, expected a JWK set"]) from None
+            raise ConfigError(["auth.jwt.jwks_url: got a body that is not JSON, expected a JWK set"]) from None

@@ -1,6 +1,7 @@
-"""`[auth.jwt]`: which tokens count. Nothing here imports PyJWT: a server without tokens starts without it.
+"""`[auth.jwt]`: the tokens that the server accepts.
 
-Sources: RFC 7518 (JWA), RFC 8725 (best current practices).
+This module does not import PyJWT, so a server without tokens starts without PyJWT. Sources: RFC 7518 (JWA), RFC 8725
+(best current practices).
 """
 
 from __future__ import annotations
@@ -30,10 +31,10 @@ MIN_SECRET_BYTES: Mapping[str, int] = {"HS256": 32, "HS384": 48, "HS512": 64}
 def _check_jwks_url(url: str) -> str:
     parts = urlsplit(url)
     if "@" in parts.netloc:
-        # Not repeated: it would be a password, in a setting that is shown.
-        raise ValueError("got a user and a password in it, expected none")
+        # The error does not repeat the URL, which contains a password.
+        raise ValueError("got a URL with a user and a password, expected a URL without them")
     if parts.scheme != "https" and not _is_loopback(parts.hostname or ""):
-        # Who can change the answer on its way can sign tokens.
+        # An attacker who can change the response could sign tokens.
         raise ValueError(f"got {url!r}, expected https:// (http:// is for loopback only)")
     return url
 
@@ -78,17 +79,17 @@ class JwtSettings(ClaimSettings):
     @field_validator("algorithms")
     @classmethod
     def _check_algorithms(cls, algorithms: tuple[Algorithm, ...]) -> tuple[Algorithm, ...]:
-        # RFC 8725 2.1: a public key, which everybody has, must never be taken for an HMAC secret.
+        # RFC 8725 2.1: the server must never use a public key, which is known to everybody, as an HMAC secret.
         if len({algorithm in MIN_SECRET_BYTES for algorithm in algorithms}) > 1:
             raise ValueError(
-                f"got {', '.join(algorithms)}, expected HS algorithms alone or none of them: "
-                "a public key could pass for the shared secret"
+                f"got {', '.join(algorithms)}, expected only HS algorithms or no HS algorithm: "
+                "an attacker could use a public key as the shared secret"
             )
         return algorithms
 
     @property
     def symmetric(self) -> bool:
-        """Whether tokens are signed with what verifies them."""
+        """Whether the key that verifies tokens also signs them."""
         return self.algorithms[0] in MIN_SECRET_BYTES
 
     @property

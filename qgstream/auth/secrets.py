@@ -1,6 +1,6 @@
-"""Secrets in the configuration: as text, or in a file of their own. Pure but for `read_file`.
+"""Secrets in the configuration: as text, or in separate files. Pure except `read_file`.
 
-A secret stays inside `SecretStr` from the moment a section sees it, so no validation error, dump or repr shows it.
+A section wraps a secret in `SecretStr` before validation, so no validation error, dump or repr shows the secret.
 """
 
 from __future__ import annotations
@@ -17,12 +17,13 @@ from qgstream.settings import Section
 
 ReadFile = Callable[[str], bytes]
 
-# The environment has text only. Taken for the secret itself, this would be one that everybody can guess.
+# An environment variable holds only text. A file reference written as text must not become the secret: anybody could
+# guess it.
 _FILE_AS_TEXT = re.compile(r"""\s*\{\s*"?file"?\s*[:=]\s*(["'])(?P<path>[^"'\\]+)\1\s*\}\s*""")
 
 
 def read_file(path: str) -> bytes:
-    """Read a whole file; `OSError` when it cannot be."""
+    """Read a whole file; raises `OSError` if the file cannot be read."""
     return Path(path).read_bytes()
 
 
@@ -34,7 +35,7 @@ class SecretFile(Section):
     )
 
 
-# In brackets, to be told apart from a key in the place that a validation error names.
+# In brackets, so that a validation error's path does not look as if it named a key.
 def _form_of(value: object) -> str:
     return "(file)" if isinstance(value, Mapping | SecretFile) else "(text)"
 
@@ -46,9 +47,10 @@ Secret = Annotated[
 
 
 class SecretSection(Section):
-    """A section with secrets: `secret_fields` and unknown keys are veiled before anything is validated.
+    """A section with secrets: `secret_fields` and unknown keys are hidden before validation.
 
-    Validation errors carry their input. A misspelt `publish_key = "..."` must name the key without showing the value.
+    Validation errors carry their input. The error for a misspelt `publish_key = "..."` must name the key without
+    showing the value.
     """
 
     secret_fields: ClassVar[frozenset[str]] = frozenset()
@@ -74,16 +76,16 @@ def _veil(value: Any) -> Any:
 
 
 def load_secret(secret: SecretStr | SecretFile, *, where: str, read_file: ReadFile) -> bytes:
-    """The secret's bytes; `ConfigError` that names `where` when its file cannot be read."""
+    """Return the bytes of the secret. Raises `ConfigError` naming `where` if the file cannot be read."""
     if isinstance(secret, SecretStr):
         return secret.get_secret_value().encode("utf-8", "surrogatepass")
     content = load_file(secret.file, where=f"{where}.file", read_file=read_file)
-    # An editor or `echo` puts one there, and nobody sees it.
+    # Editors and `echo` add a line end, which users do not see.
     return content[:-2] if content.endswith(b"\r\n") else content.removesuffix(b"\n")
 
 
 def load_file(path: str, *, where: str, read_file: ReadFile) -> bytes:
-    """The bytes of the file that the setting `where` names; `ConfigError` when it cannot be read."""
+    """Return the bytes of the file that the setting `where` names. Raises `ConfigError` if the file cannot be read."""
     try:
         return read_file(path)
     except (OSError, ValueError) as error:  # ValueError: a NUL in the path

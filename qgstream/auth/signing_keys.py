@@ -1,6 +1,6 @@
-"""What verifies a token's signature: shared secrets, and public keys from PEM files and JWK sets.
+"""Keys that verify a token's signature: shared secrets, and public keys from PEM files and JWK sets.
 
-PyJWT and cryptography take long to import: `auth` imports this module only where tokens are configured.
+PyJWT and cryptography are slow imports: `auth` imports this module only if tokens are configured.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ PublicKey = RSAPublicKey | EllipticCurvePublicKey | Ed25519PublicKey | Ed448Publ
 # RFC 7518 3.3 and 3.5: "A key of size 2048 bits or larger MUST be used".
 MIN_RSA_BITS = 2048
 
-# RFC 7518 3.4 ties each ES algorithm to one curve; RFC 8037 3.1 gives EdDSA both of its own.
+# RFC 7518 3.4 ties each ES algorithm to one curve; RFC 8037 3.1 allows both of its curves for EdDSA.
 _KINDS: Mapping[str, frozenset[str]] = {
     **dict.fromkeys(("RS256", "RS384", "RS512", "PS256", "PS384", "PS512"), frozenset({"RSA"})),
     "ES256": frozenset({"EC secp256r1"}),
@@ -38,9 +38,9 @@ _KINDS: Mapping[str, frozenset[str]] = {
 
 @dataclass(frozen=True, slots=True)
 class VerifyingKey:
-    """What a token's signature is checked with: an HMAC secret (bytes) or a public key.
+    """A key that verifies the signature of a token: an HMAC secret (bytes) or a public key.
 
-    `kid` and `algorithm` are what a JWK says of itself; None does not restrict.
+    `kid` and `algorithm` are members of a JWK; None means no restriction.
     """
 
     material: bytes | PublicKey = field(repr=False)
@@ -58,7 +58,8 @@ class VerifyingKey:
         return "Ed25519" if isinstance(self.material, Ed25519PublicKey) else "Ed448"
 
     def fits(self, algorithm: str) -> bool:
-        """Whether this key may check a signature of `algorithm`: what keeps a public key from being an HMAC secret."""
+        """Whether this key may verify a signature of `algorithm`. This check prevents a public key from serving as an
+        HMAC secret."""
         if self.algorithm is not None and self.algorithm != algorithm:
             return False
         if isinstance(self.material, bytes):
@@ -67,7 +68,7 @@ class VerifyingKey:
 
 
 def check_hmac_secret(secret: bytes, algorithms: tuple[Algorithm, ...], *, where: str) -> bytes:
-    """Return the secret if it is long enough for each of the HS algorithms; else `ConfigError`."""
+    """Return the secret if it is long enough for each of the HS algorithms; otherwise raise `ConfigError`."""
     strongest = max(algorithms, key=MIN_SECRET_BYTES.__getitem__)
     expected = MIN_SECRET_BYTES[strongest]
     if len(secret) < expected:
@@ -77,13 +78,13 @@ def check_hmac_secret(secret: bytes, algorithms: tuple[Algorithm, ...], *, where
     try:
         jwt.get_algorithm_by_name(strongest).prepare_key(secret)
     except jwt.InvalidKeyError:
-        # What everybody may know would then sign tokens.
+        # Such a key may be public, and everybody who knows the key could then sign tokens.
         raise ConfigError([f"{where}: got a PEM, SSH or JWK key, expected a shared secret"]) from None
     return secret
 
 
 def load_pem(path: str, algorithms: tuple[Algorithm, ...], *, where: str, read_file: ReadFile) -> VerifyingKey:
-    """The public key of a PEM file, fit for each of the algorithms; else `ConfigError`."""
+    """Load the public key of a PEM file. Raises `ConfigError` unless the key fits each of the algorithms."""
     content = load_file(path, where=where, read_file=read_file)
     if b"PRIVATE KEY" in content:
         raise ConfigError([f"{where}: {path} holds a private key, expected the public one"])
@@ -92,7 +93,7 @@ def load_pem(path: str, algorithms: tuple[Algorithm, ...], *, where: str, read_f
     except (ValueError, UnsupportedAlgorithm):
         raise ConfigError([f"{where}: {path} is not a PEM public key (-----BEGIN PUBLIC KEY-----)"]) from None
     if not isinstance(loaded, PublicKey):
-        raise ConfigError([f"{where}: {path} holds a key of a kind that signs no tokens, expected RSA, EC or Ed25519"])
+        raise ConfigError([f"{where}: {path} holds a key of another kind, expected RSA, EC or Ed25519"])
     key = VerifyingKey(loaded)
     problems = [
         f"{where}: {path} holds a key of kind {key.kind}, algorithm {algorithm} expects "
@@ -108,7 +109,7 @@ def load_pem(path: str, algorithms: tuple[Algorithm, ...], *, where: str, read_f
 
 
 def load_jwks(path: str, algorithms: tuple[Algorithm, ...], *, where: str, read_file: ReadFile) -> list[VerifyingKey]:
-    """The keys of a JWK set's file; see `jwks_keys`."""
+    """Load the keys of a JWK set from a file; see `jwks_keys`."""
     content = load_file(path, where=where, read_file=read_file)
     try:
         document = json.loads(content)
@@ -118,24 +119,26 @@ def load_jwks(path: str, algorithms: tuple[Algorithm, ...], *, where: str, read_
 
 
 def jwks_keys(document: object, algorithms: tuple[Algorithm, ...], *, where: str) -> list[VerifyingKey]:
-    """The keys of a JWK set (RFC 7517, 5) that can check at least one of the algorithms.
+    """Return the keys of a JWK set (RFC 7517, 5) that can verify at least one of the algorithms.
 
-    "Implementations SHOULD ignore JWKs within a JWK Set that use "kty" values that are not understood": the others
-    are left out; `ConfigError` when none remains.
+    "Implementations SHOULD ignore JWKs within a JWK Set that use "kty" values that are not understood": other keys are
+    ignored. Raises `ConfigError` if no key remains.
     """
     listed = document.get("keys") if isinstance(document, Mapping) else None
     if not isinstance(listed, list):
         raise ConfigError([f'{where}: expected a JWK set, an object with a list "keys"'])
     keys = [key for key in map(_jwk_key, listed) if key is not None and any(map(key.fits, algorithms))]
     if not keys:
-        raise ConfigError([f"{where}: none of its {len(listed)} keys can check a signature of {', '.join(algorithms)}"])
+        raise ConfigError(
+            [f"{where}: none of the {len(listed)} keys can verify a signature of {', '.join(algorithms)}"]
+        )
     return keys
 
 
 def _jwk_key(jwk: object) -> VerifyingKey | None:
     if not isinstance(jwk, dict):
         return None
-    # Many issuers write null for a member that is not there.
+    # Many issuers write null for a missing member.
     jwk = {name: value for name, value in jwk.items() if value is not None}
     if jwk.get("use", "sig") != "sig":
         return None
@@ -148,9 +151,9 @@ def _jwk_key(jwk: object) -> VerifyingKey | None:
     try:
         material = jwt.PyJWK(jwk).key
     except (jwt.PyJWTError, ValueError, TypeError, LookupError, AttributeError, UnsupportedAlgorithm):
-        # Its messages show the key, and a set may hold kinds from the future.
+        # Not reported: the library's messages show the key, and a set may hold kinds of keys that are not known yet.
         return None
-    # Neither secrets (they sign, too) nor private keys (they have leaked) are verified with.
+    # Secrets can also sign, and a published private key has leaked. Neither verifies tokens.
     if not isinstance(material, PublicKey) or _is_short(material):
         return None
     return VerifyingKey(material, kid, algorithm)

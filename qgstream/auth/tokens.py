@@ -1,4 +1,4 @@
-"""JSON Web Tokens: verify, explain, mint. Pure: the time is an argument, and a key set from a URL is handed in.
+"""JSON Web Tokens: verify, explain, mint. Pure: the time and a key set from a URL are arguments.
 
 PyJWT does the cryptography. Sources: RFC 7515 (JWS), RFC 7517 (JWK), RFC 8725 (best current practices).
 """
@@ -26,7 +26,7 @@ _JWS = jwt.PyJWS()
 
 @dataclass(slots=True)
 class _Proof:
-    """A token on its way through the first four checks; each fills in what the next ones need."""
+    """A token during the first four checks; each check stores the values that later checks need."""
 
     token: str = field(repr=False)
     settings: JwtSettings
@@ -38,31 +38,32 @@ class _Proof:
 
 
 def jti_of(token: str) -> object:
-    """What a token says in `jti`, unverified; None without one. Raises `Unauthorized` for what is no JWT."""
+    """Return the unverified `jti` of a token; None without one. Raises `Unauthorized` if the text is not a JWT."""
     return _decode(token)[1].get("jti")
 
 
 def _check_form(proof: _Proof) -> str:
     proof.header, proof.claims = _decode(proof.token)
-    # RFC 7515 4.1.11: who does not understand a critical extension must refuse; none is understood here.
+    # RFC 7515 4.1.11: a recipient must refuse critical extensions that it does not understand. This server understands
+    # none.
     if "crit" in proof.header:
-        raise _malformed("its header has critical extensions (crit), expected none")
+        raise _malformed("got critical extensions (crit) in the header, expected none")
     return f"a JWT of {len(proof.token)} characters"
 
 
 def _decode(token: str) -> tuple[dict[str, Any], dict[str, Any]]:
-    """Header and claims, read and not believed: the signature is checked before any claim counts."""
+    """Decode header and claims without trusting them: no claim counts before the signature is verified."""
     if len(token) > MAX_TOKEN_CHARACTERS:
         raise _malformed(f"got {len(token)} characters, expected at most {MAX_TOKEN_CHARACTERS}")
     if not looks_like_jwt(token):
-        raise _malformed("expected three base64url parts with dots between them")
+        raise _malformed("got another form, expected three base64url parts with dots between them")
     try:
         parts = _JWS.decode_complete(token, options={"verify_signature": False})
         claims = json.loads(parts["payload"])
     except (jwt.PyJWTError, ValueError, RecursionError):
-        raise _malformed("its header or its claims cannot be decoded") from None
+        raise _malformed("the header or the claims cannot be decoded") from None
     if not isinstance(claims, dict):
-        raise _malformed(f"its claims are {type(claims).__name__}, expected a JSON object")
+        raise _malformed(f"the claims are {type(claims).__name__}, expected a JSON object")
     return parts["header"], claims
 
 
@@ -72,7 +73,7 @@ def _check_algorithm(proof: _Proof) -> str:
         if algorithm == proof.header.get("alg"):
             proof.algorithm = algorithm
             return algorithm
-    raise Unauthorized(f"token: its algorithm (alg) is not one of {', '.join(accepted)}", code="wrong_algorithm")
+    raise Unauthorized(f"token: the algorithm (alg) is not one of {', '.join(accepted)}", code="wrong_algorithm")
 
 
 def _check_key(proof: _Proof) -> str:
@@ -81,7 +82,7 @@ def _check_key(proof: _Proof) -> str:
             "token: the issuer's keys have not been fetched yet", retry_after_seconds=5, code="auth_unavailable"
         )
     kid = proof.header.get("kid")
-    # A key without a `kid` (a secret, a PEM file) is for every token, and a token without one is for every key.
+    # A key without a `kid` (a secret, a PEM file) fits every token, and a token without a `kid` fits every key.
     proof.keys = [
         key for key in proof.known if key.fits(proof.algorithm) and (kid is None or key.kid is None or key.kid == kid)
     ]
@@ -89,11 +90,11 @@ def _check_key(proof: _Proof) -> str:
         wanted = f"is for {proof.algorithm}" + ("" if kid is None else " and has the token's key id (kid)")
         said = f"token: none of the {len(proof.known)} known keys {wanted}"
         raise UnknownKeyId(said, issued_at=_issued_at(proof.claims))
-    return f"{len(proof.keys)} of the {len(proof.known)} known keys may be it"
+    return f"{len(proof.keys)} of the {len(proof.known)} known keys fit"
 
 
 def _issued_at(claims: dict[str, Any]) -> float | None:
-    # RFC 7519 4.1.6. Not proven: it decides only whether the client is told to come back.
+    # RFC 7519 4.1.6. The claim is not verified: it decides only whether the client is told to reconnect.
     issued_at = claims.get("iat")
     if not isinstance(issued_at, int | float) or isinstance(issued_at, bool):
         return None
@@ -108,10 +109,10 @@ def _check_signature(proof: _Proof) -> str:
             continue
         proof.keys = [key]
         return "by a known key"
-    raise Unauthorized("token: its signature is not by a known key", code="bad_signature")
+    raise Unauthorized("token: the signature does not match a known key", code="bad_signature")
 
 
-# What proves that the token is genuine; each check needs the one before.
+# The checks that prove a token genuine; each check needs the results of the check before.
 _PROOF_CHECKS: tuple[tuple[str, Callable[[_Proof], str]], ...] = (
     ("form", _check_form),
     ("algorithm", _check_algorithm),
@@ -121,7 +122,7 @@ _PROOF_CHECKS: tuple[tuple[str, Callable[[_Proof], str]], ...] = (
 
 
 class TokenVerifier:
-    """Verifies tokens by one `[auth.jwt]`; all problems of the settings are raised at once, as `ConfigError`."""
+    """Verifies tokens with one `[auth.jwt]`. Raises one `ConfigError` with all problems of the settings."""
 
     def __init__(self, settings: JwtSettings, *, read_file: ReadFile = read_file) -> None:
         self.settings = settings
@@ -129,11 +130,12 @@ class TokenVerifier:
 
     @property
     def keys(self) -> tuple[VerifyingKey, ...] | None:
-        """The keys in use; None until the set from `jwks_url` has come."""
+        """The keys in use; None until the set from `jwks_url` has arrived."""
         return self._keys
 
     def replace_jwks(self, document: object) -> int:
-        """Use the keys of a newly fetched JWK set; returns how many. `ConfigError` leaves the old ones in use."""
+        """Use the keys of a newly fetched JWK set, and return their number. On `ConfigError` the old keys stay in
+        use."""
         if self.settings.jwks_url is None:
             raise ConfigError(["auth.jwt.jwks_url: not set, so no key set is expected"])
         keys = jwks_keys(document, self.settings.algorithms, where="auth.jwt.jwks_url")
@@ -141,15 +143,15 @@ class TokenVerifier:
         return len(keys)
 
     def verify(self, token: str, now: float) -> Claims:
-        """The claims of a genuine token that is valid at `now` (unix seconds).
+        """Return the claims of a genuine token that is valid at `now` (unix seconds).
 
         Raises `Unauthorized` with the code of the check that failed, and `Unavailable` until the set from `jwks_url`
-        has come. After `UnknownKeyId` it is worth fetching that again: the issuer may have rotated its keys.
+        has arrived. After `UnknownKeyId` the caller should fetch the set again: the issuer may have rotated its keys.
         """
         return self.verify_with_evidence(token, now)[0]
 
     def verify_with_evidence(self, token: str, now: float) -> tuple[Claims, Evidence]:
-        """As `verify`, with what `still_accepts` needs."""
+        """The same as `verify`, and also return the evidence for `still_accepts`."""
         proof = _Proof(token, self.settings, self._keys)
         for _, check in _PROOF_CHECKS:
             check(proof)
@@ -160,9 +162,9 @@ class TokenVerifier:
         return claims, Evidence(proof.keys[0], proof.algorithm, named, self.settings.claim)
 
     def still_accepts(self, evidence: Evidence) -> bool:
-        """Whether a token that was accepted for this would be accepted now, its dates aside.
+        """Whether a token accepted with this evidence would be accepted now. The dates of the token are not checked.
 
-        Without a key set (that of a new `jwks_url` has not come yet) nobody can tell, and it is.
+        While the key set is missing (the set of a new `jwks_url` has not arrived), the key counts as valid.
         """
         settings = self.settings
         if evidence.algorithm not in settings.algorithms or evidence.claim != settings.claim:
@@ -179,7 +181,8 @@ class TokenVerifier:
         )
 
     def explain(self, token: str, now: float) -> list[Check]:
-        """Every check with its outcome. The claims are judged after a bad signature, too: two faults, two lines."""
+        """Return every check with its outcome. The claims are also checked after a bad signature: two faults give two
+        lines."""
         proof = _Proof(token, self.settings, self._keys)
         checks: list[Check] = []
         for name, check in _PROOF_CHECKS:
@@ -202,10 +205,11 @@ def mint(
     *,
     read_file: ReadFile = read_file,
 ) -> str:
-    """A token that these settings accept at `now` (unix seconds) and for `ttl_seconds` from then.
+    """Sign a token that these settings accept from `now` (unix seconds) on for `ttl_seconds`.
 
-    Only with the secret of HS algorithms: what signs for a public key is the issuer's, not ours. Raises `ConfigError`
-    without one, and `InvalidField` for a subject, a pattern or a lifetime that verification would refuse.
+    Works only with the secret of HS algorithms, because only the issuer has the private key of a public key. Raises
+    `ConfigError` without a secret, and `InvalidField` for a subject, a pattern or a lifetime that verification would
+    refuse.
     """
     algorithm = settings.algorithms[0]
     if not settings.symmetric:
@@ -215,7 +219,7 @@ def mint(
     secret = _load_secret(settings, read_file)
     claims: dict[str, Any] = {
         "sub": check_text("subject", subject),
-        # Whole seconds: some libraries refuse the fractions that RFC 7519 allows.
+        # Whole seconds: some libraries reject the fractions that RFC 7519 allows.
         "iat": math.floor(now),
         "exp": math.ceil(now + ttl_seconds),
         settings.claim: {
@@ -234,7 +238,7 @@ def mint(
 
 
 def _load_keys(settings: JwtSettings, read_file: ReadFile) -> tuple[VerifyingKey, ...] | None:
-    """The keys that the settings name; None when they are yet to be fetched. `ConfigError` has every problem."""
+    """Load the keys that the settings name; None if they must be fetched first. `ConfigError` lists every problem."""
     if settings.symmetric:
         return (VerifyingKey(_load_secret(settings, read_file)),)
     algorithms = settings.algorithms
@@ -250,7 +254,7 @@ def _load_keys(settings: JwtSettings, read_file: ReadFile) -> tuple[VerifyingKey
 
 def _load_secret(settings: JwtSettings, read_file: ReadFile) -> bytes:
     if settings.secret is None or len(settings.given) > 1:
-        raise _wrong_sources(settings, "secret and nothing else")
+        raise _wrong_sources(settings, "only secret")
     where = "auth.jwt.secret"
     secret = load_secret(settings.secret, where=where, read_file=read_file)
     return check_hmac_secret(secret, settings.algorithms, where=where)

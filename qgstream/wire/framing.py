@@ -1,4 +1,4 @@
-"""How what is said to a client is put on the wire. Pure: bytes out."""
+"""Framing: turns events and messages into the bytes of a transport. Pure: bytes out."""
 
 from __future__ import annotations
 
@@ -11,42 +11,44 @@ from qgstream.wire import websocket_frames as frames
 
 
 class Message(NamedTuple):
-    """What the server itself says, in no framing yet: `data` is JSON text."""
+    """A message of the server itself, before framing: `data` is JSON text."""
 
     data: bytes
     id: str | None = None
     retry_ms: int | None = None
 
     def as_sse(self) -> bytes:
-        """An event of a stream of Server-Sent Events."""
+        """Encode the message as a Server-Sent Event."""
         return sse.encode(self.data, id=self.id, retry_ms=self.retry_ms)
 
     def as_json(self) -> bytes:
-        """A message on a WebSocket: the fields of the event in a JSON object. It has no `"topic"`, as events have."""
+        """Encode the message for a WebSocket: a JSON object with the fields of the event. Unlike events it has no
+        `"topic"`."""
         id = f'"id": "{self.id}", ' if self.id is not None else ""
         retry = f'"retry": {self.retry_ms}, ' if self.retry_ms is not None else ""
         return b'{%b"data": %b}' % ((id + retry).encode(), self.data)
 
 
 class Framing(IntEnum):
-    """How an event is wrapped for its transport."""
+    """The framing of an event for its transport."""
 
     CHUNKED = 0  # HTTP/1.1
     RAW = 1  # HTTP/1.0: the body ends with the connection
-    WEBSOCKET = 4  # 2 and 3 are those above with an envelope, for subscriptions; here every event has one
+    # 2 and 3 are CHUNKED and RAW with an envelope, for subscriptions; on a WebSocket every event has an envelope
+    WEBSOCKET = 4
 
     def wrap(self, payload: bytes) -> bytes:
-        """What is to be said, as the transport has it."""
+        """Frame a payload for the transport."""
         if self is Framing.CHUNKED:
             return sse.chunk(payload)
         return frames.text(payload) if self is Framing.WEBSOCKET else payload
 
     def frame(self, message: Message) -> bytes:
-        """The bytes of a message of the server's own."""
+        """Encode and frame a message of the server itself."""
         return self.wrap(message.as_json() if self is Framing.WEBSOCKET else message.as_sse())
 
     def end(self, reason: CloseReason) -> bytes:
-        """What ends the stream cleanly."""
+        """Return the bytes that end the stream cleanly."""
         if self is Framing.CHUNKED:
             return sse.LAST_CHUNK
         return frames.close(frames.CLOSE_CODES[reason], reason) if self is Framing.WEBSOCKET else b""

@@ -1,4 +1,4 @@
-"""The server's own messages: without a type, so that a browser's `onmessage` gets them. Pure."""
+"""The server's own messages. They have no event type, so a browser's `onmessage` receives them. Pure."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from qgstream.logs import utc_iso
 from qgstream.reasons import CloseReason, RejectReason, ResetReason
 from qgstream.wire.framing import Message
 
-# What `connected` repeats of a request: as many topics as a stream has at most by default, and enough unknown
+# The parts of a request that `connected` repeats: as many topics as a stream may have by default, and enough unknown
 # parameters to find a mistake.
 MAX_TOPICS = 64
 MAX_IGNORED = 8
@@ -20,7 +20,8 @@ MAX_IGNORED_CHARACTERS = 64
 def _message(
     event: str, now: float, *, id: str | None, retry_ms: int | None, more: str = "", **fields: str
 ) -> Message:  # fmt: skip
-    # Written out: one is made for every stream, and every word in it is one of ours that needs no escaping.
+    # Formatted by hand for speed: every stream gets this message, and all words in it are constants that need no
+    # escaping.
     words = "".join([f', "{name}": "{word}"' for name, word in fields.items()])
     data = f'{{"event": "{event}", "timestamp": "{utc_iso(now)}"{words}{more}}}'
     return Message(data.encode(), id, retry_ms)
@@ -30,11 +31,11 @@ def connected(
     now: float, *, id: str | None, replay: str, retry_ms: int, topics: Collection[str] = (),
     ignored: Collection[str] = (),
 ) -> Message:  # fmt: skip
-    """The first message of every stream. `id` is where a client that leaves now resumes; None when the client is to be
-    told of a gap first.
+    """Build the first message of every stream.
 
-    `topics` are the patterns that the stream has, none for every topic; `ignored` the names of parameters that mean
-    nothing. Of many only the first are repeated.
+    `id` is the position from which a client resumes that disconnects now. `id` is None when a `reset` message follows.
+    `topics` holds the patterns of the stream; an empty collection means every public topic. `ignored` holds the names
+    of unknown query parameters. The message repeats only the first of many names.
     """
     more = f', "topics": {_listed(sorted(topics)[:MAX_TOPICS])}' if topics else ', "topics": ["*"]'
     if ignored:
@@ -47,20 +48,22 @@ def _listed(names: list[str]) -> str:
 
 
 def reset(now: float, *, id: str | None, reason: ResetReason) -> Message:
-    """The client has missed events that nobody can give it any more; live events follow."""
+    """Build the message that tells a client about missed events that are no longer in history; live events follow."""
     return _message("reset", now, id=id, retry_ms=None, reason=reason)
 
 
 def heartbeat(now: float, *, id: str | None) -> Message:
-    """The stream lives. With `id` (only for a client that has caught up) a quiet topic's listener stays in history."""
+    """Build a heartbeat. `id` (only for a client that has caught up) keeps the position of a quiet stream within
+    history."""
     return _message("heartbeat", now, id=id, retry_ms=None)
 
 
 def closing(now: float, *, reason: CloseReason, retry_ms: int) -> Message:
-    """The server ends this stream, and when to come back."""
+    """Build the closing message: the server ends this stream, and `retry_ms` says when to reconnect."""
     return _message("closing", now, id=None, retry_ms=retry_ms, reason=reason)
 
 
 def rejected(now: float, *, reason: RejectReason, retry_ms: int) -> Message:
-    """The answer to an EventSource that is one too many: any status but 200 would stop it for good."""
+    """Build the message for an EventSource over a connection limit. Any status except 200 would stop the EventSource
+    for good."""
     return _message("rejected", now, id=None, retry_ms=retry_ms, reason=reason)

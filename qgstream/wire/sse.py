@@ -11,16 +11,17 @@ from dataclasses import dataclass
 
 CONTENT_TYPE = "text/event-stream; charset=utf-8"
 
-# 9.2.5: end-of-line = ( cr lf / cr / lf ). Never splitlines(): it also splits on U+2028, U+0085 and others, and
-# would silently rewrite payloads. In UTF-8 these two bytes never occur inside another character.
+# 9.2.5: end-of-line = ( cr lf / cr / lf ). Never splitlines(), which also splits on U+2028, U+0085 and others, and
+# would silently change payloads. In UTF-8, CR and LF never occur inside another character.
 _END_OF_LINE = re.compile(rb"\r\n|\r|\n")
 
 _BOM = b"\xef\xbb\xbf"
 
-# More digits of `retry:` are as good as these, 30 000 years: int() refuses thousands of them.
+# A `retry:` with more digits counts as this many (30 000 years): int() raises ValueError for thousands of digits.
 _MAX_RETRY_DIGITS = 15
 
-# The parser's bound on one unfinished event. Others: browsers have none, websockets refuses messages over 1 MiB.
+# The parser's limit for one unfinished event. Browsers have no limit; the library websockets rejects messages over 1
+# MiB.
 DEFAULT_MAX_PENDING_BYTES = 16 * 1024 * 1024
 
 LAST_CHUNK = b"0\r\n\r\n"
@@ -28,10 +29,10 @@ LAST_CHUNK = b"0\r\n\r\n"
 
 @dataclass(frozen=True, slots=True)
 class Event:
-    """One dispatched event, as a client sees it.
+    """One dispatched event, as a client sees the event.
 
-    `event` is `"message"` when the stream named none, `id` the last event id in force (it outlives its event),
-    `retry_ms` the reconnection time that arrived with or before this event, in milliseconds.
+    `event` is `"message"` if the stream named no type. `id` is the last event id in force, which stays in force for
+    later events. `retry_ms` is the reconnection time in milliseconds that arrived with this event or earlier.
     """
 
     data: str
@@ -41,10 +42,10 @@ class Event:
 
 
 def encode(data: bytes, *, event: str | None = None, id: str | None = None, retry_ms: int | None = None) -> bytes:
-    """One event on the wire.
+    """Encode one event.
 
-    `data` is UTF-8; a CR, LF or CRLF in it starts another `data:` line, so a reader gets each as LF. `event` and `id`
-    must hold no line end: they are checked once, where they come in (`topics.check_text`).
+    `data` is UTF-8. A CR, LF or CRLF in `data` starts another `data:` line, so a reader receives each of the three as
+    LF. `event` and `id` must not contain line ends: `topics.check_text` has checked both when they arrived.
     """
     head = ""
     if retry_ms is not None:
@@ -53,43 +54,45 @@ def encode(data: bytes, *, event: str | None = None, id: str | None = None, retr
         head += f"id: {id}\n"
     if event is not None:
         head += f"event: {event}\n"
-    # 9.2.6: one space after the colon is removed, so writing it always keeps a payload's own leading space.
+    # 9.2.6: the reader removes one space after the colon. This space is always written, so a payload keeps its own
+    # leading space.
     if b"\n" in data or b"\r" in data:
         data = _END_OF_LINE.sub(b"\ndata: ", data)
     return b"%bdata: %b\n\n" % (head.encode(), data)
 
 
 def comment(text: str, *, id: str | None = None) -> bytes:
-    """A comment, which fires no event; with `id` the client's position moves all the same.
+    """Encode a comment, which fires no event in the client; with `id`, the comment also moves the client's position.
 
-    9.2.6: an `id` field counts even in a block without data ("set the last event ID string ... then, if the data
-    buffer is an empty string, ... return").
+    9.2.6: an `id` field counts even in a block without data ("set the last event ID string ... then, if the data buffer
+    is an empty string, ... return").
     """
     return (f": {text}\nid: {id}\n\n" if id is not None else f": {text}\n\n").encode()
 
 
 def chunk(payload: bytes) -> bytes:
-    """The payload as one chunk of HTTP/1.1's chunked transfer coding (RFC 9112, 7.1)."""
+    """Encode the payload as one chunk of HTTP/1.1's chunked transfer coding (RFC 9112, 7.1)."""
     return b"%x\r\n%b\r\n" % (len(payload), payload)
 
 
 class Parser:
-    """Incremental parser: feed bytes as they come, get events as they complete.
+    """Incremental parser: takes bytes as they arrive, and yields events as they complete.
 
-    `last_event_id` and `retry_ms` are what a client must keep for its next connection. Bytes that are not UTF-8 become
-    U+FFFD, as in a browser. Raises `ValueError` when one event has more than `max_pending_bytes`, field names, line
-    ends and comments between its fields included. Each byte is looked at once, however small the pieces are.
+    A client must keep `last_event_id` and `retry_ms` for its next connection. Bytes that are not UTF-8 become U+FFFD,
+    as in a browser. The parser raises `ValueError` when one event has more than `max_pending_bytes`, including field
+    names, line ends and the comments between its fields. The parser examines each byte only once, even if the pieces
+    are small.
     """
 
     def __init__(self, *, last_event_id: str = "", max_pending_bytes: int = DEFAULT_MAX_PENDING_BYTES) -> None:
         self.last_event_id = last_event_id
         self.retry_ms: int | None = None
         self._max_pending_bytes = max_pending_bytes
-        self._bom = b""  # the beginning of the stream, until it can be told whether it is a byte order mark
+        self._bom = b""  # the start of the stream, until the parser knows whether it is a byte order mark
         self._started = False
-        self._line = bytearray()  # a line whose end has not come
+        self._line = bytearray()  # an unfinished line
         self._after_cr = False
-        self._block_bytes = 0  # of the lines of the event that is not complete
+        self._block_bytes = 0  # the number of bytes in the lines of the unfinished event
         self._id = last_event_id
         self._event = ""
         self._data = bytearray()
@@ -97,7 +100,7 @@ class Parser:
     def feed(self, received: bytes) -> Iterator[Event]:
         """Yield each event that `received` completes."""
         if not self._started:
-            # 9.2.5: one leading U+FEFF is stripped.
+            # 9.2.5: one leading U+FEFF is removed.
             received = self._bom + received
             if len(received) < len(_BOM) and _BOM.startswith(received):
                 self._bom = received
@@ -106,7 +109,7 @@ class Parser:
             self._started = True
         if not received:
             return
-        # A CR ends its line at once: nobody waits for the next byte to learn whether it is the LF of a CRLF.
+        # A CR ends its line at once: waiting for the LF of a possible CRLF would delay the event.
         start = int(self._after_cr and received.startswith(b"\n"))
         for end in _END_OF_LINE.finditer(received, start):
             line = received[start : end.start()]
@@ -124,13 +127,13 @@ class Parser:
 
     def _check_size(self, line_bytes: int) -> None:
         if self._block_bytes + line_bytes > self._max_pending_bytes:
-            raise ValueError(f"an event of more than {self._max_pending_bytes} bytes was received")
+            raise ValueError(f"got an event that is too long, expected at most {self._max_pending_bytes} bytes")
 
     def _end_line(self, line: bytes) -> Event | None:
         if not line:
             return self._dispatch()
         self._check_size(len(line))
-        # Comments alone are no event: some servers send nothing else for hours, and nothing of them is kept.
+        # Comments before an event are not counted and not kept: some servers send only comments for hours.
         if self._block_bytes or not line.startswith(b":"):
             self._block_bytes += len(line) + 1
         field, _, value = line.partition(b":")
@@ -143,7 +146,7 @@ class Parser:
         elif field == b"id":
             if b"\0" not in value:
                 self._id = value.decode("utf-8", "replace")
-        elif field == b"retry" and value.isdigit():  # of bytes only ASCII digits are
+        elif field == b"retry" and value.isdigit():  # for bytes, isdigit() accepts only ASCII digits
             digits = value.lstrip(b"0")
             self.retry_ms = int(digits or b"0") if len(digits) <= _MAX_RETRY_DIGITS else 10**_MAX_RETRY_DIGITS
         return None
@@ -155,5 +158,5 @@ class Parser:
         if not data:
             return None
         self._data = bytearray()
-        # One line feed is removed, the one after the last line.
+        # The line feed after the last line is removed.
         return Event(data[:-1].decode("utf-8", "replace"), event or "message", self._id, self.retry_ms)

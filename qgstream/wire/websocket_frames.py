@@ -1,8 +1,8 @@
-"""WebSocket frames: those that are sent, and what a client says in its own. Pure: bytes in, bytes out.
+"""WebSocket frames: frames that the server sends, and frames that a client sends. Pure: bytes in, bytes out.
 
-Source: RFC 6455. The library `websockets` writes each frame and reads each frame, so its rules are the library's. A
-stream has none of its protocol objects: it would hold a kilobyte for clients that have next to nothing to say, and
-between two frames there is nothing to remember, because the first frame of a message is refused already.
+Source: RFC 6455. The library `websockets` encodes and decodes each frame. A stream does not use the library's protocol
+objects: such an object costs a kilobyte per client, and clients send almost nothing. No state between two frames is
+needed, because the server refuses the first frame of a client's message.
 """
 
 from __future__ import annotations
@@ -16,13 +16,14 @@ from websockets.frames import Close, CloseCode, Frame, Opcode
 
 from qgstream.reasons import CloseReason
 
-# A message is refused whatever its size; over this it is refused before it has come, so that no more is ever held.
+# The server refuses every message of a client. A frame over this size is refused before it has arrived, which bounds
+# the memory.
 MAX_PAYLOAD_BYTES = 4096
-# 5.5: a control frame has 125 bytes at most, two of which are the code.
+# 5.5: a control frame has at most 125 bytes; two of them are the code.
 _MAX_REASON_BYTES = 123
 
-# What each reason is in WebSocket's own terms (7.4.1 and IANA's registry). No client takes 1001 or 1013 for a wish to
-# be left alone, as some do 1000: all of these ends are followed by a reconnection, if not at once.
+# The WebSocket close code of each reason (7.4.1 and IANA's registry). Clients reconnect after all of these codes, at
+# once or later. Some clients do not reconnect after 1000; all clients reconnect after 1001 and 1013.
 CLOSE_CODES: Final[dict[CloseReason, int]] = {
     "client": CloseCode.NORMAL_CLOSURE,
     "slow_consumer": CloseCode.TRY_AGAIN_LATER,
@@ -38,17 +39,17 @@ CLOSE_CODES: Final[dict[CloseReason, int]] = {
 
 
 def text(payload: bytes) -> bytes:
-    """One message. The same bytes go to every client: 5.1, "a server MUST NOT mask any frames"."""
+    """Encode one message. Every client gets the same bytes: 5.1, "a server MUST NOT mask any frames"."""
     return Frame(Opcode.TEXT, payload).serialize(mask=False)
 
 
 def pong(payload: bytes) -> bytes:
-    """The answer to a ping."""
+    """Encode the reply to a ping."""
     return Frame(Opcode.PONG, payload).serialize(mask=False)
 
 
 def close(code: int, reason: str = "") -> bytes:
-    """The last frame."""
+    """Encode a close frame, the last frame of a connection."""
     if code == CloseCode.NO_STATUS_RCVD:  # 7.4.1: "MUST NOT be set as a status code in a Close control frame"
         return Frame(Opcode.CLOSE, b"").serialize(mask=False)
     reason = reason.encode()[:_MAX_REASON_BYTES].decode("utf-8", "ignore")
@@ -57,11 +58,11 @@ def close(code: int, reason: str = "") -> bytes:
 
 @dataclass(frozen=True, slots=True)
 class Heard:
-    """What a client's bytes came to.
+    """The meaning of the bytes that a client sent.
 
-    `rest` is the beginning of a frame, for the next time. `ping` is to be answered: the newest alone, which 5.5.3
-    allows. `closed` is the code of the client's own goodbye. `refused` is the code with which what it said is refused,
-    and `why` the words; nothing behind that counts.
+    `rest` is the start of an unfinished frame, for the next call. `ping` is the payload of the newest ping; a reply to
+    the newest ping is enough (5.5.3). `closed` is the code of the client's close frame. `refused` is the close code
+    with which the server refuses a frame, and `why` is its reason; all bytes after that frame are ignored.
     """
 
     rest: bytes = b""
@@ -72,7 +73,7 @@ class Heard:
 
 
 def hear(received: bytes) -> Heard:
-    """Understand what a client sent, from the beginning of a frame on."""
+    """Decode the bytes that a client sent. `received` starts at the start of a frame."""
     ping, start = None, 0
     try:
         while start < len(received):
@@ -85,19 +86,19 @@ def hear(received: bytes) -> Heard:
             if frame.opcode is Opcode.PING:
                 ping = bytes(frame.data)
             elif frame.opcode is not Opcode.PONG:  # 5.5.3: "a response to an unsolicited Pong frame is not expected"
-                why = "this stream takes no messages: what is wanted of it is in its URL"
+                why = "this stream accepts no messages: choose topics in the URL"
                 return Heard(ping=ping, refused=CloseCode.UNSUPPORTED_DATA, why=why)
     except PayloadTooBig as error:
         return Heard(refused=CloseCode.MESSAGE_TOO_BIG, why=str(error))
     except UnicodeDecodeError:
-        return Heard(refused=CloseCode.INVALID_DATA, why="the reason of a close frame is not UTF-8")
+        return Heard(refused=CloseCode.INVALID_DATA, why="got a close frame whose reason is not UTF-8")
     except ProtocolError as error:
         return Heard(refused=CloseCode.PROTOCOL_ERROR, why=str(error))
     return Heard(rest=received[start:], ping=ping)
 
 
 def _read(received: bytes, start: int) -> tuple[Frame | None, int]:
-    """The frame that begins at `start` and where it ends, or None while it is not all there."""
+    """Return the frame that starts at `start` and the end of the frame; return None if the frame is incomplete."""
     at = start
 
     def read_exact(count: int) -> Generator[None, None, bytes]:

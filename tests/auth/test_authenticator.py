@@ -156,7 +156,7 @@ def test_all_problems_are_found_at_once() -> None:
         "auth.publish_keys.b.file: cannot read 'none': No such file or directory",
         f"auth.publish_keys.c: got 0 characters, expected 1 to {MAX_TOKEN_CHARACTERS}",
         "auth.publish_keys.d: got white space or a control character, which no header can carry",
-        "auth.admin_keys.a: the same key as auth.publish_keys.a, expected a key of its own",
+        "auth.admin_keys.a: got the same key as auth.publish_keys.a, expected a different key",
         "auth.admin_keys.b: got bytes that are not UTF-8, expected text",
         f"auth.admin_keys.c: got {MAX_TOKEN_CHARACTERS + 1} characters, expected 1 to {MAX_TOKEN_CHARACTERS}",
         "auth.jwt.secret: got 5 bytes, expected at least 32 for HS256 (RFC 7518, 3.2)",
@@ -243,7 +243,7 @@ def test_a_key_tells_who_asks(credentials: Credentials) -> None:
 @pytest.mark.parametrize("token", ["fron", "frontx", "Front", "front\n", "a.b.c", "x" * 2**20, "\ud800"])
 def test_an_unknown_key_is_refused(token: str) -> None:
     code, message = refused(authenticator(publish_keys=["front"]), Credentials(access_token=token))
-    assert (code, message) == ("unknown_key", "credentials: not one of the keys")
+    assert (code, message) == ("unknown_key", "credentials: got an unknown key")
 
 
 @pytest.mark.parametrize("key", ["schlüssel", "ключ", "鍵🔑", "caf\u00e9"])
@@ -292,7 +292,7 @@ def test_while_a_key_is_rotated_two_are_valid_under_one_name() -> None:
     old, new, other = [principal.namespace for principal in principals]
     assert old == new != other
     assert problems(lambda: authenticator(publish_keys={"shop": ["k1", "k1"], "a": ["", "x y"]})) == [
-        "auth.publish_keys.shop[1]: the same key as auth.publish_keys.shop[0], expected a key of its own",
+        "auth.publish_keys.shop[1]: got the same key as auth.publish_keys.shop[0], expected a different key",
         f"auth.publish_keys.a[0]: got 0 characters, expected 1 to {MAX_TOKEN_CHARACTERS}",
         "auth.publish_keys.a[1]: got white space or a control character, which no header can carry",
     ]
@@ -361,7 +361,7 @@ def test_a_token_is_refused_from_the_moment_its_principal_expires() -> None:
     expires_at = whom.authenticate(credentials, NOW).expires_at
     assert expires_at is not None
     whom.authenticate(credentials, expires_at - 0.001)
-    assert refused(whom, credentials, expires_at) == ("token_expired", "token: it expired 10 s ago")
+    assert refused(whom, credentials, expires_at) == ("token_expired", "token: expired 10 s ago")
 
 
 def test_a_key_is_not_taken_from_a_cookie() -> None:
@@ -371,7 +371,7 @@ def test_a_key_is_not_taken_from_a_cookie() -> None:
 
 def test_what_is_neither_key_nor_token_is_told_so() -> None:
     whom = authenticator(publish_keys=["dev"], jwt=JWT)
-    assert refused(whom, bearer("deb")) == ("unknown_key", "credentials: neither one of the keys nor a JWT")
+    assert refused(whom, bearer("deb")) == ("unknown_key", "credentials: got neither a known key nor a JWT")
     assert refused(whom, bearer("a.b.c"))[0] == "token_malformed"
 
 
@@ -540,7 +540,7 @@ def test_the_anonymous_are_asked_for_credentials(ask: Callable[[], None], what: 
     with pytest.raises(Unauthorized) as caught:
         ask()
     assert caught.value.code == "missing_credentials"
-    assert str(caught.value) == f"got no credentials, expected some that may {what}"
+    assert str(caught.value) == f"got no credentials, expected credentials that may {what}"
 
 
 def test_a_principal_never_changes() -> None:

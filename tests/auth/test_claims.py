@@ -42,7 +42,7 @@ def test_a_token_is_refused_from_exp_and_leeway_on(leeway: float) -> None:
     assert expires_at == exp + (leeway or 1)
     judge(payload(exp=exp), nextafter(exp + leeway, 0), leeway_seconds=leeway)
     code, message = refused(payload(exp=exp), exp + leeway, leeway_seconds=leeway)
-    assert (code, message) == ("token_expired", f"token: it expired {leeway:.0f} s ago")
+    assert (code, message) == ("token_expired", f"token: expired {leeway:.0f} s ago")
 
 
 @pytest.mark.parametrize("leeway", [0, 0.5, 10, 300])
@@ -53,7 +53,7 @@ def test_a_token_is_refused_until_nbf_less_leeway(leeway: float) -> None:
 
 
 def test_the_message_says_how_long_until_it_is_valid() -> None:
-    assert refused(payload(nbf=NOW + 90))[1] == "token: it is valid only in 90 s"
+    assert refused(payload(nbf=NOW + 90))[1] == "token: becomes valid in 90 s"
 
 
 def test_within_the_leeway_the_explanation_says_so() -> None:
@@ -95,7 +95,7 @@ def test_an_audience_names_the_one_configured(aud: object) -> None:
 @pytest.mark.parametrize("aud", [None, "Events", "events2", [], ["other"], {"events": 1}, 7, [["events"]]])
 def test_any_other_audience_is_wrong(aud: object) -> None:
     code, message = refused(payload(aud=aud), audience="events")
-    assert (code, message) == ("wrong_audience", "token: its audience (aud) does not name 'events'")
+    assert (code, message) == ("wrong_audience", "token: the audience (aud) does not contain 'events'")
 
 
 @pytest.mark.parametrize("aud", ["events", [], ""])
@@ -112,7 +112,7 @@ def test_the_issuer_is_the_one_configured() -> None:
 @pytest.mark.parametrize("iss", [None, "https://issuer/", "", 7, ["https://issuer"]])
 def test_any_other_issuer_is_wrong(iss: object) -> None:
     code, message = refused(payload(iss=iss), issuer="https://issuer")
-    assert (code, message) == ("wrong_issuer", "token: its issuer (iss) is not 'https://issuer'")
+    assert (code, message) == ("wrong_issuer", "token: the issuer (iss) is not 'https://issuer'")
 
 
 def test_a_subject_is_optional() -> None:

@@ -165,7 +165,7 @@ def test_a_pem_file_is_loaded_for_its_algorithms(name: str) -> None:
         (b"", RS256, ["w: f is not a PEM public key (-----BEGIN PUBLIC KEY-----)"]),
         (b"-----BEGIN PUBLIC KEY-----\nAAAA\n-----END PUBLIC KEY-----\n", RS256, ["w: f is not a PEM public key"]),
         (private_pem("p256"), ("ES256",), ["w: f holds a private key, expected the public one"]),
-        (public_pem("dsa"), RS256, ["w: f holds a key of a kind that signs no tokens"]),
+        (public_pem("dsa"), RS256, ["w: f holds a key of another kind"]),
         (public_pem("short rsa"), RS256, ["w: f holds an RSA key of fewer than 2048 bits (RFC 7518, 3.3)"]),
         (
             public_pem("short rsa"),
@@ -217,7 +217,7 @@ def test_a_set_leaves_out_what_it_cannot_use(key: object) -> None:
     good = jwk("other rsa", "RS256", kid="good")
     assert [found.kid for found in jwks_keys({"keys": [key, good]}, RS256, where="w")] == ["good"]
     found = problems(lambda: jwks_keys({"keys": [key]}, RS256, where="w"))
-    assert found == ["w: none of its 1 keys can check a signature of RS256"]
+    assert found == ["w: none of the 1 keys can verify a signature of RS256"]
 
 
 def test_a_member_of_a_key_that_is_null_is_not_there() -> None:
@@ -229,7 +229,7 @@ def test_a_member_of_a_key_that_is_null_is_not_there() -> None:
 @pytest.mark.parametrize(("pair", "algorithm"), [("rsa", "RS256"), ("p256", "ES256"), ("ed25519", "EdDSA")])
 def test_a_set_leaves_out_private_keys_of_every_kind(pair: str, algorithm: Algorithm) -> None:
     document = {"keys": [jwk(pair, algorithm, private=True)]}
-    assert "none of its 1 keys" in problems(lambda: jwks_keys(document, (algorithm,), where="w"))[0]
+    assert "none of the 1 keys" in problems(lambda: jwks_keys(document, (algorithm,), where="w"))[0]
 
 
 def test_a_set_keeps_what_a_key_says_of_itself() -> None:
@@ -273,7 +273,7 @@ def test_a_set_is_loaded_from_a_file() -> None:
     files["f"] = b"\xef\xbb\xbf" + files["f"]  # a byte order mark
     assert [key.kid for key in load_jwks("f", RS256, where="w", read_file=files)] == ["a"]
     assert problems(lambda: load_jwks("f", ("ES256",), where="w", read_file=files)) == [
-        "w: f: none of its 1 keys can check a signature of ES256"
+        "w: f: none of the 1 keys can verify a signature of ES256"
     ]
 
 

@@ -124,7 +124,7 @@ def test_says_every_check_that_fails(capsys: pytest.CaptureFixture[str], config:
     [
         ("a-publish-key", 0, "ok      key  publish_key 'ci'\n"),
         ("an-admin-key", 0, "ok      key  admin_key 'ops'\n"),
-        ("no-key", 1, "failed  form  token: expected three base64url parts with dots between them\n"),
+        ("no-key", 1, "failed  form  token: got another form, expected three base64url parts with dots between them\n"),
     ],
 )
 def test_explains_keys(

@@ -424,9 +424,9 @@ async def test_what_would_be_refused_again_is_an_exception(status: int, kind: ty
         (stream("data: 1"), r"got an event without an envelope \('1'\)"),
         (stream("data: no JSON"), "expected a stream of qgstream"),
         (stream("event: x\n" + own("closing")), "got an event without an envelope"),
-        (STREAM + b"data: " + b"x" * 2000, "an event of more than 1000 bytes was received"),
+        (STREAM + b"data: " + b"x" * 2000, "got an event that is too long, expected at most 1000 bytes"),
         (refused(302, "", "Location: /again"), "redirect"),
-        (STREAM + b"data:\n" * 300, "an event of more than 1000 bytes was received"),
+        (STREAM + b"data:\n" * 300, "got an event that is too long, expected at most 1000 bytes"),
     ],
     ids=["HTML", "a number", "no JSON", "a typed message", "no end", "redirects", "empty lines"],
 )

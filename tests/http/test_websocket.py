@@ -262,7 +262,7 @@ async def test_a_client_that_talks_is_told_that_nobody_listens(client: Client) -
         await socket.send("hello?")
         code, reason = await ended(socket)
         assert code == 1003
-        assert "takes no messages" in (reason or "")
+        assert "accepts no messages" in (reason or "")
     assert count(client, "connections_closed_total", reason="client") == 1
 
 

@@ -81,12 +81,12 @@ def test_what_a_client_may_say(received: bytes, heard: Heard) -> None:
 @pytest.mark.parametrize(
     ("received", "code", "why"),
     [
-        (said(1, b"hello"), 1003, "takes no messages"),
-        (said(1, b"\xff\xfe"), 1003, "takes no messages"),  # not UTF-8, and not looked at
-        (said(2, b"\x00"), 1003, "takes no messages"),
-        (said(1, b"a beginning", head=0), 1003, "takes no messages"),
-        (said(0, b"the middle of nothing", head=0), 1003, "takes no messages"),
-        (said(1, b"x" * frames.MAX_PAYLOAD_BYTES), 1003, "takes no messages"),
+        (said(1, b"hello"), 1003, "accepts no messages"),
+        (said(1, b"\xff\xfe"), 1003, "accepts no messages"),  # not UTF-8, and not looked at
+        (said(2, b"\x00"), 1003, "accepts no messages"),
+        (said(1, b"a beginning", head=0), 1003, "accepts no messages"),
+        (said(0, b"the middle of nothing", head=0), 1003, "accepts no messages"),
+        (said(1, b"x" * frames.MAX_PAYLOAD_BYTES), 1003, "accepts no messages"),
         (said(1, b"x" * (frames.MAX_PAYLOAD_BYTES + 1)), 1009, str(frames.MAX_PAYLOAD_BYTES)),
         (b"\x81\xff\xff\xff\xff\xff\xff\xff\xff\xff", 1009, str(frames.MAX_PAYLOAD_BYTES)),  # refused by its length
         (b"\x89\x02hi", 1002, "masking"),
