@@ -1,5 +1,5 @@
-"""Brokers: the engines that own the log. Opened by URL scheme, and imported only then.
+"""Brokers: the engines that store the event log. The URL scheme selects the engine, and only that engine is imported.
 
 `base` has the contract and `open_broker`. Every engine behind a network derives from `remote.Remote`. The test suite
-`tests/brokers/test_contract.py` runs on each of them.
+`tests/brokers/test_contract.py` runs with each engine.
 """

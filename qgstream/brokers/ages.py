@@ -1,21 +1,21 @@
-"""How old the entries of a log are, by a clock that nobody sets. Pure; time is an argument."""
+"""The age of log entries, by a clock that is never set. Pure; the time is an argument."""
 
 from __future__ import annotations
 
 from bisect import bisect_right
 
-# Between two notes lies at most this part of their age.
+# The time between two notes is at most this fraction (1/PARTS) of their age.
 PARTS = 100
-# Notes are thinned out when there are so many, and twice as many as after the last time.
+# Notes are thinned out when there are this many, and then when their number has doubled.
 MANY = 2000
 
 
 class Ages:
-    """Notes how far the log went at which time.
+    """Records how far the log had grown at which time.
 
-    The times that lie in a log are by the clocks of others, and of other days: an entry that is dated two hours ahead,
-    or a clock that is set two hours ahead, must not make everything too old. `newest` is the offset of the log's end
-    when it was found. Offsets only grow. The times are seconds of a steady clock.
+    The timestamps in a log come from other machines' clocks. One entry dated two hours ahead, or a clock set two hours
+    ahead, must not make everything look too old. `newest` is the offset of the log's end when the broker opened it.
+    Offsets only grow. Times are seconds of a steady clock.
     """
 
     def __init__(self, newest: int, now: float) -> None:
@@ -29,7 +29,7 @@ class Ages:
         return len(self._times)
 
     def note(self, newest: int, now: float) -> None:
-        """The log goes up to `newest` now."""
+        """Record that the log now ends at `newest`."""
         if newest > self._offsets[-1]:
             self._times.append(now)
             self._offsets.append(newest)
@@ -37,15 +37,15 @@ class Ages:
                 self._thin_out(now)
 
     def older_than(self, seconds: float, now: float) -> int:
-        """The offset up to which everything has been in the log for so long; -1 when that is not known of anything.
+        """Return the offset up to which every entry has been in the log for at least `seconds`; -1 if none is known.
 
-        What is behind it may have been there as long, but not longer by more than a hundredth.
+        Later entries may also be that old, but by at most one hundredth.
         """
         index = bisect_right(self._times, now - seconds)
         return self._offsets[index - 1] if index else -1
 
     def _thin_out(self, now: float) -> None:
-        # A note is left out when those beside it are close to each other, for their age.
+        # A note is removed when its neighbours are close together in relation to their age.
         times, kept = self._times, [0]
         for index in range(1, len(times) - 1):
             if times[index + 1] - times[kept[-1]] > (now - times[index + 1]) / PARTS:

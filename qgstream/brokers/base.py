@@ -1,4 +1,4 @@
-"""The broker contract: an ordered log of publications, each with its position."""
+"""The broker contract: an ordered log of publications, each with a position."""
 
 from __future__ import annotations
 
@@ -14,28 +14,30 @@ from qgstream.reasons import ResetReason
 
 # How long an idempotency key is remembered.
 IDEMPOTENCY_SECONDS = 300.0
-# What one `read` returns at most (unless a single publication is larger): a page that a slow reader keeps alive.
+# The size limit of one `read` (a single larger publication is allowed). A slow reader keeps such a page in memory.
 MAX_READ_BYTES = 1024 * 1024
 DEFAULT_TIMEOUT_SECONDS = 5.0
 
 
 class Forgotten(Exception):
-    """What lies after this offset was trimmed in part. `after` is the oldest offset that a read can start after."""
+    """Part of the log after the requested offset was trimmed. `after` is the oldest offset from which a read can
+    start."""
 
     def __init__(self, asked: int, after: int) -> None:
-        super().__init__(f"asked for what is after {asked}, and only what is after {after} is still there")
+        super().__init__(f"got a read from offset {asked}, expected at least {after}: older entries were trimmed")
         self.after = after
 
 
 @dataclass(frozen=True, slots=True)
 class Opened:
-    """The log as a broker found it.
+    """The state of the log when a broker opened it.
 
-    `position` is that of the newest publication. `recent` are the newest ones, oldest first, as many as the hub's
-    window takes (the bounds of `HistorySettings`; a few more do no harm). Every publication after the offset
-    `forgotten` is in `recent`, unless it is forgotten already: an engine that forgets some topics earlier says in
-    `forgotten_of` up to which offset, by the pattern of their `TopicHistory`; "" stands for all other topics. `earlier`
-    are epochs that this log had before, with the offset up to which ids of theirs are good here too.
+    `position` is the position of the newest publication. `recent` holds the newest publications, oldest first, up to
+    the bounds of the hub's window (`HistorySettings`; a few more are harmless). `recent` contains every publication
+    after the offset `forgotten` that is still in the log. An engine with a shorter retention for some topics reports
+    the last trimmed offset of each retention class in `forgotten_of`, by the pattern of its `TopicHistory`; "" is the
+    class of all other topics. `earlier` maps earlier epochs of this log to the last offset of each epoch that is still
+    valid.
     """
 
     position: Position
@@ -54,25 +56,31 @@ class Selection(NamedTuple):
 
 
 class Sink(Protocol):
-    """Who tails the log: the hub. Called on the loop's thread only."""
+    """The receiver of the log: the hub. Called only on the thread of the event loop."""
 
     def deliver(self, publications: Sequence[Publication]) -> None:
-        """What was appended, by anybody, in the log's order, once. Raises nothing."""
+        """Take appended publications from any process, once, in the order of the log. Raises nothing."""
 
     def lost(self, position: Position, reason: ResetReason) -> None:
-        """The log goes on at `position`; what lies before it and was not delivered is gone (`too_old`: trimmed while
-        the engine was away; `epoch_changed`: another log). Every stream is told `reset`."""
+        """Continue at `position`; publications before it that were not delivered are lost.
+
+        The reason is `too_old` (trimmed while the engine was away) or `epoch_changed` (another log). Every stream gets
+        `reset`.
+        """
 
     async def room(self) -> None:
-        """Return when `deliver` may be given more. A broker that tails a log to which others append waits for this
-        between two calls of `deliver`: what they append must not pile up here."""
+        """Wait until `deliver` may be called again.
+
+        A broker whose log other processes append to waits between two calls of `deliver`, so that publications do not
+        pile up in this process.
+        """
         return
 
 
 class Broker(Protocol):
-    """Owns the log: what a broker of your own must do. `Hub(broker=...)` takes one.
+    """The interface of a broker, which stores the log. `Hub(broker=...)` accepts an implementation.
 
-    There is one total order for all topics. Offsets only grow, from 0 to at most 19 digits; gaps are allowed.
+    All topics share one total order. Offsets only grow, from 0 to at most 19 digits; gaps are allowed.
 
     Example::
 
@@ -84,35 +92,35 @@ class Broker(Protocol):
 
     @property
     def is_up(self) -> bool:
-        """Whether the broker can take publications now."""
+        """Whether the broker can accept publications now."""
 
     @property
     def skipped(self) -> int:
-        """How many entries of the log could not be read and were left out, since the start of this process. An entry
-        counts each time that it is met: by the tail, at the start, and in replays.
+        """The number of unreadable log entries that were skipped since the start of this process.
+
+        An entry counts each time it is read: by the tail, at the start, and in replays.
         """
         return 0
 
     @property
     def certificate_expires_at(self) -> float | None:
-        """When the certificate that this broker shows its engine expires, in Unix seconds; None without one."""
+        """When the client certificate that this broker shows to its engine expires (Unix seconds); None without one."""
         return None
 
     @property
     def is_shared(self) -> bool:
-        """Whether other processes can follow the same log, and so can take the clients of a process that leaves."""
+        """Whether other processes can follow the same log, and so serve the clients of a process that is draining."""
         return True
 
     async def open(self, sink: Sink, history: HistorySettings) -> Opened:
-        """Start to deliver: from the first publication after `Opened.position` on, `sink` is told of each; never
-        before this call has returned.
+        """Open the log. After this method has returned, `sink` receives every publication after `Opened.position`.
 
         Args:
-            sink: Who is told.
-            history: What the hub keeps.
+            sink: The receiver of the publications.
+            history: The settings of the hub's history.
 
         Returns:
-            Where the log is, and the newest part of it.
+            The position of the log, and its newest part.
 
         Raises:
             OSError: The engine cannot be reached, or the log cannot be used.
@@ -120,8 +128,9 @@ class Broker(Protocol):
         """
 
     async def check(self) -> None:
-        """Find out whether `open` would succeed, and let go of everything. For a broker that is not open. An engine
-        makes its log here, as it does in `open`.
+        """Check whether `open` would succeed, and release everything. Only for a broker that is not open.
+
+        Like `open`, this method creates the log if there is none.
 
         Raises:
             OSError: The engine cannot be reached, or the log cannot be used.
@@ -130,39 +139,40 @@ class Broker(Protocol):
         return
 
     async def append(self, publications: Sequence[Publication]) -> Sequence[int]:
-        """Append all of the publications or none (an engine that cannot promise this says so). The call returns when
-        they are safe and `sink` was told of them, so that a publisher is answered after its own event has come
-        back.
+        """Append all publications or none. (The documentation of an engine says if it cannot guarantee this.)
 
-        It sets `offset` and `published_at` of what it appends. A publication whose `idempotency_key` was appended
-        within the last five minutes is not appended again and not changed: its first offset is returned.
+        The method returns after the publications are safe and `sink` has received them. So a publisher gets its
+        response after its own events were delivered. The method sets `offset` and `published_at` of each appended
+        publication. A publication whose `idempotency_key` was appended within the last five minutes is neither appended
+        nor changed; the method returns its first offset.
 
         Args:
-            publications: What to append.
+            publications: The publications to append.
 
         Returns:
             The offset of each.
 
         Raises:
-            Unavailable: The engine is away (code `broker_down`), within the broker's timeout. Then nobody knows whether
-                anything was appended; but nothing is acknowledged and lost.
+            Unavailable: The engine is away (code `broker_down`). The error is raised within the broker's timeout. In
+                this case it is unknown whether the publications were appended. An acknowledged publication is never
+                lost.
         """
 
     async def read(self, after: int, limit: int, topics: Collection[str] = ()) -> Sequence[Publication]:
-        """The publications after an offset, oldest first: for replays that begin before the history of the hub.
+        """Return the publications after an offset, oldest first, for replays that start before the hub's window.
 
         Args:
             after: The offset.
-            limit: At most so many publications, and about `MAX_READ_BYTES`. Only an empty answer means that there are
-                no more.
-            topics: The patterns that the reader is interested in; none is all. It is no filter, but an engine that
-                forgets some topics earlier than others looks at it before it raises.
+            limit: The maximum number of publications; their size is at most about `MAX_READ_BYTES`. Only an empty
+                result means that there are no more.
+            topics: The patterns of the reader; an empty collection means all topics. `topics` is not a filter: an
+                engine with several retention classes uses `topics` to decide whether to raise `Forgotten`.
 
         Returns:
             The publications.
 
         Raises:
-            Forgotten: The log has lost something after the offset.
+            Forgotten: A publication after the offset was trimmed.
             Unavailable: The engine is away.
         """
 
@@ -177,19 +187,19 @@ class Broker(Protocol):
         return None
 
     async def reach(self, offset: int) -> bool:  # noqa: ARG002
-        """Wait until `sink` was told of everything up to an offset.
+        """Wait until `sink` has received everything up to an offset.
 
-        Another process may have delivered what this one has not got yet, and its client comes here with that id. (There
-        need be no event at the offset: a process that starts behind something that is none gives that place.) So False
-        needs an answer of the engine that was asked for after this call; and False is returned when `sink` was told of
-        all that the log held then, so that nothing that the client may have had already comes to it as a live event. A
-        broker of one process has nothing to wait for.
+        Another process may have delivered an event that this process has not received yet; the client then connects
+        here with the id of that event. (The offset may also be a gap: a process that starts after a gap reports the
+        position of the gap.) Two rules follow for False. The engine must have been asked after the call, and `sink`
+        must first have received everything that the log held at that time. So no live event repeats an event that the
+        client may already have. A broker with a single process has nothing to wait for.
 
         Args:
             offset: The offset.
 
         Returns:
-            True when `sink` was told of everything up to the offset; False if the log does not go so far.
+            True when `sink` has received everything up to the offset; False if the log ends before the offset.
 
         Raises:
             Unavailable: The engine is away.
@@ -197,7 +207,7 @@ class Broker(Protocol):
         return False
 
     def keep(self, history: HistorySettings) -> None:  # noqa: ARG002
-        """Take new history settings. An engine with a retention of its own may ignore them.
+        """Apply new history settings. An engine with its own retention may ignore this call.
 
         Args:
             history: The new settings.
@@ -205,11 +215,11 @@ class Broker(Protocol):
         return
 
     async def close(self) -> None:
-        """Stop delivering and let go of everything. What `append` has taken is answered first."""
+        """Stop delivering and release everything. Pending calls of `append` finish first."""
 
 
-# By scheme: the module and the class, whose `from_url(url, timeout_seconds=...)` makes the broker, and the extra of the
-# package that brings what it needs.
+# For each scheme: the module, the class whose `from_url(url, timeout_seconds=...)` creates the broker, and the extra of
+# the package that installs its library.
 _ENGINES: dict[str, tuple[str, str, str | None]] = {
     "memory": ("memory", "MemoryBroker", None),
     "sqlite": ("sqlite.broker", "SqliteBroker", None),
@@ -225,17 +235,17 @@ _ENGINES: dict[str, tuple[str, str, str | None]] = {
 
 
 def open_broker(url: str, *, timeout_seconds: float = DEFAULT_TIMEOUT_SECONDS) -> Broker:
-    """Make the broker for a URL. `Hub.start` opens it.
+    """Create the broker for a URL without opening it; `Hub.start` opens the broker.
 
     Args:
         url: The URL of `broker.url`, such as `memory://` or `sqlite:///var/lib/qgstream/log.db`.
-        timeout_seconds: How long an engine may take to answer.
+        timeout_seconds: The timeout of each query to an engine.
 
     Returns:
         The broker.
 
     Raises:
-        ConfigError: There is no broker for the scheme, the broker cannot use the URL, or its library is not installed.
+        ConfigError: The scheme is unknown, the broker cannot use the URL, or its library is not installed.
 
     Example::
 

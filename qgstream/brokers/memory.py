@@ -1,4 +1,4 @@
-"""The embedded broker: the log is this process's own, and ends with it."""
+"""The embedded broker: the log is in the memory of this process, and ends with the process."""
 
 from __future__ import annotations
 
@@ -14,45 +14,46 @@ from qgstream.errors import Unavailable
 from qgstream.events.history import HistorySettings
 from qgstream.events.publication import Position, Publication
 
-# Events of a batch that are appended in one turn of the loop. Each may have a key: 4 us.
+# The number of events of a batch that are appended in one turn of the loop. Each event may have a key: 4 us.
 APPENDED_AT_ONCE = 256
 
 
 class MemoryBroker(Broker):
-    """Gives offsets and delivers in the same call. What can be replayed is what the hub's window holds."""
+    """Assigns offsets and delivers in the same call. Replays are possible only within the hub's window."""
 
     def __init__(self) -> None:
-        # A new epoch for each life: an id of an earlier one is answered `epoch_changed`, never taken for one of ours.
+        # A new epoch at each start: an id of an earlier start gets `epoch_changed`, and is never taken for an id of
+        # this log.
         self.position = Position(secrets.token_hex(5), 0)
         self._newest = 0
         self._sink: Sink | None = None
         self._keys = Keys()
-        self._turn = asyncio.Lock()  # a long batch has it, for as long as it takes
+        self._turn = asyncio.Lock()  # held by a long batch while it is appended
 
     @classmethod
     def from_url(cls, url: str, *, timeout_seconds: float) -> Self:  # noqa: ARG003  # as all brokers are made
-        """`memory://`"""
+        """Create a broker for `memory://`."""
         return cls()
 
     @property
     def is_up(self) -> bool:
-        """Always, once opened."""
+        """True once the broker is open."""
         return self._sink is not None
 
     @property
     def is_shared(self) -> bool:
-        """Never: the log is this process's own."""
+        """False: the log belongs to this process."""
         return False
 
     async def open(self, sink: Sink, history: HistorySettings) -> Opened:  # noqa: ARG002  # the window is the log
-        """Start at the beginning of a new log."""
+        """Start a new log."""
         self._sink = sink
         return Opened(self.position, (), self.position.offset)
 
     async def append(self, publications: Sequence[Publication]) -> Sequence[int]:
-        """Append. A batch is never interleaved with another: what comes while a long one is under way waits for it."""
+        """Append. Batches never interleave: a batch waits until an earlier long batch is complete."""
         if len(publications) > APPENDED_AT_ONCE or self._turn.locked():
-            # A task of its own: once begun, it is appended whole, also when nobody waits for it any more.
+            # A separate task: once started, the whole batch is appended even if its caller is cancelled.
             task = asyncio.get_running_loop().create_task(self._append_in_turn(publications))
             task.add_done_callback(lambda task: task.cancelled() or task.exception())
             return await asyncio.shield(task)
@@ -75,7 +76,7 @@ class MemoryBroker(Broker):
             return offsets
 
     def _number(self, publications: Sequence[Publication], newest: int) -> tuple[list[int], list[Publication]]:
-        """Give offsets behind `newest`: those of all, and the publications that were not appended before."""
+        """Assign offsets after `newest`. Return the offset of each publication, and the publications that are new."""
         self._check()
         now, unix_now = time.monotonic(), time.time()
         offsets: list[int] = []
@@ -111,11 +112,11 @@ class MemoryBroker(Broker):
         limit: int,  # noqa: ARG002
         topics: Collection[str] = (),  # noqa: ARG002
     ) -> Sequence[Publication]:
-        """Nothing is kept besides the hub's window."""
+        """Raise `Forgotten`: only the hub's window holds publications."""
         if after < self._newest:
             raise Forgotten(after, self._newest)
         return ()
 
     async def close(self) -> None:
-        """Forget the log."""
+        """Drop the log."""
         self._sink = None

@@ -1,6 +1,6 @@
-"""Taking a broker's URL apart: its address, its credentials, and the options in its query. Pure.
+"""Parsing a broker's URL: its address, its credentials, and the options in its query. Pure.
 
-An engine declares its options as a `Section`; what is wrong with a URL is said as a `ConfigError`, without credentials.
+An engine declares its options as a `Section`. Problems of a URL are raised as `ConfigError`, without credentials.
 """
 
 from __future__ import annotations
@@ -20,16 +20,17 @@ _S = TypeVar("_S", bound=Section)
 
 
 class TlsOptions(Section):
-    """The certificates that a URL's query names."""
+    """The certificate files in a URL's query."""
 
     cafile: str | None = Field(None, description="Authorities to trust instead of the system's.")
     certfile: str | None = Field(None, description="Client certificate.")
     keyfile: str | None = Field(None, description="Key of the client certificate, unless it is in the same file.")
 
     def context(self, scheme: str, *, plain: str, with_tls: str) -> ssl.SSLContext | None:
-        """What TLS to the engine needs; None for the scheme `plain`. `with_tls` is the scheme to suggest instead.
+        """Return the TLS context for the engine; None for the scheme `plain`. Errors suggest the scheme `with_tls`.
 
-        Raises `ConfigError` for certificates with `plain`, and for files that cannot be used."""
+        Raises `ConfigError` for certificates with `plain`, and for unusable files.
+        """
         if scheme == plain:
             if self.cafile or self.certfile or self.keyfile:
                 raise ConfigError([f"broker.url: got certificates for {plain}://, expected {with_tls}://"])
@@ -45,8 +46,11 @@ class TlsOptions(Section):
 
 @dataclass(frozen=True)
 class Address:
-    """What a URL says. `user`, `password` and `path` (without its first slash) are decoded; `hosts` has a name or an
-    address and a port, or None for the usual one, for each of those that commas separate."""
+    """The parts of a URL.
+
+    `user`, `password` and `path` (without its first slash) are decoded. `hosts` has an entry for each host in the
+    comma-separated list: a name or an address, and a port or None for the default port.
+    """
 
     scheme: str
     hosts: tuple[tuple[str, int | None], ...]
@@ -58,11 +62,11 @@ class Address:
 
     @classmethod
     def parse(cls, url: str) -> Self:
-        """Take a URL apart. Raises `ConfigError`."""
+        """Parse a URL. Raises `ConfigError`."""
         try:
             parts = urlsplit(url)
         except ValueError as error:
-            raise ConfigError([f"broker.url: got what is no URL: {error}"]) from None
+            raise ConfigError([f"broker.url: got a value that is not a URL: {error}"]) from None
         userinfo, _, netloc = parts.netloc.rpartition("@")
         user, _, password = userinfo.partition(":")
         hosts = tuple(_host(parts.scheme, text) for text in netloc.split(","))
@@ -74,7 +78,7 @@ class Address:
 
     @property
     def place(self) -> str:
-        """The address for people: no credentials, no options."""
+        """The address for log lines and errors: no credentials, no options."""
         hosts = ",".join(
             (f"[{host}]" if ":" in host else host) + (f":{port}" if port is not None else "")
             for host, port in self.hosts
@@ -94,7 +98,7 @@ def _host(scheme: str, text: str) -> tuple[str, int | None]:
 
 
 def read_options(query: str, options: type[_S]) -> _S:
-    """The options of a URL's query, checked. Raises `ConfigError` that names the one that is wrong."""
+    """Parse and validate the options in a URL's query. Raises `ConfigError` that names the invalid option."""
     given: dict[str, str] = {}
     for name, value in parse_qsl(query, keep_blank_values=True):
         if name not in options.model_fields:

@@ -1,25 +1,26 @@
-"""What every engine on the other side of a network has in common, written once.
+"""The common part of all engines behind a network.
 
-An engine is a subclass of `Remote` that has only its own words: how to connect, where its log begins and ends, how to
-read, follow and append. Everything else is here: who waits for its own message, what happens while the engine is away,
-and that nothing is delivered twice, out of order, or silently not at all.
+An engine is a subclass of `Remote` that implements only its own protocol: connecting, the bounds of the log, reading,
+following and appending. `Remote` does everything else: it returns from `append` after the publication was delivered,
+reconnects to the engine, and delivers in order, exactly once, and never with a silent gap.
 
-To write one:
+To write an engine:
 
-- Take the URL apart in `from_url` (`brokers.options` has what that needs) and call `Remote.__init__`.
-- Set `failures` to what the engine's library raises when something goes wrong, and `refusals` to those of them with
-  which an engine that can be reached refuses to take events (full, read-only).
-- Write the methods under "The engine's own words". They may be called again at any time after a failure, `connect` and
-  `disconnect` too. Each call has `timeout_seconds`; then it is cancelled, and that counts as a failure.
-- `follow` must give a page, be it empty, every `pulse_seconds`, and only if the engine has really answered: that is how
-  an engine is found out that hangs without closing anything.
-- `follow` is left waiting while this process is behind. What the engine sends meanwhile must be bounded.
-- Make publications with `draft.received`, which raises `InvalidField` for what no stream can carry, within
-  `skips.read`: what cannot be read is left out, and `up_to` of the page goes beyond it.
-- Write `standing`, `vouch` and `sign_off` for an engine that can come back with an older log (`brokers.vouching`); and
-  while it follows the log, see that another process's signature is taken back (`vouch`).
-- Whenever the engine tells that its log is not the one of `self.epoch` any more, raise `Replaced`; when something was
-  trimmed before it was read, `Forgotten`. Both from wherever they are noticed: `follow`, `read_after`, `send`.
+- Parse the URL in `from_url` (with `brokers.options`) and call `Remote.__init__`.
+- Set `failures` to the exceptions of the engine's library, and `refusals` to those exceptions that mean: the engine can
+  be reached but does not accept events (full, read-only).
+- Implement the methods under "The engine's protocol". They may be called again at any time after a failure, including
+  `connect` and `disconnect`. Each call has `timeout_seconds`; after this time the call is cancelled, which counts as a
+  failure.
+- `follow` must yield a page, possibly empty, every `pulse_seconds`, and only if the engine has really responded. This
+  is how a hanging engine is detected that does not close its connection.
+- While this process is behind, `follow` is not resumed. Bound the data that the engine sends meanwhile.
+- Create publications with `draft.received` within `skips.read`; `draft.received` raises `InvalidField` for values that
+  no stream can carry. Omit unreadable entries, but include them in `up_to` of the page.
+- Implement `standing`, `vouch` and `sign_off` for an engine that can be restored to an older log (`brokers.vouching`).
+  While the engine follows the log, it must also remove the signature of another process (`vouch`).
+- Raise `Replaced` when the engine reports another log than that of `self.epoch`, and `Forgotten` when entries were
+  trimmed before they were read. `follow`, `read_after` and `send` may raise both.
 """
 
 from __future__ import annotations
@@ -46,24 +47,27 @@ from qgstream.events.publication import Position, Publication
 from qgstream.logs import Seldom, log, scrub
 from qgstream.reasons import ResetReason
 
-# What `before` reads at once, and what an engine's `follow` may best give at once: a few milliseconds of the loop.
+# The page size of `before`, and a good page size for an engine's `follow`: a few milliseconds of the event loop.
 PAGE_EVENTS = 256
-# What `send` makes ready, or gives to the library, at once.
+# The number of publications that `send` encodes, or passes to the library, at a time.
 MADE_AT_ONCE = 64
-# A sign of life comes at least so often, and twice within the timeout.
+# The maximum time between two pages of `follow`; at least two pages must fit into the timeout.
 MAX_PULSE_SECONDS = 2.0
 
-# A tail that ran this long after a mistake has recovered: the next one is a first one.
+# After this time without another error, the tail counts as recovered, and the next error starts with the shortest
+# delay.
 STEADY_SECONDS = 60.0
 
 _T = TypeVar("_T")
-_MAX_REASON = 10_000  # of what is looked through for secrets
+_MAX_REASON = 10_000  # the part that is searched for secrets
 _USERINFO = re.compile(r"//[^/@\s]*@")
 
 
 class Bounds(NamedTuple):
-    """What the log holds: everything after the offset `forgotten`, up to `newest`. Equal in an empty log, where
-    `newest` is the offset that was given last, or 0."""
+    """The bounds of the log: it holds everything after the offset `forgotten`, up to `newest`.
+
+    In an empty log both are equal, and `newest` is the last assigned offset, or 0.
+    """
 
     epoch: str
     forgotten: int
@@ -71,15 +75,18 @@ class Bounds(NamedTuple):
 
 
 class Page(NamedTuple):
-    """A part of the log, oldest first. It ends at the offset `up_to`: behind its last publication when what follows
-    that was skipped."""
+    """A part of the log, oldest first, up to the offset `up_to`.
+
+    `up_to` is greater than the offset of the last publication if the entries after that publication were skipped.
+    """
 
     publications: Sequence[Publication]
     up_to: int
 
 
 class Placed(NamedTuple):
-    """Where a publication is. Not `is_new`: its key was published before, there. The time is in Unix seconds."""
+    """The offset of a publication. `is_new` is False if its idempotency key was published before, at this offset. The
+    time is in Unix seconds."""
 
     offset: int
     is_new: bool
@@ -87,39 +94,41 @@ class Placed(NamedTuple):
 
 
 class Replaced(Exception):
-    """The engine has another log than the one that was opened: deleted and made anew, or gone back in time."""
+    """The engine has another log than the opened log: deleted and created anew, or restored to an older state."""
 
 
 class Remote(Broker, ABC):
-    """A broker whose log is in an engine that other processes use too, and that may go away and come back.
+    """A broker whose log is in an engine that other processes use too, and that may be away for a time.
 
-    One task follows the log, for the whole process, and delivers to the sink. `append` returns when that task has come
-    by what was appended. When the engine is lost it is tried again with growing, jittered delays; then the task goes
-    on behind the last thing it delivered, if the log still has that; else the sink is told `lost`.
+    One task follows the log for the whole process and delivers to the sink. `append` returns when that task has
+    delivered the appended publications. When the engine is lost, the task reconnects with growing, jittered delays. It
+    then continues after the last delivered publication if the log still has the next one; otherwise it calls `lost` of
+    the sink.
     """
 
-    # In the log, and for people: the scheme's plain name.
+    # The name in log lines and errors: the plain name of the scheme.
     name: ClassVar[str]
-    # What the engine's library raises. Anything else is a mistake in the engine's file: the log has its trace, and the
-    # tail goes on.
+    # The exceptions of the engine's library. Any other exception is a bug in the engine's module: it is logged with a
+    # traceback, and the tail continues.
     failures: ClassVar[tuple[type[Exception], ...]] = (OSError, EOFError)
-    # Those of them that mean: reached, and does not take events. It is asked with `probe` until it does.
+    # The exceptions that mean: the engine can be reached but does not accept events. `probe` runs until the engine
+    # accepts events again.
     refusals: ClassVar[tuple[type[Exception], ...]] = ()
-    # What a batch may hold, so that the engine takes it, and gives it back to the tail, in a part of the usual timeout.
-    # A larger one is refused before anything of it is sent: when the timeout is over nobody knows what is in the log.
+    # The limits of a batch. The engine must store such a batch and return it to the tail in a part of the usual
+    # timeout. A larger batch is refused before it is sent, because after a timeout it is unknown what the log holds.
     max_batch_events: ClassVar[int] = MAX_EVENTS_PER_BATCH
     max_batch_topics: ClassVar[int] = MAX_EVENTS_PER_BATCH * MAX_TOPICS_PER_EVENT
 
     def __init__(
         self, place: str, *, timeout_seconds: float = DEFAULT_TIMEOUT_SECONDS, secrets: Collection[str] = ()
     ) -> None:
-        """`place` is the engine's address for people, without credentials. `secrets` never appear anywhere."""
+        """`place` is the engine's address for log lines and errors, without credentials. `secrets` are never shown."""
         self.place = place
         self.timeout_seconds = timeout_seconds
         self.pulse_seconds = min(MAX_PULSE_SECONDS, timeout_seconds / 2)
         self.history = HistorySettings()
         self.epoch = ""
-        self.newest = 0  # what was delivered last, or skipped
+        self.newest = 0  # the offset that was last delivered or skipped
         self.skips = Skips(self.name, self.explain)
         self._mistakes = Seldom()
         self._after_mistake = Backoff()
@@ -127,45 +136,54 @@ class Remote(Broker, ABC):
         self._secrets = sorted(filter(None, secrets), key=len, reverse=True)
         self._sink: Sink | None = None
         self._is_open = False
-        self._away: str | None = None  # why it cannot be reached
-        self._is_behind = False  # the tail waits until this process has dealt with what it delivered
-        self._refusal: str | None = None  # why it does not take events
+        self._away: str | None = None  # why the engine cannot be reached
+        self._is_behind = False  # the tail waits until this process has processed the delivered publications
+        self._refusal: str | None = None  # why the engine does not accept events
         self._backoff = Backoff()
         self._tasks: set[asyncio.Task[None]] = set()
         self._appends = 0
         self._answered = asyncio.Event()
         self._waiting: list[tuple[int, int, asyncio.Future[None]]] = []  # a heap, by offset
         self._turns = count()
-        self._looking: asyncio.Task[Bounds] | None = None  # for the bounds, on behalf of all who wait for them
-        self._has_asked = False  # whether that task has put its question to the engine
+        # the query for the bounds, shared by all callers that wait for them
+        self._looking: asyncio.Task[Bounds] | None = None
+        self._has_asked = False  # whether that task has sent its query to the engine
 
-    # The engine's own words.
+    # The engine's protocol.
 
     @abstractmethod
     async def connect(self) -> None:
-        """Be connected, and make the log if there is none. Called again after each `disconnect`, and sometimes when
-        the connection is well: then do nothing but see that there is a log."""
+        """Connect, and create the log if there is none.
+
+        Called again after each `disconnect`. Also called while the connection works: then only create the log if there
+        is none.
+        """
 
     @abstractmethod
     async def disconnect(self) -> None:
-        """Let go of the connection, in whatever state it is. Raises nothing but `failures`."""
+        """Close the connection in any state. Raises nothing but `failures`."""
 
     @abstractmethod
     async def bounds(self) -> Bounds:
-        """What the log holds now."""
+        """Return the current bounds of the log."""
 
     async def peek(self) -> Bounds:
-        """What `bounds` says, for a client with an id that did not come by yet. Must write nothing: anybody can send
-        such ids. As written here it suits engines whose `bounds` only read."""
+        """Return the bounds for a client whose id is not delivered here yet.
+
+        Must not write: any client can send such ids. The default suits engines whose `bounds` only reads.
+        """
         return await self.bounds()
 
     @abstractmethod
     async def renew(self, epoch: str, ended: int | None = None) -> None:
-        """The log is not what it was though its epoch is: an engine came back without its newest events. Give it
-        another epoch, unless it has another one than this already. For `ended` see `Vouching.renew`."""
+        """Give the log a new epoch, unless it already has another epoch than this one.
+
+        Called when an engine was restored without its newest events although the epoch is unchanged. For `ended` see
+        `Vouching.renew`.
+        """
 
     async def standing(self) -> Standing:
-        """See `Vouching.standing`. As written here it suits engines that cannot come back with an older log."""
+        """See `Vouching.standing`. The default suits engines that cannot be restored to an older log."""
         return Standing(self.epoch)
 
     async def vouch(self) -> None:
@@ -173,19 +191,24 @@ class Remote(Broker, ABC):
         return
 
     async def sign_off(self) -> None:
-        """Write down that the log ends where it ends now. A process that goes on following it takes that back."""
+        """Write where the log ends now (the signature). A process that continues to follow the log removes the
+        signature."""
         return
 
     async def has(self, offset: int) -> bool:  # noqa: ARG002
-        """Whether the log still has the very event that was delivered at this offset, which `bounds` say it holds.
+        """Whether the log still has the event that was delivered at this offset, which is within the `bounds`.
 
-        An engine that gives offsets anew, or takes events of others between, finds out here that it went back in time.
+        An engine that may assign offsets twice, or that accepts events of others in between, detects here that it was
+        restored to an older log.
         """
         return True
 
     async def before(self, end: int, forgotten: int) -> tuple[Sequence[Publication], int]:
-        """Some of the newest publications up to `end`, oldest first, and the offset after which they begin (less than
-        `end`). As written here it suits engines whose offsets have no gaps."""
+        """Return some of the newest publications up to `end`, oldest first, and the offset after which they start (less
+        than `end`).
+
+        The default suits engines whose offsets have no gaps.
+        """
         start = max(forgotten, end - PAGE_EVENTS)
         found: list[Publication] = []
         at = start
@@ -199,41 +222,44 @@ class Remote(Broker, ABC):
 
     @abstractmethod
     async def read_after(self, after: int, limit: int) -> Page:
-        """The log after an offset: at most `limit` publications and about `MAX_READ_BYTES`. `up_to` is `after` when
-        there is no more. Raises `Forgotten` when something after the offset was trimmed."""
+        """Return the log after an offset: at most `limit` publications and about `MAX_READ_BYTES`.
+
+        `up_to` is `after` when there is no more. Raises `Forgotten` when an entry after the offset was trimmed.
+        """
 
     @abstractmethod
     def follow(self, after: int) -> AsyncGenerator[Page, None]:
-        """The log after an offset, and everything that is appended, as it comes. See above."""
+        """Yield the log after an offset, and then everything that is appended. See the module's docstring."""
 
     @abstractmethod
     async def send(self, publications: Sequence[Publication]) -> Sequence[Placed]:
-        """Append, and return where each is once they are as safe as the engine makes them. Touches none of them.
+        """Append the publications, and return the place of each when the engine has stored them as safely as it can.
 
-        Raises `errors.TooLarge` or `errors.NotStorable` for what this engine can never take, before anything is sent
-        if that can be known: it is the publisher's own error, and says nothing of the engine.
+        Does not change the publications. Raises `errors.TooLarge` or `errors.NotStorable` for publications that this
+        engine can never store, before sending anything if possible. Such an error is the publisher's fault and says
+        nothing about the engine.
         """
 
     async def probe(self) -> None:
-        """Raise one of `failures` if the engine would still not take events, without appending one."""
+        """Raise one of `failures` if the engine still does not accept events. Appends nothing."""
         return
 
-    # What engines may use.
+    # Helpers for engines.
 
     async def _turn(self, done: int) -> None:
-        """Let others have the loop, whenever so many publications of a batch were made ready: 2 ms with few topics."""
+        """Yield to the event loop after every so many prepared publications of a batch: 2 ms with few topics."""
         if done and not done % MADE_AT_ONCE:
             await asyncio.sleep(0)
 
     def explain(self, error: Exception | str) -> str:
-        """What went wrong, without credentials."""
+        """Describe an error without credentials."""
         text = (str(error) or type(error).__name__)[:_MAX_REASON]
         for secret in self._secrets:
             text = text.replace(secret, "[secret]")
-        # Foreign text may hold lone surrogates, which no line of the log can.
+        # Foreign text may contain lone surrogates, which a log line cannot.
         return scrub(_USERINFO.sub("//", text))[:500].encode(errors="backslashreplace").decode()
 
-    # Life.
+    # Opening and closing.
 
     @property
     def skipped(self) -> int:
@@ -246,11 +272,11 @@ class Remote(Broker, ABC):
         return self._is_open and self._away is None and self._refusal is None
 
     def keep(self, history: HistorySettings) -> None:
-        """The history settings were changed."""
+        """Apply changed history settings."""
         self.history = history
 
     async def open(self, sink: Sink, history: HistorySettings) -> Opened:
-        """Connect, and begin to follow the log from its end. Raises `errors.Unavailable`."""
+        """Connect, and start to follow the log from its end. Raises `errors.Unavailable`."""
         self.history = history
         try:
             await self._ask(self.connect())
@@ -280,14 +306,14 @@ class Remote(Broker, ABC):
         return await self.bounds()
 
     async def _recent(self, bounds: Bounds) -> tuple[Sequence[Publication], int]:
-        """The newest publications, as many as the window takes, and the offset after which they begin."""
+        """Return the newest publications, up to the size of the window, and the offset after which they start."""
         recent: deque[Publication] = deque()
         size_bytes, end = 0, bounds.newest
         oldest = time.time() - longest_seconds(self.history)
         forgotten = bounds.forgotten
         while end > forgotten:
             found, start = await self._ask(self.before(end, bounds.forgotten))
-            # A whole page: the date of one entry, whoever wrote it, says nothing of what lies before it.
+            # A whole page: the date of one entry, from any writer, says nothing about older entries.
             if found and all(publication.published_at < oldest for publication in found):
                 forgotten = end
                 break
@@ -303,7 +329,7 @@ class Remote(Broker, ABC):
         return recent, forgotten
 
     async def close(self) -> None:
-        """Answer what was taken (for as long as the timeout), stop, and let go."""
+        """Finish pending calls of `append` (within the timeout), stop, and disconnect."""
         if not self._is_open:
             return
         self._is_open = False
@@ -312,8 +338,8 @@ class Remote(Broker, ABC):
             await self._answered.wait()
         pending: set[asyncio.Task[Any]] = {*self._tasks, *([self._looking] if self._looking is not None else [])}
         while pending:
-            # Again and again: up to Python 3.11 `wait_for`, which libraries use, swallows a cancellation that comes in
-            # the same moment as what it waited for.
+            # Cancelled repeatedly: up to Python 3.11 `wait_for`, which libraries use, swallows a cancellation that
+            # arrives at the same time as its result.
             for task in pending:
                 task.cancel()
             _, pending = await asyncio.wait(pending, timeout=0.2)
@@ -329,7 +355,7 @@ class Remote(Broker, ABC):
             async with asyncio.timeout(self.timeout_seconds):
                 await self.disconnect()
         except self.failures:
-            return  # nobody is there to say goodbye to
+            return  # the engine is already gone
         except Exception as error:  # noqa: BLE001
             self._mistake(error)
 
@@ -345,7 +371,7 @@ class Remote(Broker, ABC):
             self._mistake(error)
 
     def _mistake(self, error: BaseException) -> None:
-        """Say that something was raised which nobody reckoned with. It ends nothing for good."""
+        """Log an unexpected exception. The broker continues."""
         if self._mistakes.is_due():
             said = {"broker": self.name, "reason": self.explain(repr(error))}
             log.error("broker.failed", extra=said, exc_info=error)
@@ -353,8 +379,8 @@ class Remote(Broker, ABC):
     # The tail.
 
     async def _run(self) -> None:
-        """Follow the log, for ever; whatever breaks it, go on where it broke."""
-        is_sure = True  # `open` has just looked
+        """Follow the log for ever; after a failure, continue where it stopped."""
+        is_sure = True  # `open` has just checked the log
         while True:
             try:
                 if not is_sure:
@@ -362,20 +388,20 @@ class Remote(Broker, ABC):
                     self._came_back()
                 await self._follow()
             except (Forgotten, Replaced):
-                pass  # the connection is well, and `_resume` finds out
+                pass  # the connection works, and `_resume` finds the cause
             except self.failures as error:
                 self._went_away(error)
                 await self._let_go()
             except Exception as error:  # noqa: BLE001
                 self._mistake(error)
-                self._went_away(f"a mistake in qgstream: {error!r}")
+                self._went_away(f"a bug in qgstream: {error!r}")
                 await self._let_go()
                 await asyncio.sleep(self._seconds_after_mistake())
             is_sure = False
             await asyncio.sleep(self._backoff.seconds())
 
     def _seconds_after_mistake(self) -> float:
-        # Longer and longer, also when there is a good page between two of them.
+        # The delay keeps growing even if there is a good page between two errors.
         now = time.monotonic()
         if now - self._mistaken_at > STEADY_SECONDS:
             self._after_mistake.reset()
@@ -395,15 +421,18 @@ class Remote(Broker, ABC):
                 self._backoff.reset()
                 if page.publications:
                     await self._room()
-                    await asyncio.sleep(0)  # a page that was there already must not hold the loop for the next one
+                    # pages that are already there must not block the event loop one after the other
+                    await asyncio.sleep(0)
         finally:
             await pages.aclose()
 
     async def _room(self) -> None:
-        """Wait, for as long as it takes, while this process is behind: the engine holds the log better than its memory.
+        """Wait without a time limit while this process is behind: the engine stores the log better than this process's
+        memory.
 
-        It waits for nobody who waits for the tail. A publish of this process that is under way is answered when the
-        tail goes on, or 503 after its timeout; the next ones wait in `Hub.room` before they are sent.
+        This method does not wait for callers that wait for the tail. A publish of this process that is under way
+        finishes when the tail continues, or gets a 503 after its timeout. Later publishes wait in `Hub.room` before
+        they are sent.
         """
         if self._sink is not None:
             self._is_behind = True
@@ -422,7 +451,7 @@ class Remote(Broker, ABC):
         self._wake()
 
     async def _resume(self) -> None:
-        """Connect again, and see what became of the log meanwhile."""
+        """Reconnect, and find out what happened to the log meanwhile."""
         async with asyncio.timeout(self.timeout_seconds):
             bounds = await self._look()
         if bounds.epoch == self.epoch and not await self._goes_on(bounds):
@@ -437,7 +466,7 @@ class Remote(Broker, ABC):
             await self.vouch()
 
     async def _goes_on(self, bounds: Bounds) -> bool:
-        """Whether the log is one in which what was delivered is followed by what was appended since."""
+        """Whether the log still continues from the last delivered publication, with all publications appended since."""
         if bounds.newest < self.newest:
             return False
         async with asyncio.timeout(self.timeout_seconds):
@@ -445,7 +474,8 @@ class Remote(Broker, ABC):
 
     def _lose(self, position: Position, reason: ResetReason) -> None:
         if position.epoch != self.epoch:
-            # What was sent to the log that is gone, or to the new one behind our back, came back to nobody here.
+            # Publications that were sent to the lost log, or to the new log without being delivered, never reached this
+            # process.
             for _, _, future in self._waiting:
                 if not future.done():
                     future.set_exception(Replaced())
@@ -473,7 +503,7 @@ class Remote(Broker, ABC):
         elif self.is_up and not was_up:
             log.info("broker.up", extra={"broker": self.name, "place": self.place})
 
-    # Publishing's side.
+    # Publishing.
 
     async def append(self, publications: Sequence[Publication]) -> Sequence[int]:
         """See `Broker.append`."""
@@ -506,16 +536,16 @@ class Remote(Broker, ABC):
     def _check_batch(self, publications: Sequence[Publication]) -> None:
         events, topics = len(publications), sum([len(publication.topics) for publication in publications])
         for got, limit, what in (
-            (events, self.max_batch_events, "events"), (topics, self.max_batch_topics, "topics of its events together"),
+            (events, self.max_batch_events, "events"), (topics, self.max_batch_topics, "topics of all its events"),
         ):  # fmt: skip
             if got > limit:
                 raise BadRequest(
-                    f"got a batch with {got} {what}, expected at most {limit} at once for {self.name}",
+                    f"got a batch with {got} {what}, expected at most {limit} for {self.name}",
                     code="too_many_events",
                 )
 
     async def _takes_others(self) -> bool:
-        """Whether the engine takes events, though it refused some. Those are then their publisher's affair alone."""
+        """Whether the engine accepts other events although it refused some. Then only the publisher gets an error."""
         try:
             await self.probe()
         except self.failures:
@@ -526,7 +556,7 @@ class Remote(Broker, ABC):
         return True
 
     async def _came_by(self, offset: int) -> None:
-        """Return when the tail has delivered everything up to this offset."""
+        """Wait until the tail has delivered everything up to this offset."""
         if offset > self.newest:
             future = asyncio.get_running_loop().create_future()
             heappush(self._waiting, (offset, next(self._turns), future))
@@ -562,7 +592,7 @@ class Remote(Broker, ABC):
     # Reading.
 
     async def read(self, after: int, limit: int, topics: Collection[str] = ()) -> Sequence[Publication]:  # noqa: ARG002
-        """See `Broker.read`. Nothing that the sink was not told of yet: that would reach a stream twice."""
+        """See `Broker.read`. Returns nothing that the sink has not received yet, which a stream would receive twice."""
         self._check()
         while after < self.newest:
             page = await self._ask(self.read_after(after, limit))
@@ -584,10 +614,10 @@ class Remote(Broker, ABC):
         return epoch == self.epoch and offset <= bounds.newest
 
     async def _bounds_for(self, offset: int) -> Bounds:
-        """The bounds, for a client that has this offset. All who wait share one question.
+        """Return the bounds for a client with this offset. All waiting callers share one query.
 
-        Another process may have delivered the offset a moment ago. So an answer to a question that was asked before
-        this call cannot deny that there is such an offset: then the question is asked once more.
+        Another process may have delivered the offset a moment ago. So the result of a query sent before this call
+        cannot rule out that the offset exists; in that case the query is sent again.
         """
         looking = self._looking
         if looking is not None and not looking.done() and self._has_asked:
@@ -595,11 +625,12 @@ class Remote(Broker, ABC):
                 bounds = await _shielded(looking)
                 if offset <= bounds.newest:
                     return bounds
-        # Whatever question is under way here was asked after this call.
+        # At this point, a running task has not sent its query yet.
         if self._looking is None or self._looking.done():
             self._has_asked = False
             self._looking = asyncio.get_running_loop().create_task(self._look_again())
-            self._looking.add_done_callback(lambda task: task.cancelled() or task.exception())  # it may come too late
+            # the exception may come after all callers have gone
+            self._looking.add_done_callback(lambda task: task.cancelled() or task.exception())
         return await _shielded(self._looking)
 
     async def _look_again(self) -> Bounds:
@@ -607,7 +638,7 @@ class Remote(Broker, ABC):
         async with asyncio.timeout(self.timeout_seconds):
             return await self.peek()
 
-    # Every question has an answer in time.
+    # Timeouts and errors of queries.
 
     def _check(self) -> None:
         if not self._is_open:
@@ -621,9 +652,11 @@ class Remote(Broker, ABC):
                 return await coroutine
         except TimeoutError as error:
             what = self.explain(error) if str(error) else f"was silent for {self.timeout_seconds:g} s"
-            raise self._unavailable("has more than this server keeps up with" if self._is_behind else what) from None
+            raise self._unavailable(
+                "sends events faster than this server can process them" if self._is_behind else what
+            ) from None
         except Replaced:
-            raise self._unavailable("has another log than a moment ago") from None
+            raise self._unavailable("has replaced its log") from None
         except self.failures as error:
             raise self._unavailable(self.explain(error)) from None
 
@@ -632,7 +665,8 @@ class Remote(Broker, ABC):
 
 
 async def _shielded(task: asyncio.Task[_T]) -> _T:
-    """The result of a task that others wait for too. `ConnectionError` when the broker was closed meanwhile."""
+    """Return the result of a task that others wait for too. Raises `ConnectionError` when the broker was closed
+    meanwhile."""
     await asyncio.wait((task,))
     if task.cancelled():
         raise ConnectionError("is not open")
@@ -640,5 +674,5 @@ async def _shielded(task: asyncio.Task[_T]) -> _T:
 
 
 def longest_seconds(history: HistorySettings) -> float:
-    """The longest that any topic's events are kept."""
+    """Return the longest retention of any topic, in seconds."""
     return max([history.max_age_seconds, *(topic.max_age_seconds or 0 for topic in history.topics)])

@@ -1,4 +1,4 @@
-"""Entries of a log that cannot be read: they are passed over, counted, and said in the log of the process."""
+"""Unreadable entries of a log: they are skipped, counted and reported in the process's log lines."""
 
 from __future__ import annotations
 
@@ -12,9 +12,9 @@ _T = TypeVar("_T")
 
 
 class Skips:
-    """Counts what one broker passes over. The log has a line about it at once, and then at most one a minute.
+    """Counts the entries that one broker skips. The first skip logs a line; later skips log at most one line a minute.
 
-    `explain` makes the reason fit for the log.
+    `explain` makes the reason safe to log.
     """
 
     def __init__(self, broker: str, explain: Callable[[Exception | str], str] = str) -> None:
@@ -24,9 +24,9 @@ class Skips:
         self._seldom = Seldom()
 
     def read(self, offset: int, entry: Callable[[], _T]) -> _T | None:
-        """What `entry()` returns, or None when it raises.
+        """Return the result of `entry()`, or None if it raises.
 
-        Anybody may have written the entry, and whatever is wrong with it, it must not keep readers from what follows.
+        Any program may have written the entry. A broken entry must not keep readers from later entries.
         """
         try:
             return entry()
@@ -35,11 +35,12 @@ class Skips:
             return None
 
     def skip(self, offset: int, problem: Exception | str) -> None:
-        """Pass over what is at this offset."""
+        """Skip the entry at this offset."""
         self.count += 1
         if not self._seldom.is_due():
             return
-        # Parsers raise what says what was expected. Anything else is a gap in a parser, and its trace shows where.
+        # Parsers raise these with a description. Any other exception is a bug in a parser, and its traceback shows
+        # where.
         is_known = isinstance(problem, QgstreamError | str)
         reason = self._explain(problem if is_known else f"{type(problem).__name__}: {problem}")
         said = {"broker": self._broker, "offset": offset, "reason": reason, "skipped": self.count}

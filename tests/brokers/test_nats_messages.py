@@ -99,7 +99,7 @@ def test_everything_comes_back(text: str, one: str, other: str) -> None:
         ({"Retry": "9" * 400}, b"", "log.orders", "retry: got 999999999999, expected"),
         ({"Topics": "a, b"}, b"", "log.orders", "Topics: got 'a, b', expected a JSON list"),
         ({"Topics": "7"}, b"", "log.orders", "Topics: got '7'"),
-        ({"Topics": '["a"]'}, b"", "log.orders", "with that of the subject"),
+        ({"Topics": '["a"]'}, b"", "log.orders", "with the subject's topic"),
         ({"Topics": '["orders", 7]'}, b"", "log.orders", "topic: got int"),
     ],
 )

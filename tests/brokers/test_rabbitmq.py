@@ -747,7 +747,7 @@ async def test_a_queue_that_is_no_stream_is_refused(stream: Engine, tails: Tails
         await queue.delete()
         exchange = await channel.declare_exchange("direct-" + name_of(stream), "direct", durable=True)
         url = stream.url.replace("exchange=", "exchange=direct-")
-        with pytest.raises(Unavailable, match="is there and no topic exchange"):
+        with pytest.raises(Unavailable, match="exists and is not a topic exchange"):
             await tails.open(broker=open_broker(url))
         await exchange.delete()
 
@@ -790,7 +790,7 @@ async def test_it_speaks_tls_with_those_it_knows(
         ("amqp://h?streem=a", "got the option 'streem', expected one of stream, exchange"),
         ("amqp://h?max_bytes=0", "max_bytes: got '0'"),
         ("amqp://h?stream=", "stream: got ''"),
-        ("amqp://h?exchange=" + "%E6%9D%B1" * 100, "exchange: got 300 bytes, expected 255 at most"),
+        ("amqp://h?exchange=" + "%E6%9D%B1" * 100, "exchange: got 300 bytes, expected at most 255"),
         ("amqp://h?cafile=/x", "got certificates for amqp://, expected amqps://"),
         ("amqps://user:secret@h?cafile=/nonexistent", "the certificates cannot be used"),
     ],

@@ -133,13 +133,13 @@ def test_a_header_that_says_something_else_is_a_problem(headers: dict[str, Any],
 
 def test_what_is_too_large_is_a_problem_unless_it_is_ours() -> None:
     entry = read(delivered("a", Basic.Properties(), b"x" * 101))
-    assert entry.problem == "data is 101 bytes, at most 100 expected"
+    assert entry.problem == "data: got 101 bytes, expected at most 100"
     assert read(delivered("a", Basic.Properties(), b"x" * 100)).problem is None
 
 
 @pytest.mark.parametrize("offset", [None, "6"])
 def test_a_message_of_no_stream_is_an_error(offset: object) -> None:
-    with pytest.raises(NoStream, match="expected one of a stream"):
+    with pytest.raises(NoStream, match="expected a message of a stream"):
         read(delivered("a", Basic.Properties(), b"x", offset=offset))
 
 

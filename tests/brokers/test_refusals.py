@@ -102,8 +102,7 @@ async def test_a_batch_that_redis_could_not_give_back_in_time_is_refused(
         answer = await client.post(line * 10_000, media_type="application/x-ndjson")
         assert (answer.code, error_of(answer)["code"]) == (400, "too_many_events")
         assert (
-            "got a batch with 640000 topics of its events together, expected at most 100000"
-            in error_of(answer)["message"]
+            "got a batch with 640000 topics of all its events, expected at most 100000" in error_of(answer)["message"]
         )
         answer = await client.post(line * 1000, media_type="application/x-ndjson")
         assert len(document(answer)["ids"]) == 1000

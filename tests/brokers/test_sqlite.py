@@ -187,7 +187,7 @@ async def test_a_refused_file_may_be_moved_away(disk: Disk) -> None:
 
 @pytest.mark.gen_test
 async def test_a_directory_that_is_not_there_is_named(tmp_path: Path) -> None:
-    with pytest.raises(OSError, match="no/such: is no directory"):
+    with pytest.raises(OSError, match="no/such: is not a directory"):
         await Disk(tmp_path / "no" / "such" / "events.db").open()
 
 

@@ -98,7 +98,7 @@ WAYS = {
     "the folder is moved": (move_folder, "was removed or moved"),
     "the folder is replaced by a copy": (replace_folder, "was replaced"),
     "a file is where the folder was": (make_folder_a_file, "was removed or moved"),
-    "it cannot be looked at": (make_a_circle, "could not be looked at (Too many levels of symbolic links)"),
+    "it cannot be looked at": (make_a_circle, "could not be checked (Too many levels of symbolic links)"),
 }
 every_way = pytest.mark.parametrize(("displace", "said"), WAYS.values(), ids=WAYS)
 

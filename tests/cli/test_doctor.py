@@ -285,7 +285,7 @@ def test_says_what_serve_will_not_find(tmp_path: Path) -> None:
     broker = ("--set", f"broker.url=sqlite://{tmp_path}/none/events.db")
     done = doctor("--port", "0", "--set", "limits.max_connections=100", *broker)
     assert done.returncode == 1
-    assert re.search(r"^fails +broker\.url .*is no directory", done.stdout, re.MULTILINE)
+    assert re.search(r"^fails +broker\.url .*is not a directory", done.stdout, re.MULTILINE)
     assert re.search(r"^warning +auth\.admin_keys ", done.stdout, re.MULTILINE)
     done = doctor("--port", "0", "--set", "limits.max_connections=100", *broker, "--offline")
     assert (done.returncode, "broker.url" in done.stdout) == (0, False)

@@ -253,7 +253,7 @@ def test_a_log_on_disk(tmp_path: Path) -> None:
     path = tmp_path / "here" / "events.db"
     server: dict[str, object] = {"port": 0}
     broker = {"url": f"sqlite://{path}"}
-    assert "is no directory" in of_network(server=server, broker=broker)["broker.url"].found
+    assert "is not a directory" in of_network(server=server, broker=broker)["broker.url"].found
     path.parent.mkdir()
     assert odd(of_network(server=server, broker=broker)) == {}
     assert list(path.parent.iterdir()) == [], "a check makes nothing: root's files would be in the server's way"

@@ -1,1 +1,1 @@
-"""The log in a NATS JetStream stream."""
+"""The NATS broker: the log is a JetStream stream."""

@@ -1,4 +1,4 @@
-"""The log in a NATS server: a JetStream stream, whose subjects are topics and whose sequence numbers are offsets."""
+"""The log in a NATS server: a JetStream stream. Subjects are topics, and sequence numbers are offsets."""
 
 from __future__ import annotations
 
@@ -31,22 +31,22 @@ from qgstream.logs import log
 from qgstream.net.certificates import expires_at
 
 PORT = 4222
-# A connection that is given up may take this long to end.
+# The longest time to wait for the end of a closed connection.
 CLOSE_SECONDS = 1.0
-# The server's numbers for errors (nats-server, server/errors.json).
+# The server's error numbers (nats-server, server/errors.json).
 _NO_STREAM, _NAME_IN_USE, _SUBJECTS_OVERLAP, _TOO_LARGE = 10059, 10058, 10065, 10054
-# JetStream's own bound (nats-server, server/stream.go).
+# JetStream's own limit (nats-server, server/stream.go).
 MAX_HEADERS_BYTES = 65535
-# Messages of a batch that are sent before the first of them must be acknowledged. A server of 2.11 refuses what goes
-# beyond 10 000 of all publishers together.
+# The messages of a batch that are sent before the first must be acknowledged. A server of 2.11 rejects more than 10 000
+# messages in flight from all publishers together.
 MAX_IN_FLIGHT = 1000
 _NAME = re.compile(r"[A-Za-z0-9_-]+")
 
 
 class NatsBroker(Remote):
-    """A log in a JetStream stream. `nats pub qgstream.orders ...`, by any client of NATS, is an event of it.
+    """A log in a JetStream stream. `nats pub qgstream.orders ...`, by any NATS client, publishes an event.
 
-    Events are stored one by one: JetStream 2.9 knows no batches. See docs/brokers.md.
+    Events are stored one by one, because JetStream 2.9 has no batches. See docs/brokers.md.
     """
 
     name: ClassVar[str] = "nats"
@@ -63,21 +63,25 @@ class NatsBroker(Remote):
         self._client: Client | None = None
         self._last_error: Exception | None = None
         self._inboxes: set[Inbox] = set()
-        self._replies = ""  # where answers come to, with a number behind
+        self._replies = ""  # the subject for replies, followed by a number
         self._answers: dict[int, asyncio.Future[Msg]] = {}
         self._numbers = count()
         self._publishing = asyncio.Lock()
-        # The offset of a message, and when it was stored: of the newest that came by, and of the newest that there was.
+        # The offset of a message and the time of its storage: for the newest delivered message, and for the newest
+        # message at the start.
         self._stamp: tuple[int, int] | None = None
         self._newest_stamp = (0, 0)
         self._max_message_bytes = stream.max_message_bytes({})
-        self._follower = ""  # the name of the consumer by which it follows the log
+        self._follower = ""  # the name of the consumer that follows the log
         self._evidence = life.Evidence(self.stream, self._api, self._take_one)
 
     @classmethod
     def from_url(cls, url: str, *, timeout_seconds: float) -> Self:
-        """`nats://host:4222`, `nats+tls://user:password@host/stream?prefix=shop.events`, `nats://token@host`. Several
-        hosts are separated by commas. Raises `ConfigError`."""
+        """Create a broker for `nats://host:4222`, `nats+tls://user:password@host/stream?prefix=shop.events` or
+        `nats://token@host`.
+
+        Several hosts are separated by commas. Raises `ConfigError`.
+        """
         address = Address.parse(url)
         if address.path and not _NAME.fullmatch(address.path):
             raise ConfigError([
@@ -109,7 +113,8 @@ class NatsBroker(Remote):
         elif address.user:
             more |= {"token": address.user}
         try:
-            # It does not reconnect by itself: it would send, later, what was answered 503 long ago.
+            # No automatic reconnect: the library would later send events that the server has already refused with a
+            # 503.
             await client.connect(
                 [f"nats://{f'[{host}]' if ':' in host else host}:{port or PORT}" for host, port in address.hosts],
                 name="qgstream", allow_reconnect=False, max_reconnect_attempts=1, reconnect_time_wait=0,
@@ -128,13 +133,13 @@ class NatsBroker(Remote):
     async def _on_error(self, error: Exception) -> None:
         self._last_error = error
         if "permissions violation" in str(error).lower():
-            self._end_answers(ConnectionError(str(error)))  # to a question that may not be asked none comes
+            self._end_answers(ConnectionError(str(error)))  # the server sends no reply to a request without permission
 
     async def _on_closed(self) -> None:
         self._interrupt(ConnectionError(self._why_closed()))
 
     def _interrupt(self, error: Exception) -> None:
-        """Whoever waits for messages waits for them in vain."""
+        """Raise this error in all tasks that wait for messages."""
         for inbox in self._inboxes:
             inbox.put(error)
         self._end_answers(error)
@@ -156,7 +161,7 @@ class NatsBroker(Remote):
     # The stream.
 
     async def _api(self, verb: str, document: Mapping[str, Any] | None = None) -> dict[str, Any]:
-        """Ask JetStream's own interface: its documents are passed on as they are, also what a newer server added."""
+        """Send a request to the JetStream API. Documents are passed on unchanged, including fields of newer servers."""
         asked = b"" if document is None else json.dumps(document).encode()
         answer = await (await self._post(f"$JS.API.{verb}", asked))
         if _has_nobody(answer):
@@ -164,7 +169,7 @@ class NatsBroker(Remote):
         return _document(answer)
 
     async def _post(self, subject: str, data: bytes, headers: dict[str, str] | None = None) -> asyncio.Future[Msg]:
-        """Send something, and get the future of its answer, which the end of the connection ends."""
+        """Send a message, and return the future of its reply. The end of the connection fails the future."""
         number = next(self._numbers)
         answer = self._answers[number] = asyncio.get_running_loop().create_future()
         answer.add_done_callback(lambda _: self._answers.pop(number, None))
@@ -196,13 +201,13 @@ class NatsBroker(Remote):
             if error.err_code not in (_NAME_IN_USE, _SUBJECTS_OVERLAP):
                 raise
             refusal = error
-        # Mostly another process was faster: of two requests at once, the server may compare the subjects first.
+        # Mostly another process was faster: of two simultaneous requests, the server may compare the subjects first.
         try:
             return await self._info()
         except nats.js.errors.APIError as error:
             if error.err_code != _NO_STREAM:
                 raise
-        raise refusal  # a stream of another name has the subjects
+        raise refusal  # a stream with another name has the subjects
 
     async def _see_to_the_stream(self) -> None:
         try:
@@ -218,7 +223,7 @@ class NatsBroker(Remote):
             await self._api(f"STREAM.UPDATE.{self.stream}", wanted)
 
     def keep(self, history: HistorySettings) -> None:
-        """See `Broker.keep`. Is the engine away, it is told when it comes back."""
+        """See `Broker.keep`. If the engine is away, the settings are applied after the reconnect."""
         super().keep(history)
         if self.is_up:
             self._start(self._keep())
@@ -262,7 +267,7 @@ class NatsBroker(Remote):
             await inbox.some(1)
 
     async def has(self, offset: int) -> bool:
-        """See `Remote.has`: a stream that lost its newest events gives their numbers anew, at other times."""
+        """See `Remote.has`. A stream that lost its newest events assigns their numbers again, with other times."""
         if self._stamp is None or self._stamp[0] != offset:
             return True
         return await self._evidence.stamp_of(offset) in (None, self._stamp[1])
@@ -274,7 +279,7 @@ class NatsBroker(Remote):
         client = self._in_use()
         consumer = await self._consumer(after)
         ask = f"$JS.API.CONSUMER.MSG.NEXT.{self.stream}.{consumer}"
-        # A message counts with its subject and headers.
+        # The size of a message includes its subject and headers.
         max_bytes = max(MAX_READ_BYTES, client.max_payload) + 64 * 1024
         found: list[Msg] = []
         async with self._inbox(client) as inbox:
@@ -283,11 +288,12 @@ class NatsBroker(Remote):
             while len(found) < limit:
                 (message,) = await inbox.some(1)
                 if not is_event(message):
-                    break  # a status: no more, or enough
+                    break  # a status message: no more messages, or the page is full
                 found.append(message)
                 if place_of(message).pending == 0:
                     break
-        await client.publish(f"$JS.API.CONSUMER.DELETE.{self.stream}.{consumer}")  # or it ends by itself, soon
+        # otherwise the consumer ends by itself soon
+        await client.publish(f"$JS.API.CONSUMER.DELETE.{self.stream}.{consumer}")
         up_to = place_of(found[-1]).offset if found else after
         await self._see_what_is_missing(after, found)
         return Page(self._publications(found), up_to)
@@ -303,8 +309,10 @@ class NatsBroker(Remote):
         return name
 
     async def _see_what_is_missing(self, after: int, found: Sequence[Msg]) -> None:
-        """Raise `Forgotten` if something after an offset was trimmed before it came here. A gap in the numbers alone
-        says nothing: single events may be deleted by hand."""
+        """Raise `Forgotten` if a message after an offset was trimmed before it arrived.
+
+        A gap in the numbers alone proves nothing: an operator may have deleted single messages.
+        """
         offsets = [after, *(place_of(message).offset for message in found)]
         if found and offsets[-1] - after == len(found):
             return
@@ -338,10 +346,10 @@ class NatsBroker(Remote):
                 after, deliver_subject=inbox.subject, flow_control=True, description=life.FOLLOWER,
                 idle_heartbeat=stream.nanoseconds(max(0.1, self.pulse_seconds)),
             )  # fmt: skip
-            # A consumer ends with its stream: from here on, silence is the sign of another one.
+            # A consumer is deleted with its stream. From here on, silence shows that the stream was replaced.
             if (await self.bounds()).epoch != self.epoch:
                 raise Replaced
-            if self._newest_stamp[0] == after:  # where the log begins for us: nothing came by yet
+            if self._newest_stamp[0] == after:  # the start of the log for this process: nothing was delivered yet
                 self._stamp = self._newest_stamp
             at, delivered = after, 0
             look_at = time.monotonic() + self.pulse_seconds
@@ -351,7 +359,9 @@ class NatsBroker(Remote):
                 if events:
                     last = place_of(events[-1])
                     if last.delivery != delivered + len(events):
-                        raise ConnectionError(f"got the delivery {last.delivery}, expected {delivered + len(events)}")
+                        raise ConnectionError(
+                            f"got the delivery number {last.delivery}, expected {delivered + len(events)}"
+                        )
                     await self._see_what_is_missing(at, events)
                     at, delivered = last.offset, last.delivery
                     self._stamp = last.offset, last.stored_at
@@ -359,7 +369,7 @@ class NatsBroker(Remote):
                     await self._heed(client, message, delivered)
                 yield Page(self._publications(events), at)
                 if time.monotonic() > look_at:
-                    # Of what others do to the log besides publishing nobody tells us.
+                    # The server does not report changes of the log other than new messages.
                     if not await self._evidence.is_still(self.epoch):
                         raise Replaced
                     look_at = time.monotonic() + self.pulse_seconds
@@ -377,13 +387,14 @@ class NatsBroker(Remote):
                 await subscription.unsubscribe()
 
     async def _heed(self, client: Client, message: Msg, delivered: int) -> None:
-        """What the server says beside the events: are you still there, and how far?"""
+        """Handle a status message of the server: a heartbeat, or a flow-control request with the last delivery
+        number."""
         if is_event(message):
             return
         headers = message.headers or {}
         sent = headers.get("Nats-Last-Consumer")
         if sent is not None and int(sent) > delivered:
-            raise ConnectionError(f"deliveries up to {sent} were sent, and those up to {delivered} came")
+            raise ConnectionError(f"got deliveries up to {delivered}, expected all {sent} that were sent")
         answer = message.reply or headers.get("Nats-Consumer-Stalled")
         if answer:
             await client.publish(answer)
@@ -391,7 +402,7 @@ class NatsBroker(Remote):
     # Appending.
 
     async def send(self, publications: Sequence[Publication]) -> Sequence[Placed]:
-        """See `Remote.send`. One by one, in order, and not all or nothing."""
+        """See `Remote.send`. Messages are stored one by one, in order, so a batch may be stored in part."""
         newest, max_bytes = self.newest, self._in_use().max_payload
         messages: list[tuple[str, bytes, dict[str, str]]] = []
         for publication in publications:
@@ -404,13 +415,13 @@ class NatsBroker(Remote):
                 raise TooLarge("the message for NATS", size, max_bytes)
             head = headers_bytes(headers)
             if head > MAX_HEADERS_BYTES:
-                raise TooLarge("what is in the headers for NATS (topics, event, key)", head, MAX_HEADERS_BYTES)
+                raise TooLarge("the headers for NATS (topics, event, key)", head, MAX_HEADERS_BYTES)
             if head + len(data) > self._max_message_bytes:
                 raise TooLarge("the message for the stream in NATS", head + len(data), self._max_message_bytes)
         answers: list[asyncio.Future[Msg]] = []
         acks: list[dict[str, Any]] = []
         try:
-            async with self._publishing:  # so that those of this process do not get between each other's
+            async with self._publishing:  # keeps the messages of two batches of this process apart
                 for subject, data, headers in messages:
                     await self._turn(len(answers))
                     if len(answers) - len(acks) == MAX_IN_FLIGHT:
@@ -423,7 +434,7 @@ class NatsBroker(Remote):
             raise
         finally:
             for answer in answers:
-                answer.cancel() or answer.cancelled() or answer.exception()  # of several failures one is told
+                answer.cancel() or answer.cancelled() or answer.exception()  # only one of several failures is raised
         now = time.time()
         placed = [Placed(ack["seq"], not ack.get("duplicate"), now) for ack in acks]
         if any(place.is_new and place.offset <= newest for place in placed):
@@ -432,9 +443,9 @@ class NatsBroker(Remote):
         return placed
 
     async def _told_too_large(self, messages: Sequence[tuple[str, bytes, dict[str, str]]]) -> None:
-        """The stream's bound was changed while we were connected."""
+        """Raise `TooLarge` for a single message if the stream's size limit was lowered while connected."""
         self._max_message_bytes = stream.max_message_bytes((await self._info())["config"])
-        if len(messages) == 1:  # else some of the others are stored
+        if len(messages) == 1:  # otherwise some of the other messages are stored
             ((_, data, headers),) = messages
             size = headers_bytes(headers) + len(data)
             raise TooLarge("the message for the stream in NATS", size, self._max_message_bytes)
@@ -445,14 +456,14 @@ class NatsBroker(Remote):
 
 
 async def _close(client: Client) -> None:
-    # It waits for the last words of a TLS connection, which do not come when the certificate was refused.
+    # The library waits for the end of TLS, which never comes if the certificate was rejected.
     with suppress(TimeoutError):
         async with asyncio.timeout(CLOSE_SECONDS):
             await client.close()
 
 
 def _has_nobody(answer: Msg) -> bool:
-    """Whether the server says that nobody listens there."""
+    """Whether the server says that the subject has no subscriber."""
     return (answer.headers or {}).get("Status") == "503"
 
 

@@ -1,9 +1,9 @@
-"""nats-py's client, which goes on reading behind a message that it cannot take apart.
+"""nats-py's client, changed to continue after a message that the library cannot parse.
 
-A NATS server takes any bytes in a subject but spaces, tabs and line ends, and hardly looks at headers. nats-py stops
-reading at a subject that is not UTF-8, without a word, and gives the connection up at one with a vertical tab or a form
-feed. Such a message may lie in a stream for ever. So these methods of the library, none of them public, are replaced;
-tests/brokers/test_poison.py has each case.
+A NATS server accepts any bytes in a subject except spaces, tabs and line ends, and hardly checks headers. nats-py
+silently stops reading at a subject that is not UTF-8, and closes the connection at a subject with a vertical tab or a
+form feed. Such a message may stay in a stream for ever. So this module replaces these methods of the library, none of
+them public; tests/brokers/test_poison.py has each case.
 """
 
 from __future__ import annotations
@@ -15,12 +15,13 @@ from nats.protocol.parser import AWAITING_CONTROL_LINE, MAX_CONTROL_LINE_SIZE, P
 
 from qgstream.brokers.nats.messages import UNREADABLE
 
-# White space to a regular expression, and not to the server: what is between becomes a byte that is in no UTF-8.
+# Regular expressions treat these two characters as white space, but the server does not. They become a byte that never
+# occurs in UTF-8.
 _NO_SPACES = bytes.maketrans(b"\x0b\x0c", b"\xff\xff")
 
 
 class Client(_Client):
-    """Delivers what cannot be taken apart, too: `to_publication` then says what is wrong with it."""
+    """Also delivers messages that cannot be parsed: `to_publication` then describes the problem."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -29,7 +30,7 @@ class Client(_Client):
     def _build_message(
         self, sid: int, subject: bytes, reply: bytes, data: bytes, headers: dict[str, str] | None
     ) -> Msg:
-        # A lone surrogate stands for each byte that is no UTF-8, and no topic may hold one.
+        # A lone surrogate replaces each byte that is not UTF-8, and no topic may contain one.
         text = subject.decode(errors="surrogateescape")
         reply_to = reply.decode(errors="surrogateescape")
         return self.msg_class(subject=text, reply=reply_to, data=data, headers=headers, _client=self, _sid=sid)
@@ -45,7 +46,7 @@ class _Parser(Parser):
     async def parse(self, data: bytes = b"") -> None:
         await self._parse(data)
         while self.state == AWAITING_CONTROL_LINE and (end := self.buf.find(b"\r\n", 0, MAX_CONTROL_LINE_SIZE * 2)) > 0:
-            # The library has made nothing of this line.
+            # The library could not parse this line.
             line = self.buf[:end]
             mended = line.translate(_NO_SPACES)
             if mended == line:

@@ -1,4 +1,4 @@
-"""What a NATS server sends to us: messages of the stream, each with its place, and what it says in between."""
+"""Messages from a NATS server: messages of the stream with their places, and status messages between them."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from nats.aio.msg import Msg
 
 
 class Inbox:
-    """A subject of our own, and what came to it."""
+    """The messages sent to one subject of this process."""
 
     def __init__(self, subject: str) -> None:
         self.subject = subject
@@ -26,7 +26,8 @@ class Inbox:
         self._more.set()
 
     async def some(self, limit: int) -> list[Msg]:
-        """What has come, as soon as there is something. Raises an exception that was put, when it is its turn."""
+        """Wait for messages and return them. Raises an exception in the inbox when all messages before it were
+        returned."""
         while not self._came:
             self._more.clear()
             await self._more.wait()
@@ -43,7 +44,7 @@ class Inbox:
 
 
 class Place(NamedTuple):
-    """What a delivered message says of itself. `delivery` counts those of one consumer; the time is in nanoseconds."""
+    """The place of a delivered message. `delivery` counts the messages of one consumer; the time is in nanoseconds."""
 
     offset: int
     delivery: int
@@ -52,14 +53,14 @@ class Place(NamedTuple):
 
 
 def is_event(message: Msg) -> bool:
-    """Whether it is one of the stream's messages, and not a word of the server's own."""
+    """Whether the message is a message of the stream and not a status message of the server."""
     return message.reply.startswith("$JS.ACK.")
 
 
 def place_of(message: Msg) -> Place:
-    """The place of an event."""
-    # $JS.ACK.<stream>.<consumer>.<tries>.<sequence>.<delivery>.<time>.<pending>, or with the domain and the account
-    # before the stream, and perhaps more behind.
+    """Return the place of an event."""
+    # $JS.ACK.<stream>.<consumer>.<tries>.<sequence>.<delivery>.<time>.<pending>; or with the domain and the account
+    # before the stream, and perhaps more fields at the end.
     words = message.reply.split(".")
     start = 5 if len(words) == 9 else 7
     offset, delivery, stored_at, pending = map(int, words[start : start + 4])

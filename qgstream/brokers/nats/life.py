@@ -1,7 +1,7 @@
-"""Which log a JetStream stream is, where it begins and ends, and whether that is all of it (`brokers.vouching`).
+"""The epoch of the log in a JetStream stream, its bounds, and the evidence that it is complete (`brokers.vouching`).
 
-The name of the log's life and the signature at its end are in the stream's description. They are not in messages:
-whoever may publish could write those. The witness is a consumer in the server's memory.
+The name of the log's life and the signature at its end are in the stream's description. They are not in messages,
+because any publisher could write such messages. The witness is a consumer in the server's memory.
 """
 
 from __future__ import annotations
@@ -20,9 +20,9 @@ from qgstream.brokers.vouching import Standing, earlier_of
 Document = Mapping[str, Any]
 
 WITNESS = "qgstream-witness"
-# What the consumer by which a process follows the log says of itself.
+# The description of the consumer with which a process follows the log.
 FOLLOWER = "A process of qgstream"
-# The server's numbers for errors (nats-server, server/errors.json).
+# The server's error numbers (nats-server, server/errors.json).
 _NO_CONSUMER, _NO_MESSAGE = 10014, 10037
 # (epoch 7c1k9a until 812@1764300000000000000 after 3rw0cz-530,k2j3h4-12)
 _LIFE = re.compile(r"(?:^| )\(epoch (\w+)(?: until (\d+)@(\d+))?(?: after ([\w,-]+))?\)$", re.ASCII)
@@ -30,37 +30,41 @@ _DIGITS = "0123456789abcdefghijklmnopqrstuvwxyz"
 
 
 class Life(NamedTuple):
-    """What the stream's description says of the log; without a name if no process ever vouched for it.
+    """The part of the stream's description about the log; without a name if no process ever vouched for the log.
 
-    A stream that came back older has another life. `ended` is the sequence number in the signature, and when that
-    message was stored. `earlier` are lives before, newest first, with the number up to which their ids are good.
+    A stream that was restored to an older state gets another life. `ended` is the sequence number in the signature, and
+    the storage time of that message. `earlier` maps earlier lives, newest first, to the last number of each that is
+    still valid.
     """
 
     name: str = ""
     ended: tuple[int, int] | None = None
-    earlier: Mapping[str, int] = {}  # a default, which nobody changes
+    earlier: Mapping[str, int] = {}  # an immutable default: nothing changes the dict
 
     @classmethod
     def of(cls, config: Document) -> Life:
-        """The life in a stream's configuration."""
+        """Return the life in a stream's configuration."""
         return _described(config)[1]
 
     def described(self, config: Document) -> Document:
-        """The configuration with this life in its description."""
+        """Return the configuration with this life in its description."""
         until = "" if self.ended is None else " until {}@{}".format(*self.ended)
         after = ",".join(f"{name}-{number}" for name, number in self.earlier.items())
         text = f"(epoch {self.name}{until}{' after ' if after else ''}{after})"
         return {**config, "description": f"{_described(config)[0]} {text}".lstrip()}
 
     def next(self, witness: Document, ended: int | None) -> Life:
-        """The life after this one, by what the server says of the witness: all who begin it at the same time give it
-        the same name, and no other run of the server gives that name again."""
+        """Return the next life.
+
+        Its name comes from the server's data about the witness: all processes that start the life at the same time
+        derive the same name, and no other run of the server leads to this name.
+        """
         digest = sha256(f"{self.name} {witness['created']}".encode()).digest()
         return Life(_base36(int.from_bytes(digest[:5])), earlier=earlier_of(self.name, ended, self.earlier))
 
 
 def _described(config: Document) -> tuple[str, Life]:
-    """A stream's description without its life, and that."""
+    """Split a stream's description: return the description without the life, and the life."""
     description = str(config.get("description", ""))
     found = _LIFE.search(description)
     if found is None:
@@ -72,7 +76,8 @@ def _described(config: Document) -> tuple[str, Life]:
 
 
 def epoch(info: Document) -> str:
-    """A stream that is deleted and made again has another time; one that went back in time has another life."""
+    """Return the epoch. A stream that was deleted and created again has another time; a restored older stream has
+    another life."""
     return _epoch(info, Life.of(info["config"]).name)
 
 
@@ -82,14 +87,14 @@ def _epoch(info: Document, name: str) -> str:
 
 
 def bounds(info: Document) -> Bounds:
-    """What the stream holds."""
+    """Return the bounds of the stream."""
     state = info["state"]
     newest: int = state["last_seq"]
     return Bounds(epoch(info), state["first_seq"] - 1 if state["messages"] else newest, newest)
 
 
 def stored_at(text: str) -> int:
-    """A time of the documents (RFC 3339, up to nine digits behind the second) in nanoseconds."""
+    """Return a time of the API's documents (RFC 3339, up to nine digits after the second) in nanoseconds."""
     seconds, _, fraction = text.rstrip("Z").partition(".")
     return int(datetime.fromisoformat(f"{seconds}+00:00").timestamp()) * 10**9 + int(fraction.ljust(9, "0"))
 
@@ -103,7 +108,8 @@ def _base36(number: int) -> str:
 
 
 class Evidence:
-    """What proves that the log is whole. `api` asks JetStream's interface; `take_one` asks a consumer for a message."""
+    """The evidence that the log is complete. `api` sends a request to the JetStream API; `take_one` takes a message
+    from a consumer."""
 
     def __init__(
         self,
@@ -115,7 +121,7 @@ class Evidence:
         self._api = api
         self._take_one = take_one
         self._is_proof = True
-        self._life = Life()  # as it was seen last
+        self._life = Life()  # the last state seen
 
     async def _info(self) -> Document:
         return await self._api(f"STREAM.INFO.{self._stream}")
@@ -124,7 +130,7 @@ class Evidence:
         await self._api(f"STREAM.UPDATE.{self._stream}", life.described(info["config"]))
 
     async def stamp_of(self, number: int) -> int | None:
-        """When a message was stored; None for one that was deleted by hand."""
+        """Return when a message was stored; None for a message that was deleted individually."""
         try:
             found = await self._api(f"STREAM.MSG.GET.{self._stream}", {"seq": number})
         except nats.js.errors.APIError as error:
@@ -136,7 +142,7 @@ class Evidence:
     # The witness.
 
     async def _witness(self) -> Document:
-        """The witness, which is made if there is none. It is on no disk, and consumes nothing by itself."""
+        """Return the witness; create it if there is none. It is not on disk, and consumes nothing by itself."""
         config = {"durable_name": WITNESS, "deliver_policy": "last", "ack_policy": "none", "mem_storage": True}
         document = {"stream_name": self._stream, "config": config}
         return await self._api(f"CONSUMER.DURABLE.CREATE.{self._stream}.{WITNESS}", document)
@@ -148,11 +154,12 @@ class Evidence:
             if error.err_code != _NO_CONSUMER:
                 raise
             return False
-        # A process that follows the log would notice by itself what a witness cannot prove.
+        # A process that follows the log would itself notice a loss that a witness cannot prove.
         return _was_always_there(witness, info) or bool(await self._followers())
 
     async def _followers(self) -> set[str]:
-        """The consumers by which processes follow the log; of a stream with hundreds of consumers not all."""
+        """Return the consumers with which processes follow the log; not all of them if the stream has hundreds of
+        consumers."""
         found = await self._api(f"CONSUMER.LIST.{self._stream}")
         return {
             consumer["name"]
@@ -173,18 +180,18 @@ class Evidence:
     # The signature.
 
     async def sign(self, epoch_: str, follower: str) -> None:
-        """Write down that the log of this epoch ends where it ends now, unless another process follows it. `follower`
-        is the consumer of this one."""
+        """Sign the current end of the log of this epoch, unless another process follows the log. `follower` is this
+        process's consumer."""
         if await self._followers() - {follower}:
             return
         info = await self._info()
         if epoch(info) == epoch_:
             state = info["state"]
-            ended = state["last_seq"], max(0, stored_at(state["last_ts"]))  # that of no message is in the year 1
+            ended = state["last_seq"], max(0, stored_at(state["last_ts"]))  # an empty stream has a time in the year 1
             await self._describe(info, Life.of(info["config"])._replace(ended=ended))
 
     async def _signed_end(self, info: Document, life: Life) -> int | None:
-        """The number in the signature, if the stream goes so far and has the same message there."""
+        """Return the number in the signature, if the stream still contains the same message with this number."""
         if life.ended is None:
             return None
         (number, stamp), found = life.ended, bounds(info)
@@ -192,7 +199,7 @@ class Evidence:
             return None
         return number if number <= found.forgotten or await self.stamp_of(number) == stamp else None
 
-    # The life.
+    # The life of the log.
 
     async def standing(self) -> Standing:
         """See `Vouching.standing`."""
@@ -204,7 +211,8 @@ class Evidence:
         return Standing(epoch(info), is_witnessed, ended, earlier)
 
     async def begin(self) -> None:
-        """Name the life of a stream that has none: it is new, or was described anew while no process followed it."""
+        """Name the life of a stream without one: a new stream, or one whose description was changed while no process
+        followed it."""
         info = await self._info()
         if not Life.of(info["config"]).name:
             await self.renew(epoch(info), None)
@@ -216,11 +224,11 @@ class Evidence:
             await self._describe(info, Life.of(info["config"]).next(witness, ended))
 
     async def is_still(self, epoch_: str) -> bool:
-        """Whether the log is still of this epoch. Takes back the signature of another process: the log goes on."""
+        """Whether the log still has this epoch. Removes the signature of another process, because the log continues."""
         info = await self._info()
         life = Life.of(info["config"])
         if not life.name and self._life.name and _epoch(info, self._life.name) == epoch_:
-            # Somebody has described the stream anew, by hand or with a tool.
+            # A person or a tool has changed the stream's description.
             await self._describe(info, self._life)
         elif epoch(info) != epoch_:
             return False
@@ -232,7 +240,9 @@ class Evidence:
 
 
 def _was_always_there(witness: Document, info: Document) -> bool:
-    """Whether a witness proves something. A cluster makes it again when a server starts again, and then the witness has
-    not got its message."""
+    """Whether a witness proves something.
+
+    A cluster recreates the witness when a server restarts; such a witness has not received its message.
+    """
     is_clustered = bool((info.get("cluster") or {}).get("name"))
     return not is_clustered or witness["delivered"]["consumer_seq"] > 0

@@ -1,6 +1,6 @@
-"""An event as a NATS message, and back: topics to subjects, the rest to headers. Pure.
+"""Converts an event to a NATS message and back: topics to subjects, the rest to headers. Pure.
 
-Anybody may write messages: `nats pub qgstream.orders '{"order": 7}'` is an event of the topic `orders`.
+Any client may write messages: `nats pub qgstream.orders '{"order": 7}'` is an event of the topic `orders`.
 """
 
 from __future__ import annotations
@@ -14,33 +14,37 @@ from qgstream.errors import InvalidField
 from qgstream.events.draft import received
 from qgstream.events.publication import Publication
 
-# What our own messages carry beside their data, all of it optional. Header values are ASCII: see `_quoted`.
+# The headers of this server's messages, all of them optional. Header values are ASCII: see `_quoted`.
 EVENT = "Event"
 CONTENT_TYPE = "Content-Type"
 RETRY = "Retry"
 PRIVATE = "Private"
 TOPICS = "Topics"
-# JetStream's own: a message whose id was seen within the stream's duplicate window is not stored again.
+# A header of JetStream: it does not store a message whose id it has seen within the stream's duplicate window.
 MESSAGE_ID = "Nats-Msg-Id"
 
 JSON = "application/json"
-# In place of headers that nobody can read.
+# Replaces headers that cannot be parsed.
 UNREADABLE = "qgstream-unreadable"
-# The words with which a header says yes or no.
+# The values of a boolean header.
 _YES = {"true": True, "1": True, "yes": True, "false": False, "0": False, "no": False, "": False}
 _SAFE = "".join(chr(code) for code in range(0x21, 0x7F) if chr(code) != "%")
-# A subject is words with dots between them. No word is empty or a wildcard, and white space ends a subject.
+# A subject consists of words with dots between them. A word is neither empty nor a wildcard, and white space ends a
+# subject.
 _NO_SUBJECT = re.compile(r"[ \t\r\n%*>]|^\.|\.(?=\.)|\.$")
 
 
 def to_subject(prefix: str, topic: str) -> str:
-    """The subject of a topic, below the stream's prefix. What a subject cannot hold is percent-encoded: spaces, `*`,
-    `>`, dots without a word before or behind them, and `%` itself. Everything else stays as it is."""
+    """Return the subject of a topic, below the stream's prefix.
+
+    Characters that a subject cannot contain are percent-encoded: spaces, `*`, `>`, `%`, and dots without a word before
+    or after them. All other characters are unchanged.
+    """
     return f"{prefix}.{_NO_SUBJECT.sub(lambda found: f'%{ord(found[0]):02X}', topic)}"
 
 
 def to_topic(prefix: str, subject: str) -> str:
-    """The topic of a subject. Raises `InvalidField` for one that is not below the prefix, or is no UTF-8."""
+    """Return the topic of a subject. Raises `InvalidField` for a subject that is not below the prefix or not UTF-8."""
     head, _, tail = subject.partition(f"{prefix}.")
     if head or not tail:
         raise InvalidField("subject", f"got {subject!r}, expected {prefix}.<topic>")
@@ -51,7 +55,7 @@ def to_topic(prefix: str, subject: str) -> str:
 
 
 def to_headers(publication: Publication) -> dict[str, str]:
-    """Everything of a publication that is neither its data nor its first topic."""
+    """Return the headers for everything in a publication except its data and its first topic."""
     headers: dict[str, str] = {}
     if publication.is_json:
         headers[CONTENT_TYPE] = JSON
@@ -69,21 +73,21 @@ def to_headers(publication: Publication) -> dict[str, str]:
 
 
 def size_bytes(subject: str, headers: Mapping[str, str], data: bytes) -> int:
-    """What the server counts of a message, a little more than less."""
+    """Return the size of a message as the server counts it, or slightly more."""
     return len(subject.encode()) + sum(len(name) + len(value) + 4 for name, value in headers.items()) + len(data) + 32
 
 
 def headers_bytes(headers: Mapping[str, str]) -> int:
-    """The size of a message's headers on the wire."""
+    """Return the size of a message's headers on the wire."""
     return len("NATS/1.0\r\n\r\n") + sum(len(name) + len(value.encode()) + 4 for name, value in headers.items())
 
 
 def to_publication(
     prefix: str, subject: str, headers: Mapping[str, str], data: bytes, *, offset: int, published_at: float
 ) -> Publication:
-    """The publication that a message is. Raises `InvalidField` where it is none."""
+    """Return the publication in a message. Raises `InvalidField` if the message is not a publication."""
     if UNREADABLE in headers:
-        raise InvalidField("headers", f"got what cannot be read: {headers[UNREADABLE]}")
+        raise InvalidField("headers", f"got headers that cannot be parsed:  {headers[UNREADABLE]}")
     given = {name.lower(): value for name, value in headers.items()}
     content_type = given.get(CONTENT_TYPE.lower(), "").partition(";")[0].strip().lower()
     event = given.get(EVENT.lower())
@@ -107,14 +111,14 @@ def _topics(prefix: str, subject: str, listed: str | None) -> list[str]:
         topics = json.loads(listed)
     except (ValueError, RecursionError) as error:
         raise InvalidField(TOPICS, f"got {listed[:100]!r}, expected a JSON list of names") from error
-    # The subject is where NATS's own permissions hold: nobody gets past them with a header.
+    # NATS checks permissions on the subject, so a header must not replace the subject's topic.
     if not isinstance(topics, list) or topic not in topics:
-        raise InvalidField(TOPICS, f"got {listed[:100]!r}, expected a JSON list of names with that of the subject")
+        raise InvalidField(TOPICS, f"got {listed[:100]!r}, expected a JSON list of names with the subject's topic")
     return topics
 
 
 def _is_private(value: str) -> bool:
-    # A word that says neither must not make an event public.
+    # An unknown value must not make an event public.
     if value.strip().lower() not in _YES:
         raise InvalidField(PRIVATE, f"got {value[:100]!r}, expected true or false")
     return _YES[value.strip().lower()]
@@ -129,7 +133,7 @@ def _retry_ms(value: str | None) -> int | None:
 
 
 def _quoted(value: str) -> str:
-    """Header values lose white space at their ends, and their encoding is nowhere agreed on."""
+    """Encode a header value. NATS removes white space at its ends, and does not define its encoding."""
     return quote(value, safe=_SAFE)
 
 

@@ -1,6 +1,6 @@
-"""A JetStream stream as the log: how it is made, and which one of others will do. Pure.
+"""A JetStream stream as the log: its configuration, and the check of a stream that others created. Pure.
 
-The documents are those of JetStream's own interface, as JSON has them: times in nanoseconds.
+The documents are those of the JetStream API in JSON, with times in nanoseconds.
 """
 
 from __future__ import annotations
@@ -21,15 +21,16 @@ from qgstream.limits import MIB
 Document = Mapping[str, Any]
 
 STREAM = "qgstream"
-# What a stream says of itself that was made here: its limits follow our settings. Others keep theirs.
+# The description of a stream created by qgstream: its limits follow this server's settings. Other streams keep their
+# limits.
 OURS = "The log of events of qgstream."
-# JetStream counts the bytes of the whole stream; less than a message would keep none.
+# JetStream counts the bytes of the whole stream; a limit below one message would keep no message.
 MIN_BYTES = MIB
 _PREFIX = re.compile(r"[A-Za-z0-9_-]+(\.[A-Za-z0-9_-]+)*")
 
 
 class Options(TlsOptions):
-    """The query of the URL."""
+    """The options in the query of the URL."""
 
     prefix: str = Field(STREAM, description="The subjects of the log are `<prefix>.<topic>`.")
     max_events: int | None = Field(None, ge=0, description="Replaces history.max_events, in the stream.")
@@ -46,7 +47,7 @@ class Options(TlsOptions):
 
 
 def to_make(name: str, options: Options, history: HistorySettings) -> Document:
-    """The configuration of a new stream."""
+    """Return the configuration of a new stream."""
     return {
         "name": name,
         "subjects": [f"{options.prefix}.>"],
@@ -65,7 +66,7 @@ def _limits(options: Options, history: HistorySettings) -> dict[str, Any]:
     max_bytes = history.max_bytes if options.max_bytes is None else options.max_bytes
     max_age_seconds = options.max_age_seconds or longest_seconds(history)
     return {
-        # To JetStream 0 is no limit, and an age below the window of idempotency keys is an error.
+        # In JetStream, 0 means no limit, and an age below the window of idempotency keys is an error.
         "max_msgs": max(max_events, 1),
         "max_bytes": max(max_bytes, MIN_BYTES),
         "max_age": nanoseconds(max(max_age_seconds, IDEMPOTENCY_SECONDS)),
@@ -73,13 +74,13 @@ def _limits(options: Options, history: HistorySettings) -> dict[str, Any]:
 
 
 def with_limits(config: Document, options: Options, history: HistorySettings) -> Document:
-    """The configuration that a stream should have: another one only if it is ours."""
+    """Return the configuration that a stream should have. It differs only for a stream that qgstream created."""
     is_ours = str(config.get("description", "")).startswith(OURS)
     return {**config, **_limits(options, history)} if is_ours else config
 
 
 def check(config: Document, options: Options) -> None:
-    """Raise `OSError` for a stream, made by others, in which events would go missing without a trace."""
+    """Raise `OSError` for a stream, created by others, in which events would disappear without a trace."""
     name, wanted = config["name"], f"{options.prefix}.>"
     subjects = config.get("subjects") or []
     if wanted not in subjects and ">" not in subjects:
@@ -89,18 +90,18 @@ def check(config: Document, options: Options) -> None:
     if config.get("max_msgs_per_subject", -1) > 0:
         raise OSError(
             f"the stream {name} keeps max_msgs_per_subject = {config['max_msgs_per_subject']}: "
-            "what it forgets in the middle nobody could be told of; expected -1"
+            "expected -1, because clients cannot be told about messages missing in the middle"
         )
 
 
 def max_message_bytes(config: Document) -> int:
-    """The largest message, with its headers, that the stream takes."""
+    """Return the maximum size of a message, with its headers, in the stream."""
     limit: int = config.get("max_msg_size", -1)
     return limit if limit >= 0 else sys.maxsize
 
 
 def check_room(info: Document) -> None:
-    """Raise `OSError` for a stream that is full, and refuses what is new instead of forgetting what is old."""
+    """Raise `OSError` for a full stream that refuses new messages instead of discarding old ones."""
     config, state = info["config"], info["state"]
     if config.get("discard") == "new":
         for limit, used in (("max_msgs", "messages"), ("max_bytes", "bytes")):
@@ -109,5 +110,5 @@ def check_room(info: Document) -> None:
 
 
 def nanoseconds(seconds: float) -> int:
-    """As JetStream has it."""
+    """Convert seconds to JetStream's nanoseconds."""
     return int(seconds * 10**9)

@@ -1,1 +1,1 @@
-"""The log in a RabbitMQ stream."""
+"""The RabbitMQ broker: the log is a RabbitMQ stream."""

@@ -1,4 +1,4 @@
-"""The log in RabbitMQ: a stream, bound to an exchange to which any AMQP client may publish."""
+"""The log in RabbitMQ: a stream bound to an exchange, to which any AMQP client may publish."""
 
 from __future__ import annotations
 
@@ -35,37 +35,39 @@ from qgstream.limits import MIB
 from qgstream.logs import log
 from qgstream.net.certificates import expires_at
 
-# The largest segment, and RabbitMQ's own default. It forgets whole segments only, so one is an eighth of the stream.
+# The largest segment size, RabbitMQ's own default. RabbitMQ trims only whole segments, so a segment is an eighth of the
+# stream.
 MAX_SEGMENT_BYTES = 500_000_000
 MIN_SEGMENT_BYTES = 64 * 1024
 SEGMENTS = 8
-# Messages that RabbitMQ sends ahead of what was taken: enough to be never waited for, few enough to be held in memory,
-# or thrown away when a page is full.
+# The messages that RabbitMQ sends ahead (prefetch): enough to avoid waiting, few enough to hold in memory or to discard
+# when a page is full.
 TAIL_AHEAD = 128
 PAGE_AHEAD = 32
 PAGE_TAKEN = 16
-# Between two looks whether the stream has started.
+# The pause between two checks whether the stream has started.
 WAKING_SECONDS = 0.1
 # So often the stream is declared when RabbitMQ ends the connection for it.
 DECLARATIONS = 3
-# How far back from the end of the stream its epoch is looked for, and the keys of the last five minutes.
+# How far back from the end of the stream the broker searches for its epoch, and for the keys of the last five
+# minutes.
 SEARCH_EVENTS = 10_000
-# A mark of the epoch is written when so many messages have come since the last, and up to twice as many: of several
-# servers one is the first, and the others see its mark.
+# A mark of the epoch is written after this many messages since the last mark, up to twice as many: the random number
+# decides which of several servers is first, and the others see its mark.
 MARK_EVENTS = 1000
 
 
 class RabbitmqBroker(Remote):
-    """A log in a stream of RabbitMQ. A position is the offset of a message in the stream, and one more.
+    """A log in a RabbitMQ stream. A position is the offset of a message in the stream, plus one.
 
-    Whose stream it is decides nothing: several servers, and publishers that know nothing of us, share it. What servers
-    must agree on is in it (`rabbitmq_marks`, `rabbitmq_repeats`), so that it lives and dies with the log.
+    The stream may be shared by several servers and by publishers that know nothing of qgstream. Everything that the
+    servers must agree on is in the stream itself (`marks`, `repeats`), so that it is created and deleted with the log.
     """
 
     name: ClassVar[str] = "rabbitmq"
     failures = FAILURES
     refusals = (Blocked,)
-    # It took 2.6 s for 10 000 events, and the more the more topics they have.
+    # 10 000 events took 2.6 s, and more with more topics.
     max_batch_events = 4000
     max_batch_topics = 40_000
 
@@ -81,12 +83,12 @@ class RabbitmqBroker(Remote):
         self._name = secrets.token_hex(8)
         self._uids = count()
         self._random = Random()
-        # Three connections: what RabbitMQ does to one (it stops reading from publishers when it is short of memory), or
-        # a message that the library cannot take apart, must not concern the others.
+        # Three separate connections. RabbitMQ may block one (it stops reading from publishers when it is short of
+        # memory), or the library may fail to decode a message on one; neither may affect the others.
         self._tail: Link | None = None
         self._side: Link | None = None
         self._out: Link | None = None
-        self._scout: Link | None = None  # a fourth, for `peek`, from its first use on
+        self._scout: Link | None = None  # a fourth connection, for `peek`, opened at the first use
         self._outbox = Outbox(options.exchange, self._user, self._uid)
         self._keys = Keys()
         self._repeats = Repeats(-1)
@@ -95,25 +97,27 @@ class RabbitmqBroker(Remote):
         self._unmarked = 0  # messages since the last mark of the epoch
         self._mark_after = MARK_EVENTS
         self._marking: asyncio.Task[None] | None = None
-        # What the marks say beside the epoch; see `brokers.vouching`.
+        # The parts of the marks beside the epoch; see `brokers.vouching`.
         self._found = Bounds("", 0, 0)
-        self._made = ""  # the epoch that this process gave to a log without one
+        self._made = ""  # the epoch that this process assigned to a log without one
         self._signed_at: int | None = None
         self._earlier: Mapping[str, int] = {}
         self._is_unwitnessed = False
-        self._print: tuple[int, int] | None = None  # the position of the last message that came by, and its hash
+        self._print: tuple[int, int] | None = None  # the position of the last delivered message, and its hash
 
     @classmethod
     def from_url(cls, url: str, *, timeout_seconds: float) -> Self:
-        """`amqp://user:password@host:5672/vhost?stream=events&exchange=events`, or `amqps://`. Several hosts of a
-        cluster are separated by commas. Raises `ConfigError`."""
+        """Create a broker for `amqp://user:password@host:5672/vhost?stream=events&exchange=events`, or `amqps://`.
+
+        Several hosts of a cluster are separated by commas. Raises `ConfigError`.
+        """
         address = Address.parse(url)
         options = read_options(address.query, Options)
         for name, value in (("stream", options.stream), ("exchange", options.exchange), ("vhost", address.path)):
             limit = MAX_SHORT_BYTES - (len(witness.queue_of("")) if name == "stream" else 0)
             if len(value.encode()) > limit:
                 size = len(value.encode())
-                raise ConfigError([f"broker.url: {name}: got {size} bytes, expected {limit} at most"])
+                raise ConfigError([f"broker.url: {name}: got {size} bytes, expected at most {limit}"])
         return cls(address, options, timeout_seconds=timeout_seconds)
 
     @property
@@ -157,7 +161,7 @@ class RabbitmqBroker(Remote):
                 return await Link.open(self._urls[0], self._tls)
             except self.failures as failure:
                 error = failure
-                self._urls.append(self._urls.pop(0))  # the next time with another one
+                self._urls.append(self._urls.pop(0))  # the next attempt uses another host
         raise error or ConnectionError("no host")
 
     def _link(self, link: Link | None) -> Link:
@@ -173,26 +177,27 @@ class RabbitmqBroker(Remote):
         await asyncio.gather(*(link.close() for link in links))
 
     async def _see_to_the_stream(self, link: Link) -> None:
-        """What is not there is made; what is there stays as it is, so that others may have made it to their liking."""
+        """Create the stream and the exchange if they are missing. Existing ones stay unchanged: an operator may have
+        created them with other settings."""
         if not await self._is_there(link):
             arguments = self._arguments()
             channel = await link.channel()
             try:
                 await answered(channel.queue_declare(self.stream, durable=True, arguments=arguments))
-            except ChannelPreconditionFailed:  # another server, with other settings, was quicker
+            except ChannelPreconditionFailed:  # another server with other settings was faster
                 await answered((await link.channel()).queue_declare(self.stream, passive=True))
         channel = await link.channel()
         try:
             await answered(channel.exchange_declare(self.exchange, exchange_type="topic", durable=True))
         except (ChannelPreconditionFailed, ChannelAccessRefused) as error:
             if "'type'" in str(error):
-                raise OSError(f"the exchange {self.exchange} is there and no topic exchange: {error}") from error
+                raise OSError(f"the exchange {self.exchange} exists and is not a topic exchange: {error}") from error
             channel = await link.channel()
             await answered(channel.exchange_declare(self.exchange, passive=True))
         try:
             await answered(channel.queue_bind(self.stream, self.exchange, routing_key="#"))
         except ChannelAccessRefused:
-            return  # then who made them has bound them
+            return  # their creator has bound them
         await answered(channel.close())
 
     async def _is_there(self, link: Link) -> bool:
@@ -203,7 +208,7 @@ class RabbitmqBroker(Remote):
             except ChannelNotFoundEntity as error:
                 if "no queue" in str(error):
                     return False
-                await asyncio.sleep(WAKING_SECONDS)  # RabbitMQ has started, and the stream not yet
+                await asyncio.sleep(WAKING_SECONDS)  # RabbitMQ has started, but the stream has not
             else:
                 await answered(channel.close())
                 return True
@@ -219,13 +224,13 @@ class RabbitmqBroker(Remote):
             "x-stream-max-segment-size-bytes": segment,
         }
 
-    # Where the log begins and ends, and which it is.
+    # The bounds of the log, and its epoch.
 
     async def bounds(self) -> Bounds:
-        """See `Remote.bounds`. Only a message of our own tells where the stream ends: one is written for that."""
+        """See `Remote.bounds`. Only a message of this server shows where the stream ends, so this method writes one."""
         newest = await self._end()
         first = await self._first()
-        # Is the first one a message that nobody can read, nobody knows what is before the end.
+        # If the first message cannot be decoded, nothing is known of the messages before the end.
         forgotten = newest if first is None else min(first, newest)
         if self._is_following:
             return Bounds(self.epoch, forgotten, newest)
@@ -233,16 +238,16 @@ class RabbitmqBroker(Remote):
         if mark is None or mark.epoch is None:
             self._made = secrets.token_hex(5)
             await self._mark("set", self._made)
-            return await self.bounds()  # of several who do this the first in the log has it
+            return await self.bounds()  # if several servers do this at once, the first in the log wins
         self._signed_at, self._earlier = signed_at, mark.earlier
         self._found = Bounds(mark.epoch, forgotten, newest)
         return self._found
 
     async def _end(self) -> int:
-        """The position of the newest message."""
+        """Return the position of the newest message."""
         mark = Slip("end", self._uid())
         async with self._link(self._side).reading(self.stream, "next", ahead=TAIL_AHEAD) as reader:
-            # Over the same channel, so that it comes after the reading has begun.
+            # On the same channel, so that the mark is published after the reading has started.
             await self._publish(reader.channel, mark)
             while True:
                 for entry in self._parse(await reader.some(TAIL_AHEAD)):
@@ -250,7 +255,7 @@ class RabbitmqBroker(Remote):
                         return entry.position - 1
 
     async def _first(self) -> int | None:
-        """The position before the oldest message, or None if that cannot be taken apart."""
+        """Return the position before the oldest message, or None if that message cannot be decoded."""
         try:
             async with (await self._side_link()).reading(self.stream, "first", ahead=1) as reader:
                 return self._parse(await reader.some(1))[0].position - 1
@@ -258,27 +263,27 @@ class RabbitmqBroker(Remote):
             return None
 
     async def peek(self) -> Bounds:
-        """See `Remote.peek`. The messages at the end of the stream are read: a mark for each client with an id from the
-        future would push the history out.
+        """See `Remote.peek`.
 
-        In a cluster the node that is asked may be a moment behind the others. It may then deny an id that it has not
-        got yet, and that client is told to begin anew. No id is taken for a good one that is none.
+        Reads the messages at the end of the stream and writes nothing: a mark for each client with an invented id would
+        push history out of the stream. In a cluster, the queried node may be a moment behind the others. It may then
+        reject an id that has not reached it yet, and the client gets `reset`. An invalid id is never accepted.
         """
         try:
             newest = await self._newest()
         except Undecodable:
-            newest = self.newest  # the tail is on its way past such a message, and says more than the engine can
+            newest = self.newest  # the tail is about to skip such a message, and knows more than the engine
         return Bounds(self.epoch, self.newest, max(newest, self.newest))
 
     async def _newest(self) -> int:
-        """The position of the newest message, or of the last one before it that was read when it came."""
+        """Return the position of the newest message, or of the last decodable message before it."""
         newest = 0
-        # A connection of its own: a message that ends it must not end what the tail or a replay reads over another.
+        # A separate connection: an undecodable message ends its connection, and must not end the tail or a replay.
         self._scout = await self._opened(self._scout)
         async with self._scout.reading(self.stream, "last", ahead=TAIL_AHEAD) as reader:
-            # "last" is the last chunk, and the newest message is its last one. A channel answers in order: when it
-            # answers a question, it has sent all that the stream held then, or as much as is sent ahead. What is
-            # published later is not waited for: with publishers that never pause there would be no end.
+            # "last" is the last chunk, and the newest message is the last of this chunk. A channel responds in order:
+            # when it responds to a query, it has sent everything that the stream held then, up to the prefetch limit.
+            # Later messages are not waited for, because busy publishers never pause.
             came = TAIL_AHEAD
             while not newest or (reader.has_more and came == TAIL_AHEAD):
                 found = await reader.some(TAIL_AHEAD)
@@ -288,8 +293,11 @@ class RabbitmqBroker(Remote):
         return newest
 
     async def _newest_mark(self, forgotten: int, newest: int) -> tuple[Slip | None, int | None]:
-        """What the marks say, read back from the end to one whose writer knew the epoch: the mark that counts, and its
-        position if it is a signature: its writer has stopped, and no server has written anything since."""
+        """Search the marks from the end back to a mark whose writer knew the epoch.
+
+        Returns the mark that counts, and its position if the mark is a valid signature: its writer has stopped, and no
+        server has written anything since.
+        """
         sets: list[tuple[int, Slip]] = []
         known: Slip | None = None
         last: Entry | None = None
@@ -322,7 +330,7 @@ class RabbitmqBroker(Remote):
         return Standing(self._found.epoch, is_witnessed, self._signed_at, self._earlier)
 
     async def vouch(self) -> None:
-        """See `Vouching.vouch`. A signature is taken back by the mark that `follow` begins with."""
+        """See `Vouching.vouch`. The mark at the start of `follow` removes a signature."""
         problem = await witness.leave(await self._side_link(), self.stream)
         if problem is not None and not self._is_unwitnessed:
             self._is_unwitnessed = True
@@ -350,7 +358,7 @@ class RabbitmqBroker(Remote):
     async def _mark(
         self, kind: SlipKind, epoch: str, *, instead_of: str | None = None, earlier: Mapping[str, int] | None = None
     ) -> None:
-        """Write a mark, and return when it is in the stream."""
+        """Write a mark, and return when the mark is in the stream."""
         channel = await (await self._side_link()).channel(confirms=True)
         if earlier is None:
             earlier = self._earlier if kind != "set" else {}
@@ -359,7 +367,7 @@ class RabbitmqBroker(Remote):
         await answered(channel.close())
 
     async def _publish(self, channel: Channel, mark: Slip) -> None:
-        """Past the exchange: it is nothing for the queues of others."""
+        """Publish a mark directly to the stream. The exchange would copy the mark to other queues."""
         await answered(channel.basic_publish(b"", routing_key=self.stream, properties=marked(mark, user=self._user)))
 
     # Reading.
@@ -392,7 +400,7 @@ class RabbitmqBroker(Remote):
             return await self._stretch(min(end, forgotten.after), end)
 
     async def _stretch(self, start: int, end: int) -> list[Entry]:
-        """Everything between two positions, however much that is."""
+        """Return everything between two positions, without a size limit."""
         entries: list[Entry] = []
         while start < end:
             found, start = await self._entries(start, end - start, end)
@@ -400,8 +408,11 @@ class RabbitmqBroker(Remote):
         return entries
 
     async def _entries(self, after: int, limit: int, end: int) -> tuple[list[Entry], int]:
-        """The messages behind a position, up to the position `end`, which there is: at most `limit`, and about
-        `MAX_READ_BYTES`. And the position that they go up to."""
+        """Return the messages after a position, up to the existing position `end`: at most `limit`, and about
+        `MAX_READ_BYTES`.
+
+        Also returns the position up to which messages were read.
+        """
         try:
             return await self._read(after, limit, end)
         except Undecodable:
@@ -420,8 +431,10 @@ class RabbitmqBroker(Remote):
         return [entry for entry in entries if entry.position <= end], min(at, end)
 
     async def _read_up_to_the_bad_one(self, after: int, limit: int, end: int) -> tuple[list[Entry], int]:
-        """One at a time, so that none gets lost behind the one that ends the connection; if that is the first, behind
-        it."""
+        """Read one message at a time up to an undecodable message, so that no message before it is lost.
+
+        If the first message is undecodable, skip it.
+        """
         entries: list[Entry] = []
         at = after
         try:
@@ -437,7 +450,7 @@ class RabbitmqBroker(Remote):
         return [entry for entry in entries if entry.position <= end], min(at, end)
 
     async def _see_what_is_missing(self, after: int, entries: Sequence[Entry]) -> None:
-        """RabbitMQ gives some offsets to no message. What was trimmed is said."""
+        """Check gaps: RabbitMQ assigns some offsets to no message. Raises `Forgotten` if messages were trimmed."""
         if _is_whole(after, entries):
             return
         first = await self._first()
@@ -450,7 +463,7 @@ class RabbitmqBroker(Remote):
             limit = self._options.max_event_bytes
             return [parse(message, users=self._users, max_event_bytes=limit, now=now) for message in messages]
         except NoStream as error:
-            raise OSError(f"the queue {self.stream} is no stream: {error}") from error
+            raise OSError(f"the queue {self.stream} is not a stream: {error}") from error
 
     def _publications(self, entries: Iterable[Entry]) -> list[Publication]:
         found = []
@@ -489,7 +502,7 @@ class RabbitmqBroker(Remote):
             self._outbox.fail(ConnectionError("the stream was lost"))
 
     async def _learn(self, after: int) -> AsyncGenerator[Page, None]:
-        """The keys of the last five minutes, and what is a repetition from here on."""
+        """Load the keys of the last five minutes, and detect repetitions from this position on."""
         self._has_learned.clear()
         entries: list[Entry] = []
         oldest = time.time() - IDEMPOTENCY_SECONDS
@@ -501,7 +514,7 @@ class RabbitmqBroker(Remote):
             found = await self._before(start, end)
             entries[:0] = found
             yield Page((), after)
-            # All of them: the clock of one publisher alone says nothing of what lies before its message.
+            # All messages of the page: one publisher's clock says nothing about older messages.
             times = [entry.at for entry in found if entry.at is not None]
             if times and max(times) < oldest:
                 break
@@ -517,7 +530,7 @@ class RabbitmqBroker(Remote):
         self._has_learned.set()
 
     def _learn_key(self, entry: Entry, first: int | None, *, age_seconds: float = 0.0) -> None:
-        # Only those of servers are ever asked for, and others must not fill their room.
+        # Only servers' keys are ever looked up, and other keys must not take their room.
         if entry.slip is None:
             return
         if entry.key is not None and entry.at is not None and first is None and entry.publication is not None:
@@ -547,7 +560,7 @@ class RabbitmqBroker(Remote):
         reader.check()
 
     def _come_by(self, entries: Sequence[Entry], up_to: int) -> Page:
-        """What the tail makes of messages: each is looked at once, in order."""
+        """Turn messages into a page. The tail passes each message once, in order."""
         fresh: list[Entry] = []
         for entry in entries:
             first = self._repeats.take(entry)
@@ -570,7 +583,7 @@ class RabbitmqBroker(Remote):
             if slip.epoch != self.epoch:
                 raise Replaced
             self._unmarked = 0
-            if slip.kind == "bye":  # of another server, and the log goes on
+            if slip.kind == "bye":  # a signature of another server; the log continues
                 self._start(self._mark_quietly())
             self._mark_after = self._random.randint(MARK_EVENTS, 2 * MARK_EVENTS)
 
@@ -581,14 +594,14 @@ class RabbitmqBroker(Remote):
             async with asyncio.timeout(self.timeout_seconds):
                 await self._mark("is", self.epoch)
         except self.failures:
-            return  # the tail will say it
+            return  # the tail will report the error
 
     # Appending.
 
     async def send(self, publications: Sequence[Publication]) -> Sequence[Placed]:
         """See `Remote.send`, and `Outbox`."""
         link = self._link(self._out)
-        if self._outbox.is_torn:  # what was sent last had nowhere to go
+        if self._outbox.is_torn:  # the last events were not routed, because the exchange was missing
             await self._see_to_the_stream(await self._side_link())
             self._outbox.is_torn = False
         if any(publication.idempotency_key is not None for publication in publications):

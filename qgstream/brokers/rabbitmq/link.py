@@ -1,7 +1,7 @@
-"""A connection to RabbitMQ, and reading a stream over it, with an answer to every question.
+"""A connection to RabbitMQ, and reading a stream over this connection. Every call gets a result or an error.
 
-The connections are aiormq's, the layer below aio-pika: those of aio-pika that come back by themselves would publish,
-later, what was answered 503 long ago; and a message through it is two tasks and an object more.
+The connections are those of aiormq, the layer below aio-pika. aio-pika's reconnecting connections would publish events
+later that the server has already refused with a 503; also, each message costs two more tasks and an object.
 """
 
 from __future__ import annotations
@@ -23,16 +23,16 @@ from aiormq.exceptions import InvalidFrameError
 from pamqp.exceptions import PAMQPException
 from yarl import URL
 
-# What the library raises, after `answered`.
+# The exceptions of the library after `answered`.
 FAILURES: tuple[type[Exception], ...] = (OSError, EOFError, AMQPError)
-# A goodbye that RabbitMQ does not answer within this is not waited for.
+# The longest time to wait for RabbitMQ to confirm the end of a connection.
 GOODBYE_SECONDS = 1.0
 
 _T = TypeVar("_T")
 
 
 class Undecodable(ConnectionError):
-    """A message came that the library cannot take apart, and it gave up the connection for it."""
+    """The library could not decode a message, and closed the connection."""
 
 
 class Cancelled(ConnectionError):
@@ -40,16 +40,17 @@ class Cancelled(ConnectionError):
 
 
 def quiet() -> None:
-    """Keep the library from logging what is raised to us anyway, and said as `broker.down`."""
+    """Turn off log lines of the library about errors that it also raises, and that this server logs as
+    `broker.down`."""
     for name in ("aio_pika", "aiormq"):
         logging.getLogger(name).setLevel(logging.CRITICAL)
 
 
 async def answered(question: Awaitable[_T]) -> _T:
-    """The answer, or an exception of `FAILURES`.
+    """Return the result, or raise an exception of `FAILURES`.
 
-    When a connection is lost, aiormq ends those who wait with a CancelledError, as if somebody had cancelled them. It
-    must not end our tasks in silence.
+    When a connection is lost, aiormq raises CancelledError in waiting tasks, as if they had been cancelled. Without
+    this function, the tasks would end silently.
     """
     try:
         return await question
@@ -71,14 +72,14 @@ async def _goodbye(closing: Awaitable[Any]) -> None:
 
 
 def _is_of_decoder(error: BaseException) -> bool:
-    """Whether decoding a frame raised this. The library expects `PAMQPException` there; tables that are nested very
-    deeply raise a RecursionError."""
+    """Whether decoding a frame raised this error. The library handles only `PAMQPException`; deeply nested tables raise
+    RecursionError."""
     frames = [frame for frame, _ in traceback.walk_tb(error.__traceback__)]
     return any(str(frame.f_globals.get("__name__", "")).startswith("pamqp.") for frame in frames)
 
 
 class Link:
-    """One connection."""
+    """A connection to RabbitMQ."""
 
     def __init__(self, connection: Connection) -> None:
         self._connection = connection
@@ -92,16 +93,16 @@ class Link:
 
     @property
     def is_open(self) -> bool:
-        """Whether nothing is known to the contrary."""
+        """Whether the connection counts as open."""
         return not self._connection.is_closed
 
     @property
     def max_frame_bytes(self) -> int:
-        """The largest frame that RabbitMQ takes; it closes the connection at a larger one."""
+        """The largest frame that RabbitMQ accepts; a larger frame makes RabbitMQ close the connection."""
         return self._connection.connection_tune.frame_max or sys.maxsize
 
     async def is_blocked(self) -> bool:
-        """Whether RabbitMQ has said that it takes no messages for now: it is short of memory or disk."""
+        """Whether RabbitMQ has blocked this connection, because it is short of memory or disk."""
         try:
             async with asyncio.timeout(0.01):
                 await self._connection.ready()
@@ -110,15 +111,15 @@ class Link:
         return False
 
     async def channel(self, *, confirms: bool = False) -> Channel:
-        """A new channel."""
+        """Open a channel."""
         return cast(Channel, await answered(self._connection.channel(publisher_confirms=confirms)))
 
     async def close(self) -> None:
-        """Let go, in whatever state it is."""
+        """Close the connection in any state."""
         await _goodbye(self._connection.close())
 
     def why(self, channel: Channel) -> Exception:
-        """What ended a channel."""
+        """Return the error that closed a channel."""
         for closing in (self._connection.closing, channel.closing):
             error = closing.exception() if closing.done() and not closing.cancelled() else None
             if isinstance(error, InvalidFrameError):
@@ -131,8 +132,10 @@ class Link:
 
     @asynccontextmanager
     async def reading(self, stream: str, start: int | str, *, ahead: int) -> AsyncGenerator[Reader, None]:
-        """Read the stream from an offset on, or from its `first` message, or from the `next`. RabbitMQ sends `ahead`
-        messages at most that were not taken."""
+        """Read the stream from an offset, from its `first` message, or from the `next`.
+
+        RabbitMQ sends at most `ahead` messages that were not taken.
+        """
         channel = await self.channel()
         reader = Reader(self, channel)
         try:
@@ -145,7 +148,7 @@ class Link:
 
 
 class Reader:
-    """What comes of a stream."""
+    """Receives the messages of a stream."""
 
     def __init__(self, link: Link, channel: Channel) -> None:
         self.channel = channel
@@ -159,7 +162,7 @@ class Reader:
         self._more.set()
 
     async def begin(self, stream: str, start: int | str) -> None:
-        """Ask for the messages."""
+        """Start the reading."""
         begun = await answered(
             self.channel.basic_consume(stream, self._on_message, arguments={"x-stream-offset": start})
         )
@@ -170,7 +173,7 @@ class Reader:
         self._more.set()
 
     def check(self) -> None:
-        """Raise what ended the reading, if something did."""
+        """Raise the error that ended the reading, if there is one."""
         if self.channel.is_closed:
             raise self._link.why(self.channel)
         if self._tag not in self.channel.consumers:
@@ -178,11 +181,11 @@ class Reader:
 
     @property
     def has_more(self) -> bool:
-        """Whether something has come that was not taken."""
+        """Whether there are messages that were not taken."""
         return bool(self._came)
 
     async def some(self, limit: int) -> list[DeliveredMessage]:
-        """What has come, as soon as there is something; RabbitMQ sends as much again."""
+        """Wait for messages and return them; RabbitMQ then sends as many more."""
         while not self._came:
             self.check()
             self._more.clear()
@@ -190,6 +193,6 @@ class Reader:
         found = [self._came.popleft() for _ in range(min(limit, len(self._came)))]
         tag = found[-1].delivery_tag
         if tag is not None and not self.channel.is_closed:
-            with suppress(*FAILURES):  # what has come has come; the next call says why there is no more
+            with suppress(*FAILURES):  # messages that have arrived are returned; the next call raises the error
                 await answered(self.channel.basic_ack(tag, multiple=True))
         return found

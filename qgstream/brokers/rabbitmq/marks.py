@@ -1,7 +1,7 @@
-"""What servers tell each other in the stream: which log it is, and whose message is whose. Pure.
+"""Messages between servers in the stream: the epoch of the log, and the sender of each event. Pure.
 
-The epoch cannot be a property of the queue (none is readable over AMQP), and the beginning of the stream is trimmed. So
-messages say it, again and again, and all servers draw the same conclusion from the same messages.
+The epoch cannot be a property of the queue, because AMQP cannot read such properties. The start of the stream is
+trimmed. So marks in the stream repeat the epoch, and all servers derive the same epoch from the same messages.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from typing import Annotated, Any, Literal
 
 import msgspec
 
-# The header that holds a `Slip`, as JSON: RabbitMQ drops tables on their way into a stream.
+# The header that holds a `Slip` as JSON: RabbitMQ drops tables from the headers of messages in a stream.
 SLIP = "qgstream"
 
 SlipKind = Literal["event", "end", "set", "is", "bye"]
@@ -19,13 +19,13 @@ _Epoch = Annotated[str, msgspec.Meta(pattern=r"^[A-Za-z0-9]{1,40}$")]
 
 
 class Slip(msgspec.Struct, frozen=True, omit_defaults=True):
-    """What a server says in a message of its own. Each has a name (`uid`), by which who wrote it knows it again.
+    """The content of a server's message. The name `uid` is unique; its writer recognizes the message by this name.
 
-    `event`: published at the time `at`. The others are marks, and no events. `end`: the log went so far when this was
-    written. `set`: from here on the epoch is `epoch`, if until here it was `instead_of` (None: none). `is`: the epoch
-    is `epoch`. `bye`: likewise, and its writer has stopped: the log is whole up to here. `seen` is the position up to
-    which the writer had seen the log. `earlier` are the epochs before, each with the position up to which its ids are
-    good.
+    `event` is an event published at the time `at`. The other kinds are marks, not events. `end`: the log had this
+    length when the mark was written. `set`: from here on the epoch is `epoch`, if the epoch before was `instead_of`
+    (None: no epoch). `is`: the epoch is `epoch`. `bye`: the epoch is `epoch`, and the writer has stopped: the log is
+    complete up to here. `seen` is the position up to which the writer had read the log. `earlier` maps earlier epochs
+    to the last position of each that is still valid.
     """
 
     kind: SlipKind
@@ -37,12 +37,12 @@ class Slip(msgspec.Struct, frozen=True, omit_defaults=True):
     earlier: Mapping[_Epoch, int] = msgspec.field(default_factory=dict)
 
     def headers(self) -> dict[str, Any]:
-        """The header that holds it."""
+        """Return the header with this slip."""
         return {SLIP: _encode(self).decode()}
 
     @classmethod
     def find(cls, headers: Mapping[str, Any]) -> Slip | None:
-        """The slip in a message's headers, if there is one."""
+        """Return the slip in a message's headers, or None."""
         try:
             return _decode(headers[SLIP])
         except (KeyError, TypeError, ValueError, RecursionError, msgspec.MsgspecError):
@@ -54,15 +54,20 @@ _decode = msgspec.json.Decoder(Slip).decode
 
 
 def says_epoch(slip: Slip | None, position: int) -> bool:
-    """Whether it is a mark that says which log this is. One that has seen more than there is before it is of an earlier
-    log, and was on its way when that was deleted."""
+    """Whether the slip is a mark that states the epoch.
+
+    If the mark has `seen` more than the messages before it, the mark belongs to an earlier log: it was in transit when
+    that log was deleted.
+    """
     return slip is not None and slip.kind in ("is", "bye") and slip.epoch is not None and slip.seen < position
 
 
 def mark_of(known: Slip | None, sets: Sequence[tuple[int, Slip]]) -> Slip | None:
-    """The mark that counts: the newest one that says the epoch, or one of those that set it, which are given with their
-    positions, newest first. Of these count the ones that came behind what the writer of the first had seen. Where
-    nothing is known of before, the oldest counts."""
+    """Return the mark that counts: the newest mark that states the epoch, or one of the later marks that set an epoch.
+
+    `sets` holds the setting marks with their positions, newest first. They count only if they come after everything
+    that the writer of `known` had seen. If no earlier mark is known, the oldest counts.
+    """
     mark, seen = known, -1 if known is None else known.seen
     for position, slip in reversed(sets):
         if position > seen and (mark is None or slip.instead_of == mark.epoch):

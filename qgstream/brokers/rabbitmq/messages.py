@@ -1,8 +1,8 @@
-"""An event as an AMQP message, and back. Pure.
+"""Converts an event to an AMQP message and back. Pure.
 
-Anybody may publish: a message to the exchange is an event of the topic that its routing key names. So what servers say
-to each other is believed only of their own users. RabbitMQ vouches for the property `user_id`: it refuses a message
-whose `user_id` is not the user of the connection.
+Any client may publish: a message to the exchange is an event of the topic in its routing key. So marks count only if
+they come from users of the servers. RabbitMQ guarantees the property `user_id`: it rejects a message whose `user_id` is
+not the user of the connection.
 """
 
 from __future__ import annotations
@@ -26,26 +26,26 @@ from qgstream.events.topics import check_name
 
 JSON = "application/json"
 TEXT = "text/plain"
-# AMQP's short strings: routing keys among them.
+# The size limit of AMQP's short strings, such as routing keys.
 MAX_SHORT_BYTES = 255
-# Headers of an event. None is a list or a table: RabbitMQ drops those on their way into a stream.
+# The headers of an event. They are not lists or tables, because RabbitMQ drops those from messages in a stream.
 EVENT, RETRY, PRIVATE, KEY, TOPICS = "event", "retry", "private", "idempotency_key", "topics"
-# Around the payload of a frame: type, channel, size, end.
+# The bytes around the payload of a frame: type, channel, size, end.
 FRAME_BYTES = 8
-# RabbitMQ routes by these too (sender-selected distribution), for the queues of others.
+# RabbitMQ also routes by these (sender-selected distribution), to other queues.
 CC = "CC"
-# Where RabbitMQ says which place a message has in its stream.
+# The header in which RabbitMQ states the offset of a message in its stream.
 OFFSET = "x-stream-offset"
 
 
 class NoStream(Exception):
-    """A message that did not come out of a stream."""
+    """The message did not come from a stream."""
 
 
 class Entry(NamedTuple):
-    """What one message of the stream is: a publication, or a mark, or `problem` says why it is neither.
+    """A message of the stream: a publication, or a mark; `problem` says why it is neither.
 
-    Its position is its offset in the stream and one more, because positions begin behind 0.
+    The position of a message is its offset in the stream plus one, because positions start after 0.
     """
 
     position: int
@@ -53,16 +53,16 @@ class Entry(NamedTuple):
     problem: str | None = None
     slip: Slip | None = None
     key: str | None = None
-    at: float | None = None  # when it was published, if it says so; Unix seconds
+    at: float | None = None  # when the message was published, if stated; Unix seconds
 
 
 def marked(mark: Slip, *, user: str) -> Basic.Properties:
-    """The properties of a mark's message, whose body is empty. `user` is that of the connection."""
+    """Return the properties of a mark's message, whose body is empty. `user` is the user of the connection."""
     return _properties(mark.headers(), mark.uid, user_id=user)
 
 
 def published(publication: Publication, *, uid: str, user: str, seen: int, now: float) -> tuple[str, Basic.Properties]:
-    """The routing key and the properties of an event's message. `user` is that of the connection."""
+    """Return the routing key and the properties of an event's message. `user` is the user of the connection."""
     topics = publication.topics
     headers = Slip("event", uid, seen, now).headers()
     keys = [_short(topic) for topic in topics]
@@ -88,32 +88,34 @@ def _properties(headers: dict[str, Any], uid: str, **more: Any) -> Basic.Propert
 
 
 def headers_bytes(properties: Basic.Properties) -> int:
-    """The size of the frame with a message's properties and headers."""
+    """Return the size of the frame with a message's properties and headers."""
     return len(ContentHeader(properties=properties).marshal()) + FRAME_BYTES
 
 
 def _short(topic: str) -> str:
-    """As much of a topic as a routing key can hold."""
+    """Cut a topic to the size limit of a routing key."""
     encoded = topic.encode()
     return topic if len(encoded) <= MAX_SHORT_BYTES else encoded[:MAX_SHORT_BYTES].decode(errors="ignore")
 
 
 def parse(message: DeliveredMessage, *, users: Collection[str], max_event_bytes: int, now: float) -> Entry:
-    """What a message of the stream is. The servers' `users` are believed what their slips say; `max_event_bytes` holds
-    for all other messages. Raises `NoStream` for a message that is of no stream, and nothing else, whatever the message
-    holds."""
+    """Parse a message of the stream.
+
+    Slips count only if they come from one of the servers' `users`; `max_event_bytes` limits all other messages. Raises
+    `NoStream` for a message that is not from a stream, and nothing else for any content.
+    """
     properties = message.header.properties
     headers: Mapping[str, Any] = properties.headers or {}
     offset = headers.get(OFFSET)
     if not isinstance(offset, int):
-        raise NoStream(f"got a message with the header {OFFSET} = {offset!r}, expected one of a stream")
+        raise NoStream(f"got a message with the header {OFFSET} = {offset!r}, expected a message of a stream")
     slip = Slip.find(headers)
     if slip is not None and properties.user_id not in users:
         if slip.kind != "event":
             return Entry(
                 offset + 1, problem=f"got a mark of the user {properties.user_id!r}, expected {_any_of(users)}"
             )
-        slip = None  # an event all the same
+        slip = None  # the message still counts as an event
     if slip is not None and slip.kind != "event":
         return Entry(offset + 1, slip=slip)
     try:
@@ -132,8 +134,8 @@ def parse(message: DeliveredMessage, *, users: Collection[str], max_event_bytes:
         )
         key = _key(headers)
         if key is not None and slip is None:
-            # Publishers of AMQP are told apart by the user, as far as they say it: RabbitMQ refuses a message with the
-            # name of another user than that of its connection.
+            # The user separates the keys of AMQP publishers, if a message states its user: RabbitMQ rejects a message
+            # whose user is not the user of its connection.
             key = scoped(namespace("amqp", properties.user_id or ""), key)
     except (InvalidField, TooLarge) as error:
         return Entry(offset + 1, problem=str(error), slip=slip)
@@ -150,7 +152,7 @@ def _said_time(properties: Basic.Properties, now: float) -> float | None:
 
 
 def _bounded(at: float | None, now: float) -> float | None:
-    return at if at is not None and at <= now else None  # some clock is wrong
+    return at if at is not None and at <= now else None  # one of the clocks is wrong
 
 
 def _is_json(content_type: str | None) -> bool:
@@ -165,7 +167,7 @@ def _topics(routing_key: str, listed: object) -> Sequence[str]:
         topics = json.loads(listed) if isinstance(listed, str) else None
     except (ValueError, RecursionError):
         topics = None
-    # The routing key is what RabbitMQ's own permissions hold for: nobody gets past them with a header.
+    # RabbitMQ's permissions apply to the routing key, so a header must not add a different first topic.
     if not isinstance(topics, list) or not topics or _short(check_name(topics[0])) != routing_key:
         raise InvalidField(TOPICS, f"got {str(listed)[:100]!r}, expected a JSON list that begins with the routing key")
     return topics
@@ -180,7 +182,7 @@ def _event(headers: Mapping[str, Any], message_type: str | None) -> str | None:
 
 def _is_private(headers: Mapping[str, Any]) -> bool:
     private = headers.get(PRIVATE, False)
-    # Not whatever Python takes for true or false: who wrote "false" or 0 meant something, and nobody may guess what.
+    # Only booleans: a publisher that wrote "false" or 0 meant a value that the server must not guess.
     if not isinstance(private, bool):
         raise InvalidField(PRIVATE, f"got {str(private)[:100]!r}, expected a boolean")
     return private

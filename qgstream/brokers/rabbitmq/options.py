@@ -1,4 +1,4 @@
-"""What the URL of RabbitMQ says. Pure."""
+"""The URL options of RabbitMQ. Pure."""
 
 from __future__ import annotations
 
@@ -13,9 +13,9 @@ PORTS = {"amqp": 5672, "amqps": 5671}
 
 
 class Options(TlsOptions):
-    """The query of the URL."""
+    """The options in the query of the URL."""
 
-    stream: str = Field(NAME, min_length=1, max_length=200, description="The queue that is the log.")
+    stream: str = Field(NAME, min_length=1, max_length=200, description="The queue with the log, a stream.")
     exchange: str = Field(
         NAME, min_length=1, max_length=200, description="A topic exchange; all of its messages go to the log."
     )
@@ -28,7 +28,7 @@ class Options(TlsOptions):
 
 
 def urls(address: Address) -> list[URL]:
-    """One for each host. RabbitMQ's own: no path, or `/`, is the virtual host `/`."""
+    """Return one URL for each host. As usual for RabbitMQ, no path, or `/`, means the virtual host `/`."""
     path = "/" + (address.path or "/").replace("/", "%2F")
     user, password = user_of(address), address.password if address.user else "guest"
     return [
@@ -41,11 +41,11 @@ def urls(address: Address) -> list[URL]:
 
 
 def user_of(address: Address) -> str:
-    """The user of the connection; `guest` unless given."""
+    """Return the user of the connection; `guest` by default."""
     return address.user or "guest"
 
 
 def users(address: Address, options: Options) -> frozenset[str]:
-    """The users that servers of this log have: that of the URL, and those that it names."""
+    """Return the users of this log's servers: the user of the URL, and the users in its query."""
     named = (name.strip() for name in options.users.split(","))
     return frozenset({user_of(address), *filter(None, named)})

@@ -1,4 +1,4 @@
-"""What is on its way to RabbitMQ: published, and not come back yet."""
+"""Events in transit to RabbitMQ: published, and not delivered by the tail yet."""
 
 from __future__ import annotations
 
@@ -20,53 +20,54 @@ from qgstream.errors import TooLarge
 from qgstream.events.publication import Publication
 from qgstream.limits import MIB
 
-# Between two looks whether RabbitMQ has stopped to take messages, while we wait for one to come back.
+# The pause between two checks whether RabbitMQ has blocked the connection, while an event is in transit.
 BLOCKED_SECONDS = 0.5
-# For why a channel was closed. It is there already, and only has to be passed on.
+# The timeout for the reason why a channel was closed. The reason has already arrived and must only be passed on.
 REASON_SECONDS = 1.0
-# A single event that is larger goes over the channel of batches, which others do not use at the same time. The bound of
-# RabbitMQ (max_message_size) is 16 MiB or more, unless somebody has lowered it.
+# A single larger event uses the channel of batches, which other publishes do not use at the same time. RabbitMQ's limit
+# (max_message_size) is 16 MiB or more, unless an operator has lowered it.
 LARGE_BYTES = MIB
 _TOO_LARGE = re.compile(r"message size \d+ is larger than configured max size (\d+)")
 
 
 class Blocked(ConnectionError):
-    """RabbitMQ takes no messages for now."""
+    """RabbitMQ has blocked the connection."""
 
 
 class Outbox:
-    """Publishes, and answers when the tail has come by.
+    """Publishes events, and resolves each publish when the tail has delivered the event.
 
-    Several events at once go in a transaction: none of them is published if we or the connection end before it is
-    whole. It is not all or nothing if RabbitMQ itself ends in the middle of it; then nothing was acknowledged.
+    A batch is sent in a transaction: none of its events is published if this process or the connection ends before the
+    batch is complete. A batch may be published in part if RabbitMQ itself stops in the middle; in that case nothing was
+    acknowledged.
     """
 
     def __init__(self, exchange: str, user: str, uid: Callable[[], str]) -> None:
-        self.is_torn = False  # the exchange was not there
+        self.is_torn = False  # the exchange was missing
         self._exchange = exchange
         self._user = user
         self._uid = uid
         self._plain: Channel | None = None  # for single events
         self._batches: Channel | None = None  # for several at once
         self._batching = asyncio.Lock()
-        # What has not come back, by its name; and the same by its key.
+        # The events in transit by name, and the same events by key.
         self._sent: dict[str, asyncio.Future[Placed]] = {}
         self._sent_keys: dict[str, asyncio.Future[Placed]] = {}
-        # The names of those that went over the channel for single events, which it may take with it when it is closed.
+        # The names of events sent over the channel for single events; they fail if this channel is closed.
         self._on_plain: set[str] = set()
-        self._max_message_bytes: int | None = None  # as far as RabbitMQ has told
+        self._max_message_bytes: int | None = None  # if RabbitMQ has stated it
 
     def reset(self) -> None:
-        """There is another connection, perhaps to another RabbitMQ."""
+        """Reset after a reconnect, perhaps to another RabbitMQ."""
         self._max_message_bytes = None
 
     async def check(self, link: Link) -> None:
-        """Raise `Blocked` if RabbitMQ takes no messages."""
+        """Raise `Blocked` if RabbitMQ has blocked the connection."""
         if await link.is_blocked():
-            raise Blocked("takes no messages: it is short of memory or disk")
+            raise Blocked("accepts no messages: it is short of memory or disk")
 
     async def send(self, link: Link, publications: Sequence[Publication], keys: Keys, *, seen: int) -> Sequence[Placed]:
-        """See `Remote.send`. `keys` are those of everything up to the position `seen`."""
+        """See `Remote.send`. `keys` holds the keys of all messages up to the position `seen`."""
         self._check_sizes(publications)
         waiting: list[asyncio.Future[Placed] | Placed] = []
         mine: dict[str, Publication] = {}
@@ -87,7 +88,7 @@ class Outbox:
             placed = await self._come_back(link, waiting)
         except AMQPChannelError as error:
             self._learn(error)
-            self._check_sizes(publications)  # when one of these is too large, the exchange is well
+            self._check_sizes(publications)  # if one of these is too large, the exchange exists
             self.is_torn = True
             raise
         finally:
@@ -109,7 +110,7 @@ class Outbox:
             self._max_message_bytes = int(found[1])
 
     def _place_of(self, publication: Publication, keys: Keys) -> asyncio.Future[Placed] | Placed | None:
-        """Where its key is, or will be."""
+        """Return the place of the publication's key, or a future of that place; None for a new key."""
         key = publication.idempotency_key
         if key is None:
             return None
@@ -125,12 +126,12 @@ class Outbox:
             for uid, publication in publications.items()
         ]
         for publication, (_, _, properties) in zip(publications.values(), messages, strict=True):
-            # One frame holds all headers, and RabbitMQ closes the connection at one that is too large. Only topics can
-            # be so many.
+            # One frame holds all headers, and a frame that is too large makes RabbitMQ close the connection. Only
+            # topics can be so many.
             size = headers_bytes(properties) if len(publication.topics) > 1 else 0
             if size > link.max_frame_bytes:
-                raise TooLarge("what is in the headers for RabbitMQ (topics, event, key)", size, link.max_frame_bytes)
-        # RabbitMQ closes the channel on which it is sent what is too large: one for everybody would fail everybody.
+                raise TooLarge("the headers for RabbitMQ (topics, event, key)", size, link.max_frame_bytes)
+        # A message that is too large makes RabbitMQ close the channel. On a shared channel, all publishes would fail.
         if len(messages) == 1 and len(messages[0][0]) <= LARGE_BYTES:
             plain = await self._plain_channel(link)
             self._on_plain.update(publications)
@@ -143,7 +144,8 @@ class Outbox:
                 await answered(channel.tx_select())
             await self._publish_over(channel, messages)
             await _answered_on(channel, channel.tx_commit())
-            self._batches = channel  # else it is in the middle of something, and ends with its connection
+            # otherwise the channel is in the middle of a transaction, and ends with its connection
+            self._batches = channel
 
     async def _plain_channel(self, link: Link) -> Channel:
         if self._plain is None or self._plain.is_closed:
@@ -173,16 +175,16 @@ class Outbox:
             key = publication.idempotency_key
             if key is not None and self._sent_keys.get(key) is future:
                 del self._sent_keys[key]
-            _fail(future, ConnectionError("who published the same key first has given up"))
+            _fail(future, ConnectionError("the first publish with the same key was cancelled"))
 
     def answer(self, entry: Entry, first: int | None) -> None:
-        """One of our messages came by; `first` is the position of the one that it repeats."""
+        """Handle a delivered message of this server; `first` is the position of the message that it repeats."""
         future = self._sent.get(entry.slip.uid) if entry.slip is not None else None
         if future is not None and not future.done():
             future.set_result(Placed(entry.position if first is None else first, first is None, entry.at or 0.0))
 
     def fail(self, error: Exception) -> None:
-        """Nothing of what is on its way will be seen to come back."""
+        """Fail all events in transit: the tail will not deliver them."""
         for future in self._sent.values():
             _fail(future, error)
 
@@ -196,8 +198,11 @@ class Outbox:
 
 
 async def _answered_on(channel: Channel, question: Awaitable[object]) -> None:
-    """Wait for an answer. Of a channel that RabbitMQ has just closed aiormq speaks of a timeout, until it comes to what
-    RabbitMQ has said why."""
+    """Wait for a result on a channel.
+
+    For a channel that RabbitMQ has just closed, aiormq raises a timeout before it has processed RabbitMQ's reason; this
+    function waits for the reason.
+    """
     try:
         await answered(question)
     except ConnectionError:
@@ -212,4 +217,4 @@ async def _answered_on(channel: Channel, question: Awaitable[object]) -> None:
 def _fail(future: asyncio.Future[Placed], error: Exception) -> None:
     if not future.done():
         future.set_exception(error)
-        future.exception()  # it may be that nobody waits for it any more
+        future.exception()  # possibly nobody waits for the result any more

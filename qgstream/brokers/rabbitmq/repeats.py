@@ -1,9 +1,9 @@
-"""Which messages of a stream repeat an earlier one. Pure.
+"""Detects messages of a stream that repeat an earlier message. Pure.
 
-RabbitMQ appends whatever it gets, so readers leave repetitions out, and every reader must leave out the same ones,
-wherever it began to read. So what decides lies near the message itself: it is a repetition if a message with the same
-key is among those that its publisher could not know of. A server of ours says how far it had seen (it publishes no key
-that it knows); of all others the last `REACH` messages count, if both say when they were published.
+RabbitMQ appends every message, so readers skip repetitions, and every reader must skip the same ones, wherever it
+started to read. So the decision uses only nearby messages: a message is a repetition if a message with the same key is
+among those that its publisher could not know. A qgstream server states how far it had read (it never publishes a key
+that it knows). For all other publishers the last `REACH` messages count, if both messages state their time.
 """
 
 from __future__ import annotations
@@ -15,15 +15,16 @@ from dataclasses import dataclass
 from qgstream.brokers.base import IDEMPOTENCY_SECONDS
 from qgstream.brokers.rabbitmq.messages import Entry
 
-# Messages before another in which its key may be: what must be read again to judge one that is read by itself.
+# The number of messages before a message in which its key may occur. To judge a single message, these must be read
+# again.
 REACH = 1000
-# Positions of repetitions that are remembered; older ones are found out again when they are asked for.
+# The number of remembered repetitions; older ones are detected again when needed.
 MAX_REPEATED = 10_000
 
 
 @dataclass(slots=True)
 class _Copy:
-    """The newest message with a key, and the position of the one that counts."""
+    """The newest message with a key, and the position of the first message with this key."""
 
     position: int
     at: float | None
@@ -31,22 +32,24 @@ class _Copy:
 
 
 def reach_of(entry: Entry) -> int:
-    """The position behind which copies of its key count."""
+    """Return the position after which copies of the entry's key count."""
     return max(entry.slip.seen if entry.slip is not None else 0, entry.position - 1 - REACH)
 
 
 class Repeats:
-    """Looks at the stream in order. `since` is the position from behind which its judgement is sure."""
+    """Examines the stream in order. Decisions are certain after the position `since`."""
 
     def __init__(self, since: int) -> None:
         self.since = since
         self.up_to = since
-        # In the order of their positions. Not a plain dict: to find its first entry, Python walks all deleted ones.
+        # In the order of positions. An OrderedDict, because finding the first entry of a plain dict walks over all
+        # deleted entries.
         self._copies: OrderedDict[str, _Copy] = OrderedDict()
         self._repeated: set[int] = set()
 
     def take(self, entry: Entry) -> int | None:
-        """The next message; the position of the first one if it is a repetition."""
+        """Examine the next message. Return the position of the first message with its key if the message is a
+        repetition."""
         self.up_to = entry.position
         if entry.key is None:
             return None
@@ -66,20 +69,20 @@ class Repeats:
         return first
 
     def knows(self, after: int, up_to: int) -> bool:
-        """Whether it has looked at everything between these positions, and all that decides about it."""
+        """Whether all messages between these positions, and all messages that decide about them, were examined."""
         return self.since <= after and up_to <= self.up_to
 
     def is_repeated(self, entry: Entry) -> bool:
-        """Whether a message that it knows is a repetition."""
+        """Whether an examined message is a repetition."""
         return entry.position in self._repeated
 
 
 def first_needed(entries: Iterable[Entry], after: int) -> int:
-    """The position from behind which to read, to judge these messages, which begin behind `after`."""
+    """Return the position after which to read, to judge these messages, which start after `after`."""
     return min([after, *(reach_of(entry) for entry in entries if entry.key is not None)])
 
 
 def _is_within(copy: _Copy, entry: Entry) -> bool:
     if entry.slip is not None:
-        return True  # what it could not know of is moments old
+        return True  # the messages that its publisher could not know are recent
     return entry.at is not None and copy.at is not None and abs(entry.at - copy.at) < IDEMPOTENCY_SECONDS

@@ -1,6 +1,6 @@
-"""The witness in RabbitMQ (`brokers.vouching`): a message that is on no disk, in a queue that is.
+"""The witness in RabbitMQ (`brokers.vouching`): a transient message in a durable queue.
 
-The queue outlives a restart of RabbitMQ, and the message does not.
+The queue survives a restart of RabbitMQ, but the message does not.
 """
 
 from __future__ import annotations
@@ -11,18 +11,18 @@ from pamqp.common import FieldValue
 
 from qgstream.brokers.rabbitmq.link import Link, answered
 
-# Of this type whatever the virtual host's default is: other types write every message to the disk.
+# A classic queue, whatever the default of the virtual host is: other types write every message to disk.
 _ARGUMENTS: dict[str, FieldValue] = {"x-queue-type": "classic", "x-max-length": 1}
 _ON_NO_DISK = 1
 
 
 def queue_of(stream: str) -> str:
-    """The name of the queue beside a stream."""
+    """Return the name of the queue that belongs to a stream."""
     return f"{stream}.witness"
 
 
 async def is_there(link: Link, stream: str) -> bool:
-    """Whether the message is there."""
+    """Whether the message exists."""
     channel = await link.channel()
     try:
         found = await answered(channel.queue_declare(queue_of(stream), passive=True))
@@ -33,7 +33,7 @@ async def is_there(link: Link, stream: str) -> bool:
 
 
 async def leave(link: Link, stream: str) -> Exception | None:
-    """See that the message is there; or return why it cannot be."""
+    """Create the message if needed; return the error if that is not possible."""
     channel = await link.channel(confirms=True)
     try:
         queue = await answered(channel.queue_declare(queue_of(stream), durable=True, arguments=_ARGUMENTS))

@@ -1,1 +1,1 @@
-"""The log in a Redis stream."""
+"""The Redis broker: the log is a Redis stream."""

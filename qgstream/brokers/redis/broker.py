@@ -1,4 +1,4 @@
-"""Redis: the log is a stream, which any Redis client can read and write too."""
+"""Redis: the log is a stream, which any Redis client can also read and write."""
 
 from __future__ import annotations
 
@@ -46,16 +46,17 @@ from qgstream.settings import Section
 
 DEFAULT_PORT = 6379
 SENTINEL_PORT = 26379
-# An entry's id is milliseconds and a number in that millisecond; an offset is both in one number of 19 digits at most.
+# The id of an entry is a time in milliseconds and a sequence number; an offset combines both in a number of at most 19
+# digits.
 PER_MILLISECOND = 1_000_000
 _MAX_OFFSET = 10**19 - 1
-# Publishes on their way at once, each on a connection of its own.
+# The number of simultaneous publishes, each on a separate connection.
 MAX_SENDS = 16
-# The default of Redis for proto-max-bulk-len, and the least that it can be.
+# The default of Redis for proto-max-bulk-len, and its minimum.
 MAX_VALUE_BYTES, MIN_VALUE_BYTES = 512 * MIB, MIB
-# Between two looks at what is to be trimmed.
+# The time between two runs of trimming.
 TRIM_SECONDS = 1.0
-# Whatever the bounds say, so much of the newest is kept: who follows may be a moment behind.
+# The newest entries of this time are kept whatever the limits say: a follower may be a moment behind.
 SPARED_SECONDS = 2.0
 _MAX_DIGITS = 12
 _VERSION = (7, 0)
@@ -63,7 +64,7 @@ _YES = {b"1": True, b"true": True, b"0": False, b"false": False, b"": False}
 
 
 class RedisOptions(Section):
-    """What may stand in the query of the URL."""
+    """The options in the query of the URL."""
 
     stream: str = Field("qgstream", min_length=1, max_length=200)
     max_events: int | None = Field(None, ge=0)
@@ -73,12 +74,12 @@ class RedisOptions(Section):
 
 
 class RedisBroker(Remote):
-    """A log in a Redis stream. What any client adds to the stream, with the fields `topic` and `data`, is published."""
+    """A log in a Redis stream. Every entry with the fields `topic` and `data`, from any client, is published."""
 
     name: ClassVar[str] = "redis"
     failures = (OSError, EOFError, RedisError)
     refusals = (ResponseError,)
-    # The library takes 4 us for each name and value that comes back: 10 000 events of 64 topics took 5 s.
+    # The library takes 4 us for each name and value in a result: 10 000 events with 64 topics took 5 s.
     max_batch_topics = 100_000
 
     def __init__(self, address: Address, options: RedisOptions, *, timeout_seconds: float) -> None:
@@ -87,7 +88,7 @@ class RedisBroker(Remote):
         self._options = options
         self._db = _database(address)
         stream = options.stream
-        # In a cluster, and for those who reckon with one, all that belongs together has the hash slot of the stream.
+        # In a Redis cluster, all keys of the log must have the hash slot of the stream.
         self._side = stream if "{" in stream else f"{{{stream}}}"
         self._redis: Redis | None = None
         self._sentinels: list[Redis] = []
@@ -95,18 +96,21 @@ class RedisBroker(Remote):
         self._ages: Ages | None = None
         self._ages_of = ""  # the epoch
         self._unix_at_start = 0.0  # by the clock of Redis
-        # By their names the processes of one log know each other.
+        # The processes of one log recognize each other by this prefix of their connection names.
         self._company = f"qgstream:{sha256(f'{self._db} {stream}'.encode()).hexdigest()[:16]}:"
         self._client_name = self._company + secrets.token_hex(5)
-        self._redis_run = ""  # which run of Redis it is connected to, if that may be asked
+        self._redis_run = ""  # the run id of the Redis server, if this user may read the id
         self._trim_at = 0.0
         self._trims = True
         self._max_value_bytes = MAX_VALUE_BYTES
 
     @classmethod
     def from_url(cls, url: str, *, timeout_seconds: float) -> Self:
-        """`redis://user:password@host:6379/0?stream=events`, `rediss://` with TLS, and
-        `redis+sentinel://host,host/service/0`. Raises `ConfigError`."""
+        """Create a broker for `redis://user:password@host:6379/0?stream=events`, `rediss://` with TLS, or
+        `redis+sentinel://host,host/service/0`.
+
+        Raises `ConfigError`.
+        """
         address = Address.parse(url)
         options = read_options(address.query, RedisOptions)
         if len(address.hosts) > 1 and not _is_sentinel(address):
@@ -120,7 +124,7 @@ class RedisBroker(Remote):
     async def connect(self) -> None:
         if self._redis is None:
             self._redis = self._client()
-            # Not made a dictionary of: a field may stand there several times.
+            # Not converted to a dictionary: a field may occur several times.
             self._redis.set_response_callback("XREAD", cast(Any, _as_it_came))
             await self._check_server(self._redis)
             await self._see_what_fits(self._redis)
@@ -134,7 +138,7 @@ class RedisBroker(Remote):
             "db": self._db, "username": address.user or None, "password": address.password or None, "protocol": 2,
             "socket_connect_timeout": self.timeout_seconds, "socket_timeout": self.timeout_seconds,
             "socket_keepalive": True, "client_name": self._client_name,
-            # What was sent may have been done: nothing is sent twice by itself.
+            # No retries: a sent command may have been executed, and must not be executed twice.
             "retry": Retry(NoBackoff(), 0),
         }  # fmt: skip
         if _is_sentinel(address):
@@ -158,14 +162,15 @@ class RedisBroker(Remote):
         version = str(server.get("redis_version", ""))
         if tuple(map(int, version.split(".")[:2])) < _VERSION:
             raise ConnectionError(f"got Redis {version}, expected {_VERSION[0]}.{_VERSION[1]} or newer")
-        # While it loads its data, it says that the file is off.
+        # While Redis loads its data, it reports that the file is off.
         if not (self.epoch or persistence.get("aof_enabled") or persistence.get("loading")):
-            reason = "its append-only file is off: when it ends, what came after its last snapshot is lost"
+            reason = "its append-only file is off: when Redis stops, all events after its last snapshot are lost"
             log.warning("broker.unsafe", extra={"broker": self.name, "place": self.place, "reason": reason})
 
     async def _see_what_fits(self, redis: Redis) -> None:
-        # Redis ends the connection when it is sent more.
-        with suppress(ResponseError, ValueError, KeyError):  # whoever may not ask, or it has another name for it
+        # Redis closes the connection if a larger value is sent.
+        # this user may not read the setting, or the setting has another name
+        with suppress(ResponseError, ValueError, KeyError):
             found = await _done(redis.config_get("proto-max-bulk-len"))
             self._max_value_bytes = int(found["proto-max-bulk-len"])
 
@@ -195,7 +200,7 @@ class RedisBroker(Remote):
 
     async def bounds(self) -> Bounds:
         bounds = _bounds(await self._call(STATE))
-        if bounds.newest >= _MAX_OFFSET:  # somebody has just put an entry there
+        if bounds.newest >= _MAX_OFFSET:  # an entry was added there just now
             await self._mend()
             bounds = _bounds(await self._call(STATE))
         return bounds
@@ -203,13 +208,13 @@ class RedisBroker(Remote):
     async def _mend(self) -> None:
         moved = await self._call(MEND)
         if moved:
-            reason = "their ids were from the far future, and nothing would have had a place behind them"
+            reason = "their ids were from the far future, and left no ids for later entries"
             log.warning("broker.mended", extra={"broker": self.name, "entries": moved, "reason": reason})
 
     async def renew(self, epoch: str, ended: int | None = None) -> None:
         token = secrets.token_hex(5)
         earlier = earlier_of(epoch, ended, (await self.standing()).earlier)
-        # What comes before the dot stays with the log: the idempotency keys are filed under it.
+        # The part before the dot stays with the log: the idempotency keys are stored under this part.
         name = f"{_log_of(epoch)}.{token}" if earlier else token
         places = [text for n, (was, end) in enumerate(earlier.items()) for text in (f"{n}:{was}", _id(end))]
         await self._call(RENEW, epoch, name, self._redis_run, *places)
@@ -231,7 +236,7 @@ class RedisBroker(Remote):
             await self._call(SIGN, self.epoch)
 
     async def _has_company(self) -> bool:
-        """Whether another process follows the log too. Nobody knows where we may not ask."""
+        """Whether another process also follows the log; True if this user may not list the connections."""
         try:
             clients = await _done(self._connected.client_list())
         except NoPermissionError:
@@ -246,7 +251,7 @@ class RedisBroker(Remote):
     async def before(self, end: int, forgotten: int) -> tuple[Sequence[Publication], int]:
         _, entries = await self._call(PAGE, _id(end), PAGE_EVENTS, MAX_READ_BYTES, 1)
         page = self._page(entries[::-1], 0)
-        # The oldest may be one that was skipped: those that are left come after it all the same.
+        # The oldest entry may have been skipped: the remaining entries still come after it.
         start = _offset(entries[-1][0]) if entries else None
         return page.publications, forgotten if start is None else max(forgotten, start - 1)
 
@@ -262,20 +267,21 @@ class RedisBroker(Remote):
             self._ages, self._ages_of = Ages(after, time.monotonic()), self.epoch
             self._unix_at_start = seconds + microseconds / 1e6
         while True:
-            # The second command waits in the connection until the first has its answer: then nothing was trimmed or
-            # replaced before that answer which the second does not tell of, and it costs no round trip.
+            # Both commands are sent together, so the second waits in the connection until the first returns. So the
+            # second reports every trim and replacement that happened before the first returned, without another round
+            # trip.
             pipeline = self._connected.pipeline(transaction=False)
             pipeline.xread({self._options.stream: cursor}, count=PAGE_EVENTS, block=int(self.pulse_seconds * 1000))
             pipeline.evalsha(STATE.sha, 1, self._options.stream)
             answer, state = await pipeline.execute()
             self._check_state(state, up_to)
-            if state[3]:  # another process has signed off, and the log goes on
+            if state[3]:  # another process has signed off, but the log continues
                 await self.vouch()
             entries = answer[0][1] if answer else []
             page = self._page(entries, up_to)
             if entries:
                 cursor, up_to = entries[-1][0], page.up_to
-                if _is_beyond(cursor):  # nothing comes behind it, until it is gone
+                if _is_beyond(cursor):  # no entry can follow this entry until it is removed
                     await self._mend()
                     cursor = _id(up_to)
             self._ages.note(up_to, time.monotonic())
@@ -294,7 +300,7 @@ class RedisBroker(Remote):
         for id, fields in entries:
             offset = _offset(id)
             if _is_beyond(id):
-                break  # it will be added once more
+                break  # this entry will be added once more
             if offset is None:
                 self.skips.skip(
                     after, f"got the entry {id.decode()}, expected at most {PER_MILLISECOND} in a millisecond"
@@ -334,30 +340,31 @@ class RedisBroker(Remote):
             raise TooLarge("data", largest, self._max_value_bytes)
 
     async def _see_whether_it_fits(self, publications: Sequence[Publication]) -> None:
-        """Raise `TooLarge` if the bound was lowered while we were connected, and these are over it."""
+        """Raise `TooLarge` if an operator lowered the limit while connected, and one of these exceeds the new limit."""
         redis = self._redis
         if redis is None or max([len(publication.data) for publication in publications]) <= MIN_VALUE_BYTES:
             return
-        # Redis closes the connection behind its refusal, and the next publisher must not get it.
+        # Redis closes the connection after refusing; the next publisher must not get this connection.
         with suppress(*self.failures):
             await redis.connection_pool.disconnect(inuse_connections=False)
             await self._see_what_fits(redis)
         self._check_sizes(publications)
 
     async def probe(self) -> None:
-        # Refused whenever an event would be: it may make memory grow, and is written.
+        # Redis refuses this command whenever it would refuse an event: the command may use more memory, and writes.
         await _done(self._connected.set(f"{self._side}:probe", "", ex=1))
 
     # Trimming.
 
     async def _trim(self, up_to: int, ages: Ages) -> None:
-        """Trim a part of what is not kept. Nothing after this offset: it was not read yet."""
+        """Trim a part of the entries beyond the retention. Entries after this offset were not read yet and stay."""
         now = time.monotonic()
         if now < self._trim_at:
             return
         kept = self._kept()
         longest = max(longest_seconds(kept), SPARED_SECONDS)
-        # What was there when we came has the time of its id, by the clock of Redis, which goes on here: nobody sets it.
+        # Entries from before the connection have the time in their ids, by the clock of Redis. The steady clock
+        # continues it from there.
         dated = int((self._unix_at_start + now - ages.began_at - longest) * 1000) * PER_MILLISECOND
         old = max(ages.older_than(longest, now), min(dated, ages.first), 0)
         spared = max(ages.older_than(SPARED_SECONDS, now), 0)
@@ -380,7 +387,7 @@ class RedisBroker(Remote):
 
 
 def _log_of(epoch: str) -> str:
-    """What epochs of one log have in common that follow each other without a gap."""
+    """Return the common part of consecutive epochs of one log."""
     return epoch.partition(".")[0]
 
 
@@ -389,7 +396,8 @@ def _as_it_came(answer: Any, **_: Any) -> Any:
 
 
 async def _done(answer: Awaitable[Any] | Any) -> Any:
-    """The library says of its commands that they may not have to be awaited; these have to."""
+    """Await a command. The type hints of the library say that a command may return without an awaitable; these never
+    do."""
     return await answer
 
 
@@ -411,19 +419,19 @@ def _id(offset: int) -> str:
 
 
 def _offset(id: bytes) -> int | None:
-    """The offset of an entry's id; None of one that nobody but a person with a purpose makes."""
+    """Return the offset of an entry's id; None for an id that only a deliberate user can create."""
     ms, _, number = id.partition(b"-")
     offset = int(ms) * PER_MILLISECOND + int(number)
     return offset if int(number) < PER_MILLISECOND and offset <= _MAX_OFFSET else None
 
 
 def _is_beyond(id: bytes) -> bool:
-    """Whether an entry's time, and that of all behind it, is in no offset."""
+    """Whether the time of an entry, and of all later entries, is too large for an offset."""
     return int(id.partition(b"-")[0]) * PER_MILLISECOND > _MAX_OFFSET
 
 
 def _nearest(id: bytes) -> int:
-    """The offset of an id, or the largest below it."""
+    """Return the offset of an id, or the largest offset below it."""
     ms, _, number = id.partition(b"-")
     return min(int(ms) * PER_MILLISECOND + min(int(number), PER_MILLISECOND - 1), _MAX_OFFSET)
 
@@ -441,7 +449,8 @@ def _placed(id: bytes, is_new: int) -> Placed:
 
 
 def _time_of(offset: int) -> float:
-    """When it was added, as its id says. Anybody may write an id from the future, and all that come later follow it."""
+    """Return the time of an entry, from its id. Any client may write an id from the future, and all later ids follow
+    it."""
     return min(offset // PER_MILLISECOND / 1000, time.time())
 
 
@@ -462,7 +471,7 @@ def _fields(publication: Publication) -> list[str | bytes | int]:
 
 
 def _publication(offset: int, fields: Sequence[bytes]) -> Publication:
-    """What the fields of an entry say; unknown ones say nothing. Raises `InvalidField`."""
+    """Parse the fields of an entry; unknown fields are ignored. Raises `InvalidField`."""
     if len(fields) % 2:
         raise InvalidField("fields", f"got {len(fields)} names and values, expected pairs")
     topics: list[str] = []
@@ -473,7 +482,7 @@ def _publication(offset: int, fields: Sequence[bytes]) -> Publication:
         else:
             said[name] = value
     if b"data" not in said:
-        raise InvalidField("data", "got none, expected the field")
+        raise InvalidField("data", "got no field, expected one")
     event, retry = said.get(b"event"), said.get(b"retry")
     return received(
         topics,
@@ -495,7 +504,7 @@ def _text(name: str, value: bytes) -> str:
 
 
 def _milliseconds(value: bytes) -> int:
-    # int() refuses thousands of digits with a ValueError of its own.
+    # int() raises its own ValueError for thousands of digits.
     if not value.isdigit() or len(value) > _MAX_DIGITS:
         raise InvalidField("retry", f"got {value[:20]!r}, expected milliseconds")
     return int(value)

@@ -1,14 +1,14 @@
-"""What Redis runs for us, each in one piece: nothing comes between its steps. Redis 7.0 or newer.
+"""Lua scripts that Redis runs atomically: no other command runs between their steps. Redis 7.0 or newer.
 
-The log is one stream, and everything about it is in that key, so that nothing outlives it: its epoch is the name of a
-consumer group that nobody reads with. That group's place is the last entry that we trimmed, and the group's number of
-entries read is how many were trimmed until then. Somebody else's trimming shows in Redis' own count: then all that is
-known is where the rest begins.
+The log is one stream, and all data about the log is in this key, so that nothing outlives the log. The epoch is the
+name of a consumer group that no client reads with. The position of this group is the last entry that a server trimmed,
+and its number of read entries is the number of entries trimmed until then. Trimming by other clients shows in Redis'
+own counter; then only the start of the remaining entries is known.
 
-Groups beside it hold what proves that the log is whole (`brokers.vouching`), each in its name and its place. The
-witness is `qgstream.run:<run of Redis>`: it proves nothing when Redis runs anew. The signature is `qgstream.end`. Then
-there are earlier epochs, `qgstream.was:<n>:<epoch>`, the newest first. A client that may only add entries cannot change
-groups.
+Other groups hold the evidence that the log is complete (`brokers.vouching`), each in its name and its position. The
+witness is `qgstream.run:<run of Redis>`: it proves nothing after Redis has restarted. The signature is `qgstream.end`.
+The groups `qgstream.was:<n>:<epoch>` are the earlier epochs, the newest first. A client that may only add entries
+cannot change groups.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ end
 
 local function behind(head, name) return string.sub(name, 1, #head) == head and string.sub(name, #head + 1) end
 
--- The epoch, after which id everything is there, the newest id, the marks of the group, and the other groups.
+-- Return the epoch, the id after which the log is complete, the newest id, the group's marks, and the other groups.
 local function state()
   if redis.call('EXISTS', stream) == 0 then return {earlier = {}} end
   local found = {earlier = {}}
@@ -76,8 +76,8 @@ local function is_full(id) return tonumber(string.match(id, '-(%d+)$')) > 900000
 local function is_beyond(id) return tonumber(string.match(id, '^%d+')) > 9999999999999 end
 local function next_ms(id) return string.format('%.0f-0', string.match(id, '^%d+') + 1) end
 
--- Whoever adds an entry with an id from the far future (after 2286) leaves no place for any behind it. It is added once
--- more, in the present, with all that came behind it. How many those were.
+-- An entry with an id from the far future (after 2286) leaves no ids for later entries. Such an entry is moved to the
+-- present, together with all later entries. Return the number of moved entries.
 local function mend(found)
   local last, moved = found.newest or '0-0', {}
   if is_beyond(last) then
@@ -100,7 +100,7 @@ local function mend(found)
   end
   if is_full(last) then redis.call('XSETID', stream, next_ms(last)) end
   for _, fields in ipairs(moved) do
-    if #fields < 7000 then redis.call('XADD', stream, '*', unpack(fields)) end  -- what unpack can do
+    if #fields < 7000 then redis.call('XADD', stream, '*', unpack(fields)) end  -- the limit of unpack
   end
   return #moved
 end
@@ -109,7 +109,7 @@ local function told(found)
   return {found.epoch or '', found.forgotten or '0-0', found.newest or '0-0', found.ended or ''}
 end
 
--- Have the witness of this run of Redis (no run: one that proves nothing), and no signature.
+-- Create the witness of this run of Redis (without a run, a witness that proves nothing), and remove the signature.
 local function vouch(found, now)
   if found.ended then redis.call('XGROUP', 'DESTROY', stream, signature) end
   if found.run == now then return end
@@ -132,11 +132,11 @@ class Script:
         object.__setattr__(self, "sha", sha1(self.text.encode(), usedforsecurity=False).hexdigest())
 
 
-# What the log holds: epoch, forgotten, newest, and what is in the signature.
+# The state of the log: epoch, forgotten, newest, and the id in the signature.
 STATE = Script("return told(state())")
 
-# A log is made. Or it gets an epoch, if it has none, or if no process ever vouched for the one that it has. ARGV: the
-# epoch that it gets then, and the run of Redis.
+# Create the log. Or give it an epoch, if it has none, or if no process ever vouched for its epoch. ARGV: the new epoch,
+# and the run of Redis.
 PREPARE = Script("""
 local found = state()
 if not found.epoch or not found.run then
@@ -146,17 +146,17 @@ if not found.epoch or not found.run then
 end
 """)
 
-# Room for what comes, see `mend`.
+# Make room for later entries, see `mend`.
 MEND = Script("return mend(state())")
 
-# What proves that the log is whole: its epoch, the run of the witness, the signature, and the earlier epochs.
+# The evidence that the log is complete: its epoch, the run of the witness, the signature, and the earlier epochs.
 STANDING = Script("""
 local found = state()
 return {found.epoch or '', found.run or false, found.ended or '', found.earlier}
 """)
 
-# Another epoch for a log that is not what it was, and its witness. ARGV: its old epoch, its new one, the run of Redis,
-# and the earlier epochs, each as the end of its group's name and its place.
+# Give a log that has changed a new epoch and a witness. ARGV: the old epoch, the new epoch, the run of Redis, and the
+# earlier epochs, each as the end of its group's name and its position.
 RENEW = Script("""
 local found = state()
 if found.epoch ~= ARGV[1] then return end
@@ -167,13 +167,13 @@ for at = 4, #ARGV, 2 do redis.call('XGROUP', 'CREATE', stream, was .. ARGV[at], 
 vouch(found, ARGV[3])
 """)
 
-# The log of this epoch is followed in this run of Redis. ARGV: both.
+# Record that a process follows the log of this epoch in this run of Redis. ARGV: both.
 VOUCH = Script("""
 local found = state()
 if found.epoch == ARGV[1] then vouch(found, ARGV[2]) end
 """)
 
-# The log of this epoch ends here. ARGV: the epoch.
+# Sign the end of the log of this epoch. ARGV: the epoch.
 SIGN = Script("""
 local found = state()
 if found.epoch ~= ARGV[1] then return end
@@ -181,13 +181,14 @@ if found.ended then redis.call('XGROUP', 'DESTROY', stream, signature) end
 redis.call('XGROUP', 'CREATE', stream, signature, '$')
 """)
 
-# A page, forwards behind an id or backwards from one. ARGV: id, entries and bytes at most, whether backwards.
+# Read a page, forwards after an id or backwards from an id. ARGV: the id, the limits in entries and bytes, whether
+# backwards.
 PAGE = Script("""
 local limit, max_bytes, back = tonumber(ARGV[2]), tonumber(ARGV[3]), ARGV[4] == '1'
 local entries, bytes = {}, 0
 local from = back and ARGV[1] or '(' .. ARGV[1]
 while #entries < limit do
-  local count = math.min(limit - #entries, 32)  -- not all at once: they may be large
+  local count = math.min(limit - #entries, 32)  -- in parts: entries may be large
   local part
   if back then part = redis.call('XREVRANGE', stream, from, '-', 'COUNT', count)
   else part = redis.call('XRANGE', stream, from, '+', 'COUNT', count) end
@@ -202,9 +203,9 @@ end
 return {told(state()), entries}
 """)
 
-# All of a batch or nothing, in one piece. KEYS behind the stream: one for each idempotency key, in their order. ARGV:
-# the epoch, the seconds that a key is remembered, and for each event whether it has a key, the number of its fields
-# and values, and these. Answers with id and 1 (new) or 0 for each, and with nothing when the epoch is another.
+# Append a whole batch or nothing. KEYS after the stream: one for each idempotency key, in order. ARGV: the epoch, the
+# lifetime of a key in seconds, and for each event whether it has a key, the number of its fields and values, and these.
+# Returns the id and 1 (new) or 0 for each event; returns nothing if the epoch is another.
 APPEND = Script("""
 local found = state()
 if found.epoch ~= ARGV[1] then return {} end
@@ -216,7 +217,7 @@ while at <= #ARGV do
   if id then is_new = 0
   else
     id = redis.call('XADD', stream, '*', unpack(ARGV, at + 2, at + 1 + size))
-    -- A clock that was set back makes Redis count on in one millisecond; our offsets have room for a million there.
+    -- If the clock is set back, Redis continues to count in one millisecond; an offset has room for a million there.
     if is_full(id) then redis.call('XSETID', stream, next_ms(id)) end
     if has_key then redis.call('SET', KEYS[keys], id, 'EX', ARGV[2]) end
   end
@@ -228,8 +229,9 @@ end
 return placed
 """)
 
-# Trim a part of what is not kept, oldest first, and say whether there may be more. ARGV: the epoch, events and bytes at
-# most, the id up to which everything is too old, and the id up to which anything may go at all.
+# Trim a part of the entries beyond the retention, oldest first, and return whether there may be more. ARGV: the epoch,
+# the limits in events and bytes, the id up to which every entry is too old, and the id up to which entries may be
+# trimmed at all.
 TRIM = Script("""
 local found = state()
 if found.epoch ~= ARGV[1] then return 0 end

@@ -1,1 +1,1 @@
-"""The log in a file: SQLite."""
+"""The SQLite broker: the log is a file."""

@@ -1,4 +1,4 @@
-"""The embedded log that survives: a file on this machine's disk. For one process; no server to run."""
+"""The durable embedded log: a file on this machine's disk, for one process. No other server is needed."""
 
 from __future__ import annotations
 
@@ -29,13 +29,13 @@ from qgstream.events.history import HistorySettings
 from qgstream.events.publication import Publication
 from qgstream.logs import Seldom, log
 
-# Publishers wait in line up to this; beyond it the disk is not keeping up, and the next are told so at once.
+# The limit of the queue of publishes. Above it the disk is too slow, and new publishes are refused at once.
 MAX_QUEUE_BYTES = 64 * 1024 * 1024
-# One transaction at most, unless a single batch is larger.
+# The limit of one transaction, unless a single batch is larger.
 MAX_GROUP_BYTES = 8 * 1024 * 1024
-# Between two looks at what is to be deleted.
+# The time between two runs of trimming.
 TRIM_SECONDS = 1.0
-# Between two looks whether the files are still there, while nobody publishes.
+# The time between two checks whether the files still exist, while no publish arrives.
 LOOK_SECONDS = 0.25
 T = TypeVar("T")
 
@@ -44,7 +44,7 @@ _RETENTION = ("max_events", "max_bytes", "max_age_seconds")
 
 @dataclass(eq=False)
 class _Job:
-    """A batch on its way to the disk."""
+    """A batch in the writer's queue."""
 
     publications: Sequence[Publication]
     done: asyncio.Future[Sequence[int]]
@@ -54,11 +54,11 @@ class _Job:
 
 
 class SqliteBroker(Broker):
-    """A log in a SQLite file. A publish is acknowledged when it is on disk; kill -9 and power cuts lose nothing of it.
+    """A log in a SQLite file. An acknowledged publish is on disk; kill -9 and power failures lose none.
 
-    One thread writes. What was published while it waited for the disk goes with its next transaction: 16 publishers
-    wait for one or two syncs, not for 16. `retention` overrides bounds of the history settings for the file alone, so
-    that a log on disk can go further back than the window in memory.
+    One thread writes. Publishes that arrive while this thread waits for the disk go into its next transaction together:
+    16 publishers wait for one or two syncs, not for 16. `retention` replaces limits of the history settings for the
+    file alone, so that the log on disk can go further back than the window in memory.
     """
 
     def __init__(
@@ -80,14 +80,17 @@ class SqliteBroker(Broker):
         self._queue: SimpleQueue[_Job | None] = SimpleQueue()
         self._queue_bytes = 0
         self._failed = False
-        self._displaced: str | None = None  # what became of the files: for ever, until it is opened anew
+        self._displaced: str | None = None  # what happened to the files; permanent, until the log is opened again
         self._writing_since: float | None = None
         self._looked_at = 0.0
 
     @classmethod
     def from_url(cls, url: str, *, timeout_seconds: float) -> Self:
-        """`sqlite:///var/lib/qgstream/events.db`, or a path below the working directory: `sqlite://events.db`. The
-        query may hold `max_events`, `max_bytes` and `max_age_seconds` of the file. Raises `ConfigError`."""
+        """Create a broker for `sqlite:///var/lib/qgstream/events.db`, or for a path below the working directory:
+        `sqlite://events.db`.
+
+        The query may set `max_events`, `max_bytes` and `max_age_seconds` of the file. Raises `ConfigError`.
+        """
         path, _, query = url.partition("://")[2].partition("?")
         if not path or path.endswith("/"):
             raise ConfigError([f"broker.url: got {url!r}, expected sqlite:///path/of/a/file"])
@@ -105,15 +108,18 @@ class SqliteBroker(Broker):
 
     @property
     def is_up(self) -> bool:
-        """False while the disk is full, broken, or has been silent for longer than the timeout, and from the moment
-        that the files are not there any more, or are others."""
+        """Whether the log can be written.
+
+        False while the disk is full, broken, or silent for longer than the timeout. Permanently False after the files
+        were removed or replaced.
+        """
         since = self._writing_since
         stuck = since is not None and time.monotonic() - since > self._timeout_seconds
         return self._file is not None and self._displaced is None and not self._failed and not stuck
 
     @property
     def is_shared(self) -> bool:
-        """Never: one process has the file."""
+        """False: the file belongs to one process."""
         return False
 
     @property
@@ -121,16 +127,17 @@ class SqliteBroker(Broker):
         """See `Broker.skipped`."""
         return self._skips.count
 
-    # Life.
+    # Opening and closing.
 
     async def open(self, sink: Sink, history: HistorySettings) -> Opened:
-        """Open the file, or make it. Raises `OSError` for one that cannot be used, and leaves that as it is."""
+        """Open the file, or create it. Raises `OSError` for an unusable file, and leaves this file unchanged."""
         self._file, self._reader, opened = await asyncio.to_thread(self._open, history)
         self._displaced = None
         self._sink = sink
         self._loop = asyncio.get_running_loop()
         self._readers = ThreadPoolExecutor(1, "qgstream-sqlite-read")
-        # A daemon: a program that never closes its hub can still end, and what is not on disk is not acknowledged.
+        # A daemon thread, so that a program can exit without closing its hub. Events that are not on disk are not
+        # acknowledged.
         self._writer = threading.Thread(
             target=self._write, args=(self._file,), name="qgstream-sqlite-write", daemon=True
         )  # fmt: skip
@@ -138,7 +145,7 @@ class SqliteBroker(Broker):
         return opened
 
     async def check(self) -> None:
-        """See `Broker.check`. Raises `OSError`, `InUse` where another process has the log; touches nothing."""
+        """See `Broker.check`. Raises `OSError`, or `InUse` if another process has the log. Changes nothing."""
         await asyncio.to_thread(look, self.path)
 
     def _open(self, history: HistorySettings) -> tuple[Log, Reader, Opened]:
@@ -147,7 +154,7 @@ class SqliteBroker(Broker):
             file = Log(self.path, self._for_file(history), self._skips)
             stack.callback(file.close)
             try:
-                # Not when it is first asked: by then the name may stand for another file.
+                # Opened now and not at the first read: by then the name may refer to another file.
                 reader = Reader(file.path, self._skips)
                 stack.callback(reader.close)
                 file.check_names()
@@ -163,11 +170,11 @@ class SqliteBroker(Broker):
         return HistorySettings.model_validate(history.model_dump() | self._retention)
 
     def keep(self, history: HistorySettings) -> None:
-        """Keep what these settings say; the writer does it."""
+        """Apply these history settings in the writer's thread."""
         self._new_history = self._for_file(history)
 
     async def close(self) -> None:
-        """Write what was taken, and let go of the file."""
+        """Write the queue, and close the file."""
         file, self._file = self._file, None
         if file is None:
             return
@@ -176,10 +183,10 @@ class SqliteBroker(Broker):
         await asyncio.to_thread(self._readers.shutdown)
         self._reader.close()
         await asyncio.to_thread(file.close)
-        await asyncio.sleep(0)  # what the writer did last is delivered and answered
+        await asyncio.sleep(0)  # the writer's last results are delivered and returned
         self._sink = None
 
-    # Publishing's side.
+    # Publishing.
 
     async def append(self, publications: Sequence[Publication]) -> Sequence[int]:
         """See `Broker.append`."""
@@ -206,7 +213,7 @@ class SqliteBroker(Broker):
         return Unavailable(f"the log on disk {what}", retry_after_seconds=1, code="broker_down")
 
     def _settle(self, jobs: Sequence[_Job], fresh: Sequence[Publication]) -> None:
-        """On the loop: what is on disk now is delivered, then answered."""
+        """Runs on the event loop: deliver the events that are on disk now, then return from their `append` calls."""
         try:
             if fresh and self._sink is not None:
                 self._sink.deliver(fresh)
@@ -242,7 +249,7 @@ class SqliteBroker(Broker):
                 return
 
     def _next(self, file: Log, wait_seconds: float) -> tuple[list[_Job], bool]:
-        """See `_take`. While it waits, it looks after the files."""
+        """See `_take`. While waiting, check the files."""
         until = time.monotonic() + wait_seconds
         while True:
             now = time.monotonic()
@@ -254,12 +261,12 @@ class SqliteBroker(Broker):
                 return jobs, is_last
 
     def _mistake(self, error: Exception) -> None:
-        """Say that something was raised which nobody reckoned with. The thread outlives it: nobody else writes."""
+        """Log an unexpected exception. The thread continues, because no other thread writes."""
         if self._mistakes.is_due():
             log.error("broker.failed", extra={"broker": "sqlite", "reason": repr(error)[:500]}, exc_info=error)
 
     def _take(self, wait_seconds: float) -> tuple[list[_Job], bool]:
-        """The jobs that are waiting, as many as go into one transaction, and whether the end was asked for."""
+        """Return the waiting jobs that fit into one transaction, and whether the end was requested."""
         jobs: list[_Job] = []
         size_bytes = 0
         try:
@@ -282,15 +289,15 @@ class SqliteBroker(Broker):
             refusal = self._refusal(file, fresh, unix_now)
         except Exception as error:  # noqa: BLE001  # it is the events: what no draft would let through
             if len(jobs) == 1:
-                self._call(self._refuse, jobs, NotStorable(f"the log on disk cannot hold this: {error}"))
-            else:  # what is wrong with one is nothing to the others
+                self._call(self._refuse, jobs, NotStorable(f"the log on disk cannot store this event: {error}"))
+            else:  # an invalid event of one job must not fail the others
                 for job in jobs:
                     self._commit(file, [job])
             return
         if refusal is not None:
             self._call(self._refuse, jobs, self._unavailable(refusal))
             return
-        # Here and not on the loop, which that would hold for 5 ms. Who published waits for the answer.
+        # In this thread, because it takes 5 ms on the event loop. The publisher is waiting in any case.
         for offset, publication in fresh:
             publication.offset, publication.published_at = offset, unix_now
             if publication.idempotency_key is not None:
@@ -298,11 +305,11 @@ class SqliteBroker(Broker):
         self._call(self._settle, jobs, [publication for _, publication in fresh])
 
     def _numbered(self, file: Log, jobs: list[_Job], now: float) -> list[tuple[int, Publication]]:
-        """What is to be written, each with its offset; the jobs have the offsets of all that is theirs."""
+        """Assign offsets, also in the jobs; return the events to write with their offsets."""
         newest, new_keys = file.newest, Keys()
         fresh: list[tuple[int, Publication]] = []
         for job in jobs:
-            if job.given_up:  # answered 503 already, so rather not
+            if job.given_up:  # the publisher already got a 503, so do not publish the event
                 continue
             job.offsets = []
             for publication in job.publications:
@@ -319,8 +326,8 @@ class SqliteBroker(Broker):
         return fresh
 
     def _refusal(self, file: Log, fresh: Sequence[tuple[int, Publication]], now: float) -> str | None:
-        """Write, and say why that failed; None when it is on disk, under the log's name. Raises what is the fault of
-        the events."""
+        """Write the events. Return the problem, or None if they are on disk under the log's name. Raises errors caused
+        by the events."""
         if self._displaced is not None:
             return self._displaced
         self._writing_since = time.monotonic()
@@ -328,7 +335,7 @@ class SqliteBroker(Broker):
             file.check_names()
             if fresh:
                 file.append(fresh, now)
-                # They may have gone meanwhile, and what is acknowledged must be found under the name.
+                # The files may have been removed meanwhile, and acknowledged events must be found under the log's name.
                 file.check_names()
                 self._came_up()
         except Displaced as error:
@@ -336,7 +343,7 @@ class SqliteBroker(Broker):
         except sqlite3.Error as error:
             if _is_of_events(error):
                 raise
-            self._look(file)  # SQLite, too, fails without its files, and knows no more of them than that
+            self._look(file)  # without its files SQLite also fails, but does not know the reason
             if self._displaced is None:
                 self._went_down(error)
                 return f"cannot be written: {error}"
@@ -345,8 +352,8 @@ class SqliteBroker(Broker):
         return self._displaced
 
     def _look(self, file: Log) -> None:
-        """See whether the files are still there."""
-        self._looked_at = self._writing_since = time.monotonic()  # a silent disk does not answer this either
+        """Check whether the files still exist."""
+        self._looked_at = self._writing_since = time.monotonic()  # a silent disk does not respond here either
         try:
             file.check_names()
         except Displaced as error:
@@ -370,11 +377,11 @@ class SqliteBroker(Broker):
         self._came_up()
 
     def _trim(self, file: Log) -> bool:
-        """Whether there is more to do at once."""
+        """Trim. Return whether there is more to do at once."""
         try:
             history = self._new_history
             if history is not None:
-                file.keep(history)  # when that fails, it is tried again
+                file.keep(history)  # if it fails, it is retried
                 if self._new_history is history:
                     self._new_history = None
             return file.trim(time.monotonic())
@@ -386,8 +393,8 @@ class SqliteBroker(Broker):
             return False
 
     def _was_displaced(self, error: Displaced) -> None:
-        # For good. Had it come back under its name, nobody could say what others did to it meanwhile: a program that
-        # opens it under another name does not find its WAL, and writes over what that holds.
+        # Permanent, even if the file returns under its name: another program may have changed it meanwhile. A program
+        # that opens the file under another name does not find its WAL, and overwrites what the WAL contains.
         if self._displaced is None:
             self._displaced = error.what
             log.error("broker.down", extra={"broker": "sqlite", "place": str(self.path), "reason": str(error)})
@@ -406,7 +413,7 @@ class SqliteBroker(Broker):
         try:
             self._loop.call_soon_threadsafe(callback, *args)  # type: ignore[arg-type]
         except RuntimeError:
-            return  # the loop is gone, and with it everybody who waited
+            return  # the event loop has ended, and with it all callers
 
     # Reading.
 
@@ -435,8 +442,9 @@ class SqliteBroker(Broker):
 
 
 def _is_of_events(error: Exception) -> bool:
-    """Whether what could not be written is to blame, and not the file: a size or a type that SQLite cannot hold."""
+    """Whether the event that could not be written is the cause, and not the file: a size or a type that SQLite cannot
+    store."""
     if isinstance(error, sqlite3.DataError | sqlite3.InterfaceError):
         return True
-    # Python 3.12 and newer say ProgrammingError of a type.
+    # Python 3.12 and newer raise ProgrammingError for a type.
     return not isinstance(error, sqlite3.Error) or "Error binding parameter" in str(error)

@@ -1,4 +1,4 @@
-"""The file of the durable log: made whole or not at all, locked, and looked at before it is touched."""
+"""The file of the durable log: created atomically, locked, and checked before any change."""
 
 from __future__ import annotations
 
@@ -11,10 +11,10 @@ from contextlib import closing
 from pathlib import Path
 from urllib.parse import quote
 
-APPLICATION_ID = 0x71677374  # "qgst": what makes a database one of ours
+APPLICATION_ID = 0x71677374  # "qgst": identifies a database of qgstream
 SCHEMA_VERSION = 2
-# The check at the start reads the whole file: a default log takes a fraction of a second. A larger one is looked at for
-# so long; what is damaged behind that is found when it is read.
+# The check at the start reads the whole file, which takes a fraction of a second for a default log. The check of a
+# larger file stops after this time; damage in the rest is detected when it is read.
 CHECK_SECONDS = 5.0
 
 # Since version 2: which events each topic has. Triggers keep it, so that it is right also where somebody has edited a
@@ -49,17 +49,20 @@ CREATE INDEX keys_at ON keys (at);
 
 
 def connect(path: Path, mode: str) -> sqlite3.Connection:
-    """A connection in the mode `rw` or `ro`; transactions are begun by `transaction`."""
+    """Open a connection in the mode `rw` or `ro`; `transaction` starts transactions."""
     uri = f"file:{quote(str(path))}?mode={mode}"
     return sqlite3.connect(uri, uri=True, isolation_level=None, check_same_thread=False, timeout=1.0)
 
 
 def lock(path: Path) -> int:
-    """Take the file for this process and return a descriptor that holds it. Raises `OSError` when another has it: two
-    would give the same offsets, and neither would hear of the other's events."""
-    # Beside the file, not in it: closing any descriptor of a file drops the locks that SQLite has on it.
+    """Lock the file for this process, and return the descriptor of the lock.
+
+    Raises `OSError` if another process has the lock: two processes would assign the same offsets, and neither would
+    deliver the other's events.
+    """
+    # A separate lock file: closing any descriptor of a file drops SQLite's locks on this file.
     if not path.parent.is_dir():
-        raise OSError(f"{path.parent}: is no directory; expected one for the log {path.name}")
+        raise OSError(f"{path.parent}: is not a directory; expected one for the log {path.name}")
     while True:
         descriptor = os.open(f"{path}-lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
         try:
@@ -72,11 +75,11 @@ def lock(path: Path) -> int:
             _, pair, reached = _read(descriptor)
             _write(descriptor, pair, reached)
             return descriptor
-        os.close(descriptor)  # it was removed between the two calls: nobody else would meet this lock
+        os.close(descriptor)  # the lock file was removed between the two calls, so no other process would see this lock
 
 
 class InUse(OSError):
-    """Another process has the log; `pid` is its number."""
+    """Another process has the log; `pid` is its process id."""
 
     def __init__(self, path: Path, pid: str) -> None:
         super().__init__(f"{path}: is in use by the process {pid}; a log on disk belongs to one process")
@@ -84,14 +87,16 @@ class InUse(OSError):
 
 
 def look(path: Path) -> None:
-    """Raise `OSError` when the log cannot be opened here, or made; `InUse` when another process has it. Makes nothing:
-    a file that root made would be in the way of the server's own user."""
+    """Raise `OSError` if the log cannot be opened or created here; raise `InUse` if another process has the log.
+
+    Creates nothing: the server's own user could not use a file that root has created.
+    """
     folder = path.parent
     if not folder.is_dir():
-        raise OSError(f"{folder}: is no directory; expected one for the log {path.name}")
+        raise OSError(f"{folder}: is not a directory; expected one for the log {path.name}")
     for needed, mode in ((folder, os.W_OK | os.X_OK), (path, os.R_OK | os.W_OK), (Path(f"{path}-lock"), os.W_OK)):
         if needed.exists() and not os.access(needed, mode):
-            raise OSError(f"{needed}: cannot be written by the user with the number {os.geteuid()}")
+            raise OSError(f"{needed}: cannot be written by the user with the id {os.geteuid()}")
     try:
         descriptor = os.open(f"{path}-lock", os.O_RDWR | os.O_CLOEXEC)
     except FileNotFoundError:
@@ -115,7 +120,7 @@ def _is_named(name: str, descriptor: int) -> bool:
 
 
 def _read(lock: int) -> tuple[str, str, str]:
-    """Who has a lock, what `note_pair` wrote, and what `note_reached` wrote."""
+    """Read a lock: its process id, the text of `note_pair`, and the text of `note_reached`."""
     lines = os.pread(lock, 300, 0).decode("ascii", "replace").split("\n")
     owner, pair, reached = (*map(str.strip, lines), "", "", "")[:3]
     return owner, pair, reached
@@ -123,29 +128,31 @@ def _read(lock: int) -> tuple[str, str, str]:
 
 def _write(lock: int, pair: str, reached: str) -> None:
     text = f"{os.getpid()}\n{pair}\n{reached}\n".encode()
-    os.pwrite(lock, text, 0)  # first: a process that is killed between the two calls leaves all lines
+    os.pwrite(lock, text, 0)  # written first: if the process is killed between the two calls, all lines are still there
     os.ftruncate(lock, len(text))
 
 
 def note_reached(lock: int, epoch: str, newest: int) -> None:
-    """Note in the lock how far the log goes. The lock stays where it is when an older copy takes the log's place."""
+    """Record the end of the log in the lock file. The lock file stays when an older copy replaces the log."""
     _write(lock, _read(lock)[1], f"{epoch} {newest}")
 
 
 def reached(lock: int) -> tuple[str, int]:
-    """What `note_reached` wrote last: an epoch and an offset. The epoch is empty where nothing was written."""
+    """Return the last record of `note_reached`: an epoch and an offset. The epoch is empty if there is no record."""
     epoch, _, newest = _read(lock)[2].partition(" ")
     return (epoch, int(newest)) if newest.isascii() and newest.isdigit() and len(newest) < 20 else ("", 0)
 
 
 def note_pair(path: Path, lock: int) -> None:
-    """Note in the lock which database and which WAL belong together, by their numbers on the disk."""
+    """Record in the lock file which database and which WAL belong together, by their inode numbers."""
     _write(lock, _pair(path), _read(lock)[2])
 
 
 def check_pair(path: Path, lock: int) -> None:
-    """Raise `OSError` when the database was replaced beside the WAL of the one before: SQLite would put the pages of
-    that WAL into a file that they are not of. (Copies of both, and what was moved to another disk, have other numbers.)
+    """Raise `OSError` if the database was replaced but the WAL still belongs to the old database.
+
+    SQLite would write the pages of this WAL into a file to which they do not belong. (Copies of both files, and files
+    moved to another disk, have new inode numbers.)
     """
     wal = Path(f"{path}-wal")
     if not wal.exists() or wal.stat().st_size == 0:
@@ -164,19 +171,19 @@ def _pair(path: Path) -> str:
 
 
 def create(path: Path) -> None:
-    """Make an empty log. Under another name until it is whole: a file of this name is never half a log."""
+    """Create an empty log, under another name until it is complete, so that this name never refers to a partial log."""
     wal = Path(f"{path}-wal")
     if wal.exists() and wal.stat().st_size:
         raise OSError(f"{path}: is missing, but its {path.name}-wal is there: put both back, or move that away too")
     new = Path(f"{path}-new")
     for leftover in ("", "-journal", "-wal", "-shm"):
         Path(f"{new}{leftover}").unlink(missing_ok=True)
-    os.close(os.open(new, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600))  # SQLite gives its other files the same mode
+    os.close(os.open(new, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600))  # SQLite uses the same mode for its other files
     with closing(connect(new, "rw")) as db:
         db.executescript(SCHEMA)
         db.execute("INSERT INTO state VALUES (?, 0, '[]')", (secrets.token_hex(5),))
         db.execute("INSERT INTO shelves VALUES (0, 0)")
-        # Last, so that the mark of ownership is in the file itself and not in a WAL beside it.
+        # Last, so that the application id is in the file itself and not in its WAL.
         db.execute("PRAGMA journal_mode = WAL")
     new.rename(path)
     directory = os.open(path.parent, os.O_RDONLY)
@@ -187,7 +194,7 @@ def create(path: Path) -> None:
 
 
 def check(path: Path) -> None:
-    """Look before anything is touched. Raises `OSError` with what is wrong and what to do."""
+    """Check the file before any change. Raises `OSError` with the problem and the solution."""
     with path.open("rb") as file:
         header = file.read(100)
     if not header.startswith(b"SQLite format 3\0") or len(header) < 100:
@@ -234,7 +241,7 @@ def upgrade(db: sqlite3.Connection) -> None:
 
 
 class transaction:  # noqa: N801  # reads as a function
-    """All or nothing: commits at the end of the block, or rolls back."""
+    """A transaction: commits at the end of the block, or rolls back after an exception."""
 
     def __init__(self, db: sqlite3.Connection, kind: str = "IMMEDIATE") -> None:
         self._db = db
@@ -249,5 +256,5 @@ class transaction:  # noqa: N801  # reads as a function
             if kind is None:
                 self._db.execute("COMMIT")
         finally:
-            if self._db.in_transaction:  # also after a COMMIT that failed; SQLite may have rolled back by itself
+            if self._db.in_transaction:  # also after a failed COMMIT; SQLite may have rolled back by itself
                 self._db.execute("ROLLBACK")

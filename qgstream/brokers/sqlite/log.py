@@ -1,4 +1,4 @@
-"""The durable log in its file: append, read, trim. Synchronous, and knows no loop."""
+"""The durable log in its file: append, read, trim. Synchronous, without an event loop."""
 
 from __future__ import annotations
 
@@ -36,25 +36,26 @@ from qgstream.events.pattern_sets import pattern_set
 from qgstream.events.publication import Position, Publication
 from qgstream.logs import log
 
-# What is deleted in one transaction: publishers wait for it (a few milliseconds).
+# The number of events deleted in one transaction, which publishes wait for (a few milliseconds).
 TRIM_EVENTS = 500
-# Given back to the file system at once, in pages of 4 KiB, when more than a quarter of the file is unused.
+# The number of pages of 4 KiB returned to the file system at a time, when more than a quarter of the file is unused.
 _VACUUM_PAGES = 1000
-# So many rows that are too old, one behind the other, are believed.
+# After this many consecutive rows that are too old, the search stops.
 OLD_ROWS = 256
-# Beside its data an event takes about this much of the file: its row, its indexes and their slack.
+# The approximate size of an event in the file beside its data: its row, its indexes and unused space.
 ROW_BYTES = 120
 # The events of so many topics are looked up, which takes a few milliseconds; of more, the log is read instead.
 MOST_TOPICS = 512
-# SQLite holds any type in any column, and somebody may have edited a row: these are numbers all the same.
+# SQLite holds any type in any column, and a person may have edited a row: the casts guarantee numbers.
 _SIZE, _DATE = "CAST(size AS INTEGER)", "CAST(published_at AS REAL)"
 _COLUMNS = "offset, published_at, topics, event, retry_ms, is_json, private, data"
 
 
 class Log:
-    """The open log. One thread at a time may write; `Reader` has a connection of its own.
+    """The open log. One thread at a time may write; `Reader` has a separate connection.
 
-    What is kept lies on the shelves of `HistorySettings`, and the file remembers how far each has forgotten.
+    Events belong to the retention classes of `HistorySettings` (called shelves in the file). The file records up to
+    which offset each class was trimmed.
     """
 
     def __init__(
@@ -66,11 +67,14 @@ class Log:
         now: float | None = None,
         unix_now: float | None = None,
     ) -> None:
-        """Open the log, or make a new one. Raises `OSError` and changes nothing for a file that is in use, is not a
-        log, or is damaged. `skips` counts the rows that cannot be read. The times are for tests; see `trim`."""
+        """Open the log, or create a new one.
+
+        Raises `OSError` for a file that is in use, is not a log, or is damaged, and does not change such a file.
+        `skips` counts the unreadable rows. The times are for tests; see `trim`.
+        """
         self._skips = skips or Skips("sqlite")
         path = Path(os.path.abspath(path))  # noqa: PTH100  # a program may change its folder; links stay links
-        self.path = real = path.resolve()  # two links to one file have one lock
+        self.path = real = path.resolve()  # two links to one file use one lock
         with ExitStack() as stack:
             held = lock(real)
             stack.callback(os.close, held)
@@ -83,8 +87,8 @@ class Log:
                 self._db = connect(real, "rw")
                 stack.callback(self._db.close)
                 upgrade(self._db)
-                # In WAL mode only FULL syncs at every commit. With NORMAL a power cut loses what was acknowledged since
-                # the last checkpoint.
+                # In WAL mode only FULL syncs at every commit. With NORMAL a power failure loses what was acknowledged
+                # since the last checkpoint.
                 self._db.execute("PRAGMA synchronous = FULL")
                 self._db.execute(f"PRAGMA journal_size_limit = {64 * 1024 * 1024}")
                 self.epoch, self.newest = self._state(path)
@@ -92,7 +96,7 @@ class Log:
                 self._ages = Ages(self.newest, time.monotonic() if now is None else now)
                 count = f"SELECT count(*), ifnull(sum({_SIZE}), 0) FROM log"  # noqa: S608
                 self.events, self.size_bytes = self._db.execute(count).fetchone()
-                # Rows after the first offset, and up to the second, may still lie on shelves of the settings before.
+                # Rows between these two offsets may still be in the retention classes of earlier settings.
                 self._reshelving = self._begun_to_reshelve()
                 self.keep(history)
                 self._names = Names(path, real)
@@ -113,17 +117,17 @@ class Log:
                 f"{path}: is damaged: the table state holds {found!r:.200}, expected one epoch and one offset"
             )
         if last > found[0][1]:
-            # A row that somebody has put behind the end would be in the way of the next event.
+            # A row that a person has inserted after the end would collide with the next event.
             self._db.execute("UPDATE state SET newest = ?", (last,))
         return found[0][0], max(found[0][1], last)
 
     def close(self) -> None:
-        """Let go of the file."""
+        """Close the file."""
         self._note_reached()
         self._resources.close()
 
     def _see_whether_it_went_back(self) -> None:
-        """An older copy in the log's place would give offsets a second time, so it gets another epoch."""
+        """Give the log a new epoch if an older copy has replaced it, because it would assign offsets a second time."""
         epoch, newest = reached(self._lock)
         if epoch == self.epoch and newest > self.newest:
             self.epoch = secrets.token_hex(5)
@@ -134,15 +138,15 @@ class Log:
 
     def _note_reached(self) -> None:
         self._reached = self.epoch, self.newest
-        with suppress(OSError):  # no room: what was noted before says less, and nothing wrong
+        with suppress(OSError):  # no room: the earlier record states less, and nothing false
             note_reached(self._lock, *self._reached)
 
     def check_names(self) -> None:
-        """Raise `Displaced` if whoever opens the log next would not get what is open here."""
+        """Raise `Displaced` if the log's name no longer refers to the open file."""
         self._names.check()
 
     def keep(self, history: HistorySettings) -> None:
-        """Keep, from now on, what these settings say. Raises `sqlite3.Error`."""
+        """Apply these history settings from now on. Raises `sqlite3.Error`."""
         shelves = json.dumps([(topic.pattern, topic.store) for topic in history.topics])
         (before,) = self._db.execute("SELECT shelves FROM state").fetchone()
         if shelves != before:
@@ -152,9 +156,10 @@ class Log:
         self.history = history
 
     def _begin_to_reshelve(self, db: sqlite3.Connection, shelves_count: int, shelves: str, before: str) -> None:
-        # What was forgotten under the old shelves may concern any of the new ones: each starts with the worst. And what
-        # was not stored at all may be asked for from now on. Readers look at these marks and never at a row's shelf, so
-        # they are told the truth from this transaction on. `trim` puts the rows on their new shelves, a few at a time.
+        # Events trimmed from the old classes may concern any new class, so each new class starts with the largest
+        # trimmed offset. Also, events that were never stored may be requested from now on. Readers use only these
+        # offsets and never the class of a row, so they get correct results from this transaction on. `trim` moves the
+        # rows to their new classes, a few at a time.
         (worst,) = db.execute("SELECT max(forgotten) FROM shelves").fetchone()
         if not all(stored for _, stored in json.loads(before)):
             worst = self.newest
@@ -166,14 +171,14 @@ class Log:
         db.execute("UPDATE state SET shelves = ?", (shelves,))
 
     def _begun_to_reshelve(self) -> tuple[int, int] | None:
-        """What a process that ended in the middle has left to do."""
+        """Return the work that a process left unfinished."""
         if self._db.execute("SELECT 1 FROM sqlite_master WHERE name = 'reshelving'").fetchone() is None:
-            return None  # it never had other shelves; a log of an older version has no such table
+            return None  # the classes never changed; a log of an older version has no such table
         found: tuple[int, int] | None = self._db.execute("SELECT done, until FROM reshelving").fetchone()
         return found
 
     def _reshelve(self, done: int, until: int) -> None:
-        """Put some of the rows after the offset `done` on the shelves of the settings."""
+        """Move some of the rows after the offset `done` to the retention classes of the settings."""
         query = (
             f"SELECT offset, shelf, {_SIZE}, topics FROM log "  # noqa: S608
             "WHERE offset > ? AND offset <= ? ORDER BY offset LIMIT ?"
@@ -182,7 +187,7 @@ class Log:
         looks = TRIM_EVENTS
         rows = self._db.execute(query, (done, until, TRIM_EVENTS)).fetchall()
         for offset, before, size, topics in rows:
-            names = _names(topics) or [""]  # what cannot be read belongs to no topic, and stays
+            names = _names(topics) or [""]  # an unreadable row belongs to no topic, and stays
             shelf = _shelf(self.history, names)
             if shelf is None:
                 doomed.append((offset,))
@@ -192,9 +197,9 @@ class Log:
             done = offset
             looks -= len(names)
             if looks <= 0:
-                break  # of events with many topics there are fewer in one transaction
+                break  # events with many topics need smaller transactions
         if looks > 0:
-            done = until  # there were no more rows
+            done = until  # no more rows
         with transaction(self._db) as db:
             db.executemany("UPDATE log SET shelf = ? WHERE offset = ?", moved)
             db.executemany("DELETE FROM log WHERE offset = ?", doomed)
@@ -209,8 +214,10 @@ class Log:
     # Writing.
 
     def append(self, events: Sequence[tuple[int, Publication]], now: float) -> None:
-        """Write these at their offsets, all or none; on disk when it returns. Raises `sqlite3.Error`, and `Displaced`
-        when another process has written into the file: then it has taken our place."""
+        """Write these events at their offsets, all or none; they are on disk when this method returns.
+
+        Raises `sqlite3.Error`, and `Displaced` if another process has written into the file.
+        """
         rows, keys = [], []
         for offset, publication in events:
             if publication.idempotency_key is not None:
@@ -225,7 +232,8 @@ class Log:
                 ))  # fmt: skip
         newest = events[-1][0]
         with transaction(self._db) as db:
-            # Not only the rows: those may be trimmed, or never stored, and an offset must not be given twice.
+            # Stored separately from the rows, which may be trimmed or never stored: an offset must not be assigned
+            # twice.
             self._move_on(db, newest)
             db.executemany("INSERT INTO log VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?)", rows)
             db.executemany("INSERT OR REPLACE INTO keys VALUES (?, ?, ?)", keys)
@@ -239,17 +247,19 @@ class Log:
             raise Displaced(self.path, "was written by another process")
 
     def probe(self) -> None:
-        """Write nothing new, and see whether that gets to the disk. Raises what `append` raises."""
+        """Write nothing new, and check whether writing reaches the disk. Raises the errors of `append`."""
         with transaction(self._db) as db:
             self._move_on(db, self.newest)
 
     def trim(self, now: float) -> bool:
-        """Delete some of what the settings do not keep; True while there may be more. Raises `sqlite3.Error`. `now` is
-        by a clock that nobody sets, `time.monotonic`."""
+        """Delete some events beyond the retention; return True while there may be more.
+
+        Raises `sqlite3.Error`. `now` is the time of a clock that is never set, `time.monotonic`.
+        """
         if self._reached != (self.epoch, self.newest):
             self._note_reached()
         self._ages.note(self.newest, now)
-        # What was there when the file was opened has the time of another life, which this life's clock goes on from.
+        # Events from before the file was opened have Unix times, which the steady clock continues.
         unix_now = self._opened_at + now - self._ages.began_at
         more = self._trim_old_keys(min(unix_now, time.time()))
         if self._reshelving is not None:
@@ -304,8 +314,8 @@ class Log:
         forgotten: dict[int, int] = {}
         looks, count = 2 * TRIM_EVENTS, 0
         for offset, _, topics in doomed:
-            # Whoever asks for another of its topics misses it too, and looks at that topic's shelf. (Not the row's own
-            # number: a row that is not put on its new shelf yet has the number of an old one.)
+            # A reader of another topic of this event misses the event too, and checks that topic's class. (Not the
+            # class in the row: a row that was not moved yet has the number of an old class.)
             names = _names(topics)
             for concerned in self.history.shelves_of_event(names):
                 forgotten[concerned] = offset
@@ -335,7 +345,7 @@ class Log:
     # Reading.
 
     def opened(self, window: HistorySettings, now: float) -> Opened:
-        """What a hub begins with whose window has these bounds."""
+        """Return the state for a hub whose window has these limits."""
         recent: list[Publication] = []
         size_bytes, forgotten, old = 0, 0, 0
         oldest = now - max(_max_age_seconds(window, shelf) for shelf in range(len(window.topics) + 1))
@@ -344,7 +354,7 @@ class Log:
             if publication is None:
                 continue
             size_bytes += publication.size_bytes
-            # Many in a row: the date of one, under whatever clock, says nothing of what lies before it.
+            # Several rows in a row: the date of a single row, from an unknown clock, says nothing about older rows.
             old = old + 1 if publication.published_at < oldest else 0
             if len(recent) == window.max_events or size_bytes > window.max_bytes or old > OLD_ROWS:
                 forgotten = publication.offset
@@ -358,20 +368,20 @@ class Log:
         return Opened(Position(self.epoch, self.newest), recent[::-1], forgotten, forgotten_of)
 
     def keys(self, now: float) -> Sequence[tuple[str, float, int]]:
-        """The idempotency keys that count, oldest first: key, time, offset."""
-        # What is from the future was written before somebody set the clock back.
+        """Return the valid idempotency keys, oldest first: key, time, offset."""
+        # Times in the future were written before the clock was set back.
         self._db.execute("UPDATE keys SET at = ? WHERE at > ?", (now, now))
         query = "SELECT key, CAST(at AS REAL), CAST(offset AS INTEGER) FROM keys WHERE at >= ? ORDER BY at"
         return self._db.execute(query, (now - IDEMPOTENCY_SECONDS,)).fetchall()
 
 
 class Reader:
-    """Reads a log that is open, beside its writer. For one thread at a time. Raises `sqlite3.Error`."""
+    """Reads an open log, concurrently with its writer. For one thread at a time. Raises `sqlite3.Error`."""
 
     def __init__(self, path: Path, skips: Skips | None = None) -> None:
         self._skips = skips or Skips("sqlite")
         self._db = connect(path, "ro")
-        self._db.execute("SELECT newest FROM state").fetchone()  # only now are all its files open
+        self._db.execute("SELECT newest FROM state").fetchone()  # opens all its files
         self._shelves = "[]"
         self._history = HistorySettings()
 
@@ -379,7 +389,7 @@ class Reader:
         """See `Broker.read`. Raises `Forgotten` and `sqlite3.Error`."""
         found: list[Publication] = []
         size_bytes = 0
-        with transaction(self._db, "DEFERRED") as db:  # one look: nothing is trimmed between the mark and the rows
+        with transaction(self._db, "DEFERRED") as db:  # one transaction: nothing is trimmed in between
             self._check_marks(db, after, topics)
             query = f"SELECT {_COLUMNS} FROM log WHERE offset > ? ORDER BY offset"  # noqa: S608
             for row in db.execute(query, (after,)):
@@ -427,7 +437,7 @@ class Reader:
 
     def _look_up(self, db: sqlite3.Connection, topics: Collection[str]) -> list[int]:
         (shelves,) = db.execute("SELECT shelves FROM state").fetchone()
-        if shelves != self._shelves:  # those of the file, which the writer may just have changed
+        if shelves != self._shelves:  # the classes in the file, which the writer may just have changed
             entries = [TopicHistory(pattern=pattern, store=store) for pattern, store in json.loads(shelves)]
             self._shelves, self._history = shelves, HistorySettings(topics=tuple(entries))
         return self._history.shelves_of_patterns(topics)
@@ -456,7 +466,8 @@ def _covered(db: sqlite3.Connection, patterns: Collection[str]) -> list[str] | N
 
 
 def _shelf(history: HistorySettings, topics: Sequence[str]) -> int | None:
-    """Where an event is kept, or None if it is not stored: of several topics the longest-lived decides."""
+    """Return the retention class of an event, or None if it is not stored: the topic with the longest retention
+    decides."""
     shelves = history.shelves_of_event(topics)
     return max(shelves, key=lambda shelf: _max_age_seconds(history, shelf), default=None)
 
@@ -467,7 +478,8 @@ def _max_age_seconds(history: HistorySettings, shelf: int) -> float:
 
 
 def _publication(row: tuple[int, Any, Any, Any, Any, Any, Any, Any]) -> Publication:
-    """What a row says. Raises `InvalidField`: somebody may have edited it, and SQLite holds any type in any column."""
+    """Parse a row. Raises `InvalidField`: a person may have edited the row, and SQLite stores any type in any
+    column."""
     offset, published_at, topics, event, retry_ms, is_json, private, data = row
     if not isinstance(data, bytes):
         raise InvalidField("data", f"got {type(data).__name__}, expected bytes")
@@ -490,7 +502,7 @@ def _topics(text: object) -> list[Any]:
 
 
 def _names(text: object) -> list[str]:
-    """The topics of a row, as far as they can be read."""
+    """Return the topics of a row, as far as they can be parsed."""
     with suppress(InvalidField):
         return [topic for topic in _topics(text) if isinstance(topic, str)]
     return []

@@ -1,7 +1,7 @@
-"""Which files the names of an open log stand for. Whoever opens the log next gets what is under its name then.
+"""Checks that the names of an open log still refer to the same files. The next process opens the file under the name.
 
-SQLite does not look: a file that was removed, moved or replaced is written on, and with its last descriptor all of it
-is gone. The lock is a file too, so that then another process may get one of the same name.
+SQLite does not check. It continues to write a file that was removed, moved or replaced, and all data is lost when the
+last descriptor closes. The lock is also a file, so another process may then lock a new file of the same name.
 """
 
 from __future__ import annotations
@@ -9,14 +9,15 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
-# A device and a number on it: what a file is, by whatever name.
+# A device and an inode: identifies a file under any name.
 _Identity = tuple[int, int]
 
 
 class Displaced(Exception):
-    """What is open is not what is under the log's name, or not this process's alone: nothing may be written any more.
+    """The open file is no longer the file under the log's name, or another process writes it too. Nothing may be
+    written.
 
-    `what` may be told to everybody, the whole text says where.
+    `what` may be shown to clients; the whole text contains the path.
     """
 
     def __init__(self, path: str | Path, what: str) -> None:
@@ -28,29 +29,29 @@ class Displaced(Exception):
 
 
 class Names:
-    """The names of a log that is open and locked, and which file each of them stands for."""
+    """The names of an open and locked log, and the file to which each name refers."""
 
     def __init__(self, path: Path, real: Path) -> None:
-        """`path` is what the configuration says, absolute; `real` is where its links lead to: SQLite's other files are
-        there. Raises `OSError` when one is missing."""
+        """`path` is the absolute path in the configuration. `real` is the path after links are resolved, where SQLite's
+        other files are. Raises `OSError` if a file is missing."""
         names = {str(path), str(real), *(f"{real}{suffix}" for suffix in ("-wal", "-shm", "-lock"))}
         self._files = {name: identity_of(name) for name in sorted(names)}
 
     def check(self) -> None:
-        """Raise `Displaced` unless each name still stands for the file that it stood for at the start."""
+        """Raise `Displaced` unless each name still refers to the same file as at the start."""
         for name, opened in self._files.items():
             try:
                 found = identity_of(name)
             except OSError as error:
-                # Also if only the folder cannot be read any more: then nobody knows who writes there.
+                # Also if only the folder is unreadable: then another process may write there.
                 gone = isinstance(error, FileNotFoundError | NotADirectoryError)
-                what = "was removed or moved" if gone else f"could not be looked at ({error.strerror})"
+                what = "was removed or moved" if gone else f"could not be checked ({error.strerror})"
                 raise Displaced(name, what) from None
             if found != opened:
                 raise Displaced(name, "was replaced by another file")
 
 
 def identity_of(path: str | Path) -> _Identity:
-    """Which file a name stands for. Raises `OSError`."""
+    """Return the file to which a name refers. Raises `OSError`."""
     found = os.stat(path)  # noqa: PTH116  # a third of the time, and it is asked before and after every commit
     return found.st_dev, found.st_ino
