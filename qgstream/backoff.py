@@ -1,4 +1,4 @@
-"""How long to wait before an engine that is away is tried again."""
+"""Backoff: the delay before the next attempt to reach an engine that is away."""
 
 from __future__ import annotations
 
@@ -9,8 +9,11 @@ LIMIT_SECONDS = 5.0
 
 
 class Backoff:
-    """Delays that double from `first_seconds` up to `limit_seconds`, each jittered from half of itself to the whole: N
-    servers that lost their engine in the same moment do not come back to it in the same moment."""
+    """Delays that double from `first_seconds` up to `limit_seconds`.
+
+    Each delay is jittered between half of its value and the whole, so that servers that lost their engine at the same
+    time do not reconnect at the same time.
+    """
 
     def __init__(
         self,
@@ -25,10 +28,10 @@ class Backoff:
         self._next = first_seconds
 
     def seconds(self) -> float:
-        """The next delay."""
+        """Return the next delay."""
         delay, self._next = self._next, min(2 * self._next, self._limit)
         return self._random.uniform(delay / 2, delay)
 
     def reset(self) -> None:
-        """It was reached: the next time begins anew."""
+        """Start again with the shortest delay, after a success."""
         self._next = self._first

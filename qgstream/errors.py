@@ -1,6 +1,7 @@
-"""The exception tree: every refusal knows its HTTP status and its stable code.
+"""The exception tree: every error of a request has an HTTP status and a stable code.
 
-The sentence says what was got and what was expected; the facts are attributes, so that a caller never parses text.
+The message says which value the server got and which value it expected. The facts are attributes, so that a caller
+never parses the message.
 """
 
 from __future__ import annotations
@@ -28,7 +29,7 @@ class QgstreamError(Exception):
 
 
 class BadRequest(QgstreamError):
-    """The request is malformed: `field` names the part that is wrong, when there is one."""
+    """The request is malformed. `field` names the invalid field, if there is one."""
 
     status = 400
     code = "bad_request"
@@ -45,7 +46,7 @@ class InvalidField(BadRequest):
 
     Args:
         field: The name of the field.
-        message: What was got and what was expected.
+        message: The value that the server got and the value that it expected.
 
     Attributes:
         field: The name of the field.
@@ -73,7 +74,7 @@ class TooLarge(QgstreamError):
     """A body or an event is over its limit. It has the status 413 and the code `too_large`.
 
     Args:
-        what: What is too large.
+        what: The part that is too large.
         got_bytes: Its size in bytes.
         limit_bytes: The limit in bytes.
 
@@ -98,26 +99,26 @@ class TooLarge(QgstreamError):
     code = "too_large"
 
     def __init__(self, what: str, got_bytes: int, limit_bytes: int) -> None:
-        super().__init__(f"{what} is {got_bytes} bytes, at most {limit_bytes} expected")
+        super().__init__(f"{what}: got {got_bytes} bytes, expected at most {limit_bytes}")
         self.got_bytes = got_bytes
         self.limit_bytes = limit_bytes
 
 
 class NotStorable(BadRequest):
-    """An event that the broker can never hold, for another reason than its size. Other events are taken."""
+    """The broker can never store this event, for a reason other than its size. The broker accepts other events."""
 
     code = "not_storable"
 
 
 class UnsupportedMediaType(QgstreamError):
-    """A body came with a content type that no handler reads."""
+    """The body has an unsupported content type."""
 
     status = 415
     code = "unsupported_media_type"
 
 
 class UnsupportedContentCoding(UnsupportedMediaType):
-    """A body came with a `Content-Encoding` that is not decoded here; `accepted` is the value for `Accept-Encoding`."""
+    """The body has an unsupported `Content-Encoding`. `accepted` is the value of `Accept-Encoding` in the response."""
 
     code = "unsupported_content_coding"
 
@@ -127,7 +128,7 @@ class UnsupportedContentCoding(UnsupportedMediaType):
 
 
 class Unauthorized(QgstreamError):
-    """No credentials, or credentials that are not valid."""
+    """The request has no credentials, or has invalid credentials."""
 
     status = 401
     code = "unauthorized"
@@ -139,7 +140,7 @@ class Unauthorized(QgstreamError):
 
 
 class UnknownKeyId(Unauthorized):
-    """A token is signed with a key that is not in the set. `issued_at` (unix seconds) is what it says of itself."""
+    """The key that signed a token is not in the set. `issued_at` (unix seconds) is the token's unverified `iat`."""
 
     code = "unknown_key_id"
 
@@ -149,14 +150,14 @@ class UnknownKeyId(Unauthorized):
 
 
 class Forbidden(QgstreamError):
-    """Valid credentials that do not allow this."""
+    """The credentials are valid, but do not allow the request."""
 
     status = 403
     code = "forbidden"
 
 
 class Banned(Forbidden):
-    """An operator has banned this client. `retry_after_seconds` is None for a ban without an end."""
+    """An operator has banned this client. `retry_after_seconds` is None for a permanent ban."""
 
     code = "banned"
 
@@ -166,7 +167,7 @@ class Banned(Forbidden):
 
 
 class NoAdminKeys(Forbidden):
-    """The admin interface was asked for, and nobody may use it: the configuration names no key for it."""
+    """A request for the admin interface, although the configuration has no admin key."""
 
     code = "no_admin_keys"
 
@@ -178,7 +179,7 @@ class NoPublishKeys(Forbidden):
 
 
 class Conflict(QgstreamError):
-    """A value that would be right in itself, but not with the state of this process: `field` names it."""
+    """A value is valid, but conflicts with the state of this process. `field` names the value."""
 
     status = 409
     code = "conflict"
@@ -200,28 +201,28 @@ class NotFound(QgstreamError):
 
 
 class MethodNotAllowed(QgstreamError):
-    """The resource exists and does not know this method."""
+    """The resource exists but does not support this method."""
 
     status = 405
     code = "method_not_allowed"
 
 
 class UnknownHost(QgstreamError):
-    """The request names a host that this server does not answer to."""
+    """The request names a host that this server does not accept."""
 
     status = 421
     code = "unknown_host"
 
 
 class UpgradeRequired(QgstreamError):
-    """The resource is spoken to in another protocol, which the request did not ask for."""
+    """The resource needs another protocol, and the request has no matching `Upgrade`."""
 
     status = 426
     code = "upgrade_required"
 
 
 class TooManyRequests(QgstreamError):
-    """A per-client limit; try again after `retry_after_seconds`."""
+    """A client exceeded its own limit. It may retry after `retry_after_seconds`."""
 
     status = 429
     code = "too_many_requests"
@@ -234,12 +235,12 @@ class TooManyRequests(QgstreamError):
 
 
 class Unavailable(QgstreamError):
-    """The server cannot do this now: it is full, it drains, or its broker is away. It has the status 503.
+    """The server cannot accept the request now: it is full, draining, or its broker is down. The status is 503.
 
     Args:
-        message: Why not.
-        retry_after_seconds: After how many seconds the caller may try again.
-        code: A word that says more than `unavailable`, such as `broker_down`.
+        message: The reason.
+        retry_after_seconds: The caller may retry after this many seconds.
+        code: A word that is more specific than `unavailable`, such as `broker_down`.
 
     Attributes:
         retry_after_seconds: After how many seconds the caller may try again.
@@ -269,34 +270,34 @@ class Unavailable(QgstreamError):
 
 
 class MalformedRequest(BadRequest):
-    """The request breaks the grammar of HTTP/1.1, so that nobody can tell for sure what was meant."""
+    """The request violates the grammar of HTTP/1.1, so its meaning is ambiguous."""
 
     code = "malformed_request"
 
 
 class RequestTimeout(QgstreamError):
-    """A request was begun and not finished in time."""
+    """The client started a request but did not finish it in time."""
 
     status = 408
     code = "request_timeout"
 
 
 class TargetTooLong(QgstreamError):
-    """The request line is longer than any that is read."""
+    """The request line is too long."""
 
     status = 414
     code = "target_too_long"
 
 
 class ExpectationFailed(QgstreamError):
-    """The header `Expect` asks for something other than `100-continue`."""
+    """The header `Expect` has a value other than `100-continue`."""
 
     status = 417
     code = "expectation_failed"
 
 
 class MisdirectedRequest(QgstreamError):
-    """The target of the request is not served on this connection."""
+    """This connection does not serve the target of the request."""
 
     status = 421
     code = "misdirected_request"
@@ -310,21 +311,21 @@ class HeadersTooLarge(QgstreamError):
 
 
 class NotImplementedHere(QgstreamError):
-    """A method, or a transfer coding, that this server does not have for any path."""
+    """This server does not support the method or the transfer coding for any path."""
 
     status = 501
     code = "not_implemented"
 
 
 class VersionNotSupported(QgstreamError):
-    """The request is of a major version of HTTP other than 1."""
+    """The major version of HTTP in the request is not 1."""
 
     status = 505
     code = "http_version_not_supported"
 
 
 class ConfigRejected(QgstreamError):
-    """A reload that was asked for over HTTP was refused, with every problem found; nothing was changed."""
+    """The server refused a reload requested over HTTP. The message lists every problem; nothing was changed."""
 
     status = 422
     code = "config_rejected"

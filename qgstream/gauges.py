@@ -1,8 +1,6 @@
-"""Gauges beside the counters of streams: limits in effect, dates of certificates, the issuer's keys, lost log lines,
-the clock.
+"""Gauges computed at the scrape: limits in effect, certificate dates, the issuer's keys, lost log lines, the clock.
 
-All of them are read at the scrape. A certificate and a key set that do not exist have no series: there is no date that
-would be true of them.
+A missing certificate or key set has no series, because no date would be true.
 """
 
 from __future__ import annotations
@@ -21,22 +19,26 @@ from qgstream.limits import LimitSettings
 from qgstream.net.sockets import max_sockets
 from qgstream.settings import Section
 
-# What this process shows a certificate to: clients, as a server, and the engine of the broker, as its client.
+# The peers to which this process shows a certificate: clients of the server, and the broker's engine.
 Certificate = Literal["server", "broker"]
 CERTIFICATES: tuple[Certificate, ...] = get_args(Certificate)
 
 
 @dataclass(frozen=True, slots=True)
 class KeySetState:
-    """When the last good answer of `auth.jwt.jwks_url` was asked for (Unix seconds; 0: there was none), and how many
-    keys tokens are verified with."""
+    """The state of the issuer's keys.
+
+    `last_success_at` is the start of the last successful fetch of `auth.jwt.jwks_url` (Unix seconds; 0 before the
+    first). `keys` is the number of keys that verify tokens.
+    """
 
     last_success_at: float
     keys: int
 
 
 class Gauges(Collector):
-    """Reads what the `watch_` methods were given. A metric has its name in each scrape, with or without a series."""
+    """Collects the values given to the `watch_` methods. The names of all metrics are in each scrape, with or without
+    series."""
 
     def __init__(self) -> None:
         self._limits: Callable[[], LimitSettings] = LimitSettings
@@ -45,26 +47,26 @@ class Gauges(Collector):
         self._key_set: Callable[[], KeySetState | None] = lambda: None
 
     def watch_limits(self, limits: Callable[[], LimitSettings], history: Callable[[], HistorySettings]) -> None:
-        """Show these settings; each call returns those in effect."""
+        """Show these settings; each function returns the settings in effect."""
         self._limits, self._history = limits, history
 
     def watch_certificate(self, certificate: Certificate, expires_at: Callable[[], float | None]) -> None:
-        """Show until when a certificate is valid (Unix seconds), or nothing while `expires_at()` is None."""
+        """Show when a certificate expires (Unix seconds). There is no series while `expires_at()` is None."""
         self._certificates[certificate] = expires_at
 
     def watch_key_set(self, state: Callable[[], KeySetState | None]) -> None:
-        """Show how fresh the issuer's keys are, or nothing while `state()` is None."""
+        """Show the age of the issuer's keys. There is no series while `state()` is None."""
         self._key_set = state
 
     def collect(self) -> Iterator[Metric]:
         """See `Collector`."""
         limits = self._limits()
-        in_effect = {"max_sockets": max_sockets(limits)}  # of 0 follows a number of its own
+        in_effect = {"max_sockets": max_sockets(limits)}  # the value for max_sockets = 0
         yield from _settings("limits", limits, in_effect)
         yield from _settings("history", self._history(), {})
         expiry = GaugeMetricFamily(
             "qgstream_certificate_expiry_timestamp_seconds",
-            "Until when the certificate that is in use is valid, the earliest date of its chain.",
+            "When the certificate in use expires: the earliest date of its chain.",
             labels=("certificate",),
         )
         for certificate in CERTIFICATES:
@@ -73,12 +75,12 @@ class Gauges(Collector):
                 expiry.add_metric((certificate,), date)
         yield expiry
         yield from self._keys()
-        text = "Lines of the log that could not be written, by reason."
+        text = "Log lines that could not be written, by reason."
         lost = CounterMetricFamily("qgstream_log_lines_lost", text, labels=("reason",))
         for reason, count in logs.lost_lines().items():
             lost.add_metric((reason,), float(count))
         yield lost
-        # As `node_time_seconds` of the node exporter, and compared in the same way: with `timestamp()` of the sample.
+        # Like `node_time_seconds` of the node exporter. Alerts compare the value with `timestamp()` of the sample.
         yield GaugeMetricFamily("qgstream_time_seconds", "The clock of this process.", value=time.time())
 
     def _keys(self) -> Iterator[Metric]:
@@ -86,10 +88,10 @@ class Gauges(Collector):
         for name, text, value in (
             (
                 "jwks_last_success_timestamp_seconds",
-                "When the last good answer of auth.jwt.jwks_url was asked for; 0 before the first.",
+                "When the last successful fetch of auth.jwt.jwks_url began; 0 before the first.",
                 0.0 if state is None else state.last_success_at,
             ),
-            ("jwks_keys", "Keys that tokens are verified with.", 0.0 if state is None else float(state.keys)),
+            ("jwks_keys", "Keys that verify tokens.", 0.0 if state is None else float(state.keys)),
         ):
             family = GaugeMetricFamily(f"qgstream_{name}", text, labels=())
             if state is not None:
@@ -98,7 +100,7 @@ class Gauges(Collector):
 
 
 def _settings(section: str, settings: Section, in_effect: Mapping[str, float]) -> Iterator[Metric]:
-    """A gauge for each number of a section, by the name that it has there: its unit and its meaning are known."""
+    """Yield a gauge for each number of a section, named after the setting, whose unit and meaning are documented."""
     for name in type(settings).model_fields:
         value = getattr(settings, name)
         if isinstance(value, int | float) and not isinstance(value, bool):

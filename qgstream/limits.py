@@ -1,6 +1,6 @@
-"""Limits: their settings, a token bucket, and admission. Pure: the time is an argument.
+"""Limits: settings, token buckets, and admission of streams. Pure: the time is an argument.
 
-What is refused, and what an operator tunes while the server runs, is decided here and nowhere else.
+This module alone decides which streams are refused, by settings that an operator can change while the server runs.
 """
 
 from __future__ import annotations
@@ -20,19 +20,19 @@ KIB = 1024
 MIB = 1024 * KIB
 GIB = 1024 * MIB
 TIB = 1024 * GIB
-# No limit is larger: numbers beyond it overflow in the kernel's calls and in the arithmetic of floats.
+# The maximum of every limit: larger numbers overflow in kernel calls and in floating-point arithmetic.
 MANY = 1_000_000_000
-# What a refused client is told at most: at a rate near 0 the true answer may be infinite.
+# The longest wait that the server tells a refused client: at a rate near 0 the exact wait may be infinite.
 MAX_WAIT_SECONDS = 86_400.0
-# Each `retry:` of `retry_seconds` is longer by up to this share of it: the clients of a process that was killed come
-# back over 0.6 s, and not all in the same millisecond.
+# The server adds up to this fraction of `retry_seconds` to each `retry:`. The clients of a killed process reconnect
+# spread over 0.6 s, and not within one millisecond.
 RETRY_JITTER = 0.2
 
 
 class KeyLimits(Section):
-    """`[limits.per_key.NAME]`: the limits of one publish key, in place of those for every key."""
+    """`[limits.per_key.NAME]`: the limits of one publish key. They replace the limits for every key."""
 
-    # `true` is no number here, wherever it is written.
+    # Rejects `true` as a number.
     model_config = ConfigDict(strict=True)
 
     publish_rate: float | None = Field(None, ge=0, le=MANY)
@@ -40,7 +40,7 @@ class KeyLimits(Section):
 
 
 class LimitSettings(Section):
-    """The section `[limits]`: what one process accepts. 0 switches a limit off where its description says so.
+    """The section `[limits]`: the limits of one process. 0 disables a limit if its description says so.
 
     Example::
 
@@ -174,7 +174,10 @@ class LimitSettings(Section):
 
 
 class TokenBucket:
-    """`rate` tokens a second, sustained, and at most `burst` at once. The time is an argument, in seconds."""
+    """A token bucket: at most `rate` tokens a second, sustained, and at most `burst` at once.
+
+    The time is an argument, in seconds.
+    """
 
     __slots__ = ("tokens", "updated_at")
 
@@ -183,10 +186,10 @@ class TokenBucket:
         self.updated_at = now
 
     def take(self, amount: float, *, rate: float, burst: float, now: float) -> float:
-        """Take `amount` and return 0, or take nothing and return the seconds until it would be there (a day at most).
+        """Take `amount` tokens and return 0; or take nothing and return the wait in seconds (a day at most).
 
-        Tokens come back continuously, not in steps of a second: the sustained rate is the configured one at any rate.
-        An amount above the burst is allowed when the bucket is full, and leaves it in debt.
+        Tokens are added continuously, not once a second, so the sustained rate is exact for every rate. A full bucket
+        allows an amount above the burst, and then goes into debt.
         """
         wait = self.wait(amount, rate=rate, burst=burst, now=now)
         if not wait:
@@ -194,7 +197,7 @@ class TokenBucket:
         return wait
 
     def wait(self, amount: float, *, rate: float, burst: float, now: float) -> float:
-        """What `take` would return. Nothing is taken."""
+        """Return the result of `take` without taking tokens."""
         self.tokens = min(burst, self.tokens + max(0.0, now - self.updated_at) * rate)
         self.updated_at = now
         needed = min(amount, burst)
@@ -202,13 +205,15 @@ class TokenBucket:
 
 
 class RateLimiter:
-    """A token bucket for each key. Full buckets are forgotten, so memory is bounded by the keys of the last moments."""
+    """A token bucket for each key. Full buckets are removed, so only recently used keys use memory."""
 
-    MAX_KEYS = 100_000  # about 30 MB; beyond it the longest unused go, and start anew with a full bucket
-    SWEPT_AT_ONCE = 2000  # less than a millisecond
+    # about 30 MB; above it the least recently used keys are removed, and start again with a full bucket
+    MAX_KEYS = 100_000
+    SWEPT_AT_ONCE = 2000  # takes less than a millisecond
 
     def __init__(self) -> None:
-        # In the order of use. Not a plain dict: to find its first entry, Python walks all that were deleted.
+        # In the order of use. An OrderedDict, because finding the first entry of a plain dict walks over all deleted
+        # entries.
         self._buckets: OrderedDict[Hashable, TokenBucket] = OrderedDict()
         self._unswept: list[Hashable] = []
 
@@ -216,7 +221,7 @@ class RateLimiter:
         return len(self._buckets)
 
     def take(self, key: Hashable, amount: float, *, rate: float, burst: float, now: float) -> float:
-        """Like `TokenBucket.take`, for `key`; a rate of 0 is no limit."""
+        """The same as `TokenBucket.take`, for `key`; a rate of 0 means no limit."""
         if rate <= 0:
             return 0.0
         bucket = self._buckets.pop(key, None)
@@ -224,16 +229,17 @@ class RateLimiter:
             if len(self._buckets) >= self.MAX_KEYS:
                 self._buckets.popitem(last=False)
             bucket = TokenBucket(burst, now)
-        self._buckets[key] = bucket  # at the end again
+        self._buckets[key] = bucket  # moves the key to the end
         return bucket.take(amount, rate=rate, burst=burst, now=now)
 
     def wait(self, key: Hashable, amount: float, *, rate: float, burst: float, now: float) -> float:
-        """Like `TokenBucket.wait`, for `key`; a rate of 0 is no limit. A key that is not known stays so."""
+        """The same as `TokenBucket.wait`, for `key`; a rate of 0 means no limit. Does not create a bucket for an
+        unknown key."""
         bucket = self._buckets.get(key) if rate > 0 else None
         return 0.0 if bucket is None else bucket.wait(amount, rate=rate, burst=burst, now=now)
 
     def sweep(self, *, rate: float, burst: float, now: float) -> None:
-        """Forget keys whose bucket has filled up again. Each call looks at the next `SWEPT_AT_ONCE` keys."""
+        """Remove keys whose bucket is full again. Each call examines the next `SWEPT_AT_ONCE` keys."""
         if not self._unswept:
             self._unswept = list(self._buckets)
         for key in self._unswept[-self.SWEPT_AT_ONCE :]:
@@ -245,7 +251,8 @@ class RateLimiter:
 
 @dataclass(frozen=True, slots=True)
 class Rejection:
-    """Why a stream is refused. `per_client`: it is this client's doing (429), not the server's state (503)."""
+    """Why a stream is refused. `per_client` is True for a limit of this client (429), False for the server's state
+    (503)."""
 
     reason: RejectReason
     message: str
@@ -262,16 +269,18 @@ class Admission:
     def admit(
         self, limits: LimitSettings, client: str, *, now: float, connections: int, connections_of_client: int
     ) -> Rejection | None:
-        """None to let it in. The rate is charged only to those who pass the other limits."""
+        """Return None to admit the stream. A stream that another limit refuses does not count towards the rate."""
         if connections >= limits.max_connections:
             return Rejection(
-                "max_connections", f"open streams: {connections}, at most {limits.max_connections} allowed", False
+                "max_connections",
+                f"too many open streams: got {connections}, expected at most {limits.max_connections}",
+                False,
             )
         if limits.max_connections_per_ip and connections_of_client >= limits.max_connections_per_ip:
             return Rejection(
                 "max_connections_per_ip",
-                f"open streams from your address: {connections_of_client}, "
-                f"at most {limits.max_connections_per_ip} allowed",
+                f"too many open streams from your address: got {connections_of_client}, "
+                f"expected at most {limits.max_connections_per_ip}",
                 True,
             )
         rate, burst = limits.connect_rate_per_ip, limits.connect_burst_per_ip
@@ -279,18 +288,20 @@ class Admission:
         if wait:
             return Rejection(
                 "connect_rate_per_ip",
-                f"your address opens streams too fast, at most {rate:g} a second (and {burst} at once) allowed",
+                f"stream rate exceeded for your address: limit {rate:g} streams/s, burst {burst}",
                 True,
                 wait,
             )
         return None
 
     def sweep(self, limits: LimitSettings, now: float) -> None:
-        """Free some of what is not needed any more; call it every second or so."""
+        """Remove some buckets that are no longer needed; call this method about once a second."""
         self._rates.sweep(rate=limits.connect_rate_per_ip, burst=limits.connect_burst_per_ip, now=now)
 
 
 def jittered(seconds: float, random: Random, share: float = 1.0) -> float:
-    """Between `seconds` and that plus `share` of it (by default twice `seconds`): what comes at once must not come back
-    at once."""
+    """Return a random time between `seconds` and `seconds` plus the fraction `share` (by default twice `seconds`).
+
+    Clients that disconnect together should not reconnect together.
+    """
     return seconds * (1 + share * random.random())

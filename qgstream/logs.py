@@ -21,7 +21,7 @@ from pythonjsonlogger.msgspec import MsgspecFormatter
 from qgstream import terminal
 from qgstream.settings import Section
 
-# Loggers by reader: operators follow `qgstream`, `qgstream.access` is one line for each plain HTTP request.
+# One logger for each audience: operators read `qgstream`; `qgstream.access` has one line for each plain HTTP request.
 log = logging.getLogger("qgstream")
 access_log = logging.getLogger("qgstream.access")
 
@@ -30,19 +30,19 @@ RESERVED_ATTRS = frozenset(_RESERVED_ATTRS)
 _SECRET = re.compile(r"(?i)(bearer\s+|(?:access_token|token|authorization|api_key|key)=)[^&\s\"',]+")
 
 
-# Between two lines about the same thing, where it may happen at any rate.
+# The time between two log lines about the same thing, if it may happen at any rate.
 SELDOM_SECONDS = 60.0
 
 
 class Seldom:
-    """Says when a line about something is due: the first time, and then after `seconds`."""
+    """Decides when a repeated log line is due: the first time, and then once in `seconds`."""
 
     def __init__(self, seconds: float = SELDOM_SECONDS) -> None:
         self._seconds = seconds
         self._said_at: float | None = None
 
     def is_due(self) -> bool:
-        """Whether to write the line now. The next one is due after `seconds` then."""
+        """Return whether to write the line now. If so, the next line is due after `seconds`."""
         now = time.monotonic()
         if self._said_at is not None and now - self._said_at < self._seconds:
             return False
@@ -66,24 +66,24 @@ class LogSettings(Section):
 
 
 def scrub(text: str) -> str:
-    """The text without the tokens that URLs and headers carry."""
+    """Remove tokens from URLs and headers in the text."""
     return _SECRET.sub(r"\1[secret]", text)
 
 
 def printable(text: str, max_characters: int) -> str:
-    """The beginning of a text, as a screen may show it: control characters, line separators, changes of direction and
-    lone surrogates are escaped (`\\x1b`, `\\u202e`)."""
+    """Return the start of a text in a form that is safe for a screen: control characters, line separators, changes of
+    direction and lone surrogates are escaped (`\\x1b`, `\\u202e`)."""
     return terminal.escape(text[:max_characters])[:max_characters]
 
 
 def quote(text: str, max_characters: int) -> str:
-    """The beginning of what a stranger said, without the tokens in it, `printable`."""
-    # Cut before it is searched: a header may have a megabyte. A token that is cut is still a token behind its name.
+    """Return the start of a text from a client, without tokens, in `printable` form."""
+    # Cut before the search: a header may have a megabyte. A cut token still follows its name, so the search finds it.
     return printable(scrub(text[:max_characters]), max_characters)
 
 
 def excerpt(names: Iterable[str], max_names: int = 10, max_characters: int = 512) -> list[str]:
-    """The first of these names, in order, as many as fit."""
+    """Return the first of these names, in order, up to both limits."""
     found: list[str] = []
     for name in sorted(names)[:max_names]:
         max_characters -= len(name)
@@ -94,14 +94,15 @@ def excerpt(names: Iterable[str], max_names: int = 10, max_characters: int = 512
 
 
 class Formatter(MsgspecFormatter):
-    """`timestamp`, `level`, `event`, `env`, and the fields of the line; a traceback, if any, as `exc_info`."""
+    """Formats a log line: `timestamp`, `level`, `event`, `env`, and the fields of the line; a traceback as
+    `exc_info`."""
 
     def __init__(self, env: str) -> None:
         super().__init__()
         self.env = env
 
     def add_fields(self, log_data: dict[str, Any], record: logging.LogRecord, message_dict: dict[str, Any]) -> None:
-        """Called by the library for each line: what stands in it, in this order."""
+        """Called by the library for each line, to add the fields in this order."""
         event = record.message
         log_data["timestamp"] = utc_iso(record.created)
         log_data["level"] = record.levelname.lower()
@@ -129,10 +130,10 @@ class TextFormatter(Formatter):
         return terminal.log_line(log_data, self._colours, with_date=self._with_date)
 
 
-# Why a line could not be written. `failed` is any other error, and a line that cannot be made.
+# Why a line was lost. `failed` is any other error, or a record that cannot be formatted.
 LostReason = Literal["disk_full", "reader_gone", "reader_slow", "failed"]
 LOST_REASONS: tuple[LostReason, ...] = get_args(LostReason)
-# EFBIG: the file is as large as the process may make it (RLIMIT_FSIZE), or as its file system takes.
+# EFBIG: the file has the maximum size of the process (RLIMIT_FSIZE) or of its file system.
 _LOST_BY: Mapping[int, LostReason] = {
     errno.ENOSPC: "disk_full", errno.EDQUOT: "disk_full", errno.EFBIG: "disk_full", errno.EPIPE: "reader_gone",
     errno.EAGAIN: "reader_slow",
@@ -140,23 +141,24 @@ _LOST_BY: Mapping[int, LostReason] = {
 
 
 class Lines(logging.Handler):
-    """Writes lines to a descriptor whose reader may be gone, or may have stopped reading.
+    """Writes lines to a file descriptor whose reader may be gone or may have stopped reading.
 
-    A pipe that nobody empties takes 64 KiB, two hundred streams; then a write would hold the loop for ever, and all
-    streams with it. So a line waits a moment for room; when there is none, lines are lost until there is, without
-    waiting again, and the next one that fits stands behind a line that says how many.
+    A pipe without a reader holds 64 KiB, the lines of two hundred streams. The next write would then block the event
+    loop, and all streams, for ever. Instead, a line waits briefly for room. If there is still no room, lines are
+    dropped without waiting until there is room again. The next line that fits follows a line with the number of dropped
+    lines.
 
-    All waiting comes out of one budget. A reader that takes each line just in time would else hold the loop for most of
-    the time. When the budget is used up, a line that finds no room is lost at once.
+    A budget limits all waiting together. Otherwise a reader that takes each line just in time could block the loop most
+    of the time. While the budget is empty, a line without room is dropped at once.
     """
 
-    # What a pipe takes whole when poll(2) says that it has room (pipe(7), PIPE_BUF).
+    # poll(2) reports room for this many bytes, which a pipe accepts as a whole (pipe(7), PIPE_BUF).
     _PIECE_BYTES = select.PIPE_BUF
-    # The budget when it is full: long enough for a reader that is only late, short enough for a loop that is held once.
+    # The full budget: long enough for a reader that is only late, short enough to block the event loop once.
     PATIENCE_MS = 100.0
-    # What comes back into the budget each second: a slow reader takes 2 % of the time of the loop.
+    # The budget grows by this much each second: a slow reader blocks the event loop for at most 2 % of the time.
     PATIENCE_MS_PER_SECOND = 20.0
-    # Lost by all handlers of this process: a reload makes another one.
+    # The lines lost by all handlers of this process; a reload creates another handler.
     lost_totals: ClassVar[Counter[LostReason]] = Counter()
 
     def __init__(self, descriptor: int) -> None:
@@ -167,17 +169,17 @@ class Lines(logging.Handler):
         self._patience_ms = self.PATIENCE_MS
         self._counted_at = time.monotonic()
         self._is_stuck = False
-        self._is_cut = False  # in the middle of a line
+        self._is_cut = False  # a line is partly written
         self._lost = 0
-        self._lost_by: LostReason = "failed"  # the last one
+        self._lost_by: LostReason = "failed"  # the reason of the last loss
 
     def emit(self, record: logging.LogRecord) -> None:
-        """Write the record's line, or count it as lost."""
+        """Write the record's line, or count the line as lost."""
         if self._lost and self._poll.poll(0):
             lost, self._lost = self._lost, 0
-            # Is written by a call of this method within this one.
+            # A nested call of this method writes this line.
             log.warning("log.lines_lost", extra={"lines": lost, "reason": self._lost_by})
-            if self._lost:  # the line that says it was lost in its turn, and counts for nothing
+            if self._lost:  # the line about lost lines was lost too, and does not count
                 self._lost = lost
                 Lines.lost_totals[self._lost_by] -= 1
         try:
@@ -193,7 +195,7 @@ class Lines(logging.Handler):
             Lines.lost_totals[reason] += 1
 
     def _write(self, data: bytes) -> LostReason | None:
-        """Write a line; why not all of it is written, or None."""
+        """Write a line. Return why the line was not written completely, or None."""
         reason: LostReason | None = None
         rest = memoryview(data)
         while rest:
@@ -211,7 +213,7 @@ class Lines(logging.Handler):
         return reason
 
     def _wait(self) -> bool:
-        """Wait for room as long as the budget allows. Whether there is some now."""
+        """Wait for room as long as the budget allows. Return whether there is room."""
         if self._is_stuck:
             return False
         began = time.monotonic()
@@ -224,7 +226,7 @@ class Lines(logging.Handler):
 
 
 def lost_lines() -> Mapping[LostReason, int]:
-    """How many lines could not be written since the start of this process, by reason."""
+    """The number of lines lost since the start of this process, by reason."""
     return {reason: Lines.lost_totals[reason] for reason in LOST_REASONS}
 
 
@@ -232,7 +234,7 @@ _CLIENTS_FAULTS = ("SSL Error on", "error on read", "Write error on")
 
 
 def _clients_fault(record: logging.LogRecord) -> bool:
-    # Tornado warns of failed handshakes and broken TLS records, which any stranger can cause at any rate.
+    # Tornado's warnings about failed handshakes and broken TLS records, which any client can cause at any rate.
     if record.levelno == logging.WARNING and record.getMessage().startswith(_CLIENTS_FAULTS):
         record.levelno, record.levelname = logging.DEBUG, "DEBUG"
     return logging.getLogger().isEnabledFor(record.levelno)
@@ -241,7 +243,7 @@ def _clients_fault(record: logging.LogRecord) -> bool:
 def _handler(stream: TextIO) -> logging.Handler:
     try:
         return Lines(stream.fileno())
-    except (AttributeError, OSError):  # closed from the start, or no file at all
+    except (AttributeError, OSError):  # a closed stream, or not a file
         return logging.StreamHandler(stream)
 
 
@@ -260,14 +262,16 @@ def configure(settings: LogSettings, stream: TextIO | None = None) -> None:
     root = logging.getLogger()
     root.handlers[:] = [handler]
     root.setLevel(settings.level.upper())
-    # The logging HOWTO's "Optimization": none of these is in a line, and looking them up costs as much as writing it.
+    # The logging HOWTO's "Optimization": the lines contain none of these, and collecting them costs as much as writing
+    # a line.
     logging._srcfile = None  # noqa: SLF001  # documented there under this name
     logging.logThreads = logging.logProcesses = logging.logMultiprocessing = False
-    # Malformed requests are the clients' business: Tornado says them at info, and asyncio's slow-callback talk is ours.
+    # Tornado logs clients' malformed requests at info. This server reports slow callbacks itself, so asyncio's lines
+    # are off.
     logging.getLogger("asyncio").setLevel(logging.WARNING)
     logging.getLogger("tornado.general").addFilter(_clients_fault)
 
 
 def utc_iso(timestamp: float) -> str:
-    """A Unix time as ISO 8601 in UTC with microseconds: `2025-12-10T09:30:00.000000+00:00`."""
+    """Format a Unix time as ISO 8601 in UTC with microseconds: `2025-12-10T09:30:00.000000+00:00`."""
     return datetime.fromtimestamp(timestamp, UTC).isoformat(timespec="microseconds")

@@ -1,7 +1,7 @@
-"""Prometheus instruments behind verbs: code says what happened, Prometheus gets the nouns.
+"""Prometheus metrics behind methods: code calls a verb for each occurrence, and Prometheus sees the nouns.
 
-Labels come from closed sets and are present from the start. What can be read live (open connections, backlog) is read
-at the scrape, so that it cannot drift.
+Labels come from closed sets, and every label value is present from the start. Values such as open connections and
+backlog are computed at the scrape, so that they cannot drift.
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ _EVENTS = (0, 1, 10, 100, 1000, 10_000, 100_000)
 
 @dataclass(frozen=True, slots=True)
 class Live:
-    """What is read at the moment of a scrape."""
+    """The values that are computed at the time of a scrape."""
 
     connections: int = 0
     connections_limit: int = 0
@@ -62,7 +62,7 @@ class Live:
 
 @dataclass(frozen=True, slots=True)
 class Totals:
-    """What was counted since the start, for people who watch. Buckets are (upper bound in seconds, count up to it)."""
+    """The counts since the start, for people. Buckets are (upper bound in seconds, cumulative count)."""
 
     opened: int
     closed: dict[str, int]
@@ -79,7 +79,7 @@ class Metrics:
     """The instruments of one process.
 
     Args:
-        registry: The registry to add them to; by default one of their own, so that two hubs in one process do not meet.
+        registry: The registry of the metrics. The default is a new registry for each instance.
 
     Attributes:
         registry: The registry. Pass it to `prometheus_client.generate_latest`.
@@ -106,30 +106,31 @@ class Metrics:
             return Histogram(f"qgstream_{name}", text, buckets=buckets, registry=self.registry)
 
         self._opened = counter("connections_opened", "Streams opened.")
-        # Beside the one above and not a label of it: alerts compare that with the streams that are open.
+        # A separate metric and not a label of the metric above: alerts compare that metric with the number of open
+        # streams.
         self._opened_by = counter("connections_opened_by_transport", "Streams opened, by transport.", "transport")
         self._closed = counter("connections_closed", "Streams ended, by reason.", "reason")
         self._rejected = counter("connections_rejected", "Streams refused, by reason.", "reason")
-        self._published = counter("events_published", "Events taken into the log through this process.")
+        self._published = counter("events_published", "Events appended to the log by this process.")
         self._publishes = counter("publishes", "Publishes over HTTP, by result.", "result")
-        self._delivered = counter("events_delivered", "Events handed to subscribers' sockets.")
-        self._bytes = counter("bytes_sent", "Bytes of events handed to subscribers' sockets.")
+        self._delivered = counter("events_delivered", "Events written to subscribers' sockets.")
+        self._bytes = counter("bytes_sent", "Bytes of events written to subscribers' sockets.")
         self._heartbeats = counter("heartbeats", "Heartbeats sent.")
-        self._replay = counter("replay", "Answers to a Last-Event-ID, by result.", "result")
-        self._age = histogram("connection_age_seconds", "How old streams were when they ended.", _AGE)
+        self._replay = counter("replay", "Streams resumed from a Last-Event-ID, by result.", "result")
+        self._age = histogram("connection_age_seconds", "Age of streams when they ended.", _AGE)
         self._fanout = histogram(
             "fanout_seconds", "The longest round over a feed, of each tenth of a second with one.", _FAST
         )
         self._lag = histogram(
             "publish_to_write_seconds",
-            "From publish until the last subscriber's turn, the longest of each 0.1 s.",
+            "Time from publish to the last subscriber's turn, the longest of each 0.1 s.",
             _FAST,
         )
-        self._loop_lag = histogram("loop_lag_seconds", "What waited for the event loop, every 50 ms.", _FAST)
+        self._loop_lag = histogram("loop_lag_seconds", "Delay of a callback on the event loop, every 50 ms.", _FAST)
         self._replay_events = histogram("replay_events", "Events in one finished replay.", _EVENTS)
-        # The names of sources are the operator's, from the configuration: as closed a set as the reasons.
-        self._source_events = counter("source_events", "Events that a source brought into the log.", "source")
-        self._source_refused = counter("source_refused", "What a source brought and no event can be made of.", "source")
+        # The names of sources come from the operator's configuration, so they are a closed set like the reasons.
+        self._source_events = counter("source_events", "Events of a source that were appended to the log.", "source")
+        self._source_refused = counter("source_refused", "Values of a source that are no valid events.", "source")
         self._source_failures = counter("source_failures", "Failures that ended a source's run.", "source")
         self._source_running = Gauge(
             "qgstream_source_running", "1 while a source runs.", ("source",), registry=self.registry
@@ -163,22 +164,22 @@ class Metrics:
         self.registry.register(self.gauges)
 
     def watch(self, live: Callable[[], Live]) -> None:
-        """Read `live()` at each scrape."""
+        """Compute `live()` at each scrape."""
         self._live = live
 
     def watch_bans(self, count: Callable[[BanKind], float]) -> None:
-        """Read `count(kind)` at each scrape."""
+        """Compute `count(kind)` at each scrape."""
         for kind in BAN_KINDS:
             self._bans.labels(kind).set_function(partial(count, kind))
 
     @property
     def live(self) -> Live:
-        """What holds now."""
+        """The current values."""
         return self._live()
 
     @property
     def totals(self) -> Totals:
-        """What was counted since the start."""
+        """The counts since the start."""
         return Totals(
             opened=_total(self._opened),
             closed=_by_reason(self._closed),
@@ -206,41 +207,42 @@ class Metrics:
         self._rejected.labels(reason).inc()
 
     def published(self, events: int) -> None:
-        """Events were taken into the log."""
+        """Events were appended to the log."""
         self._published.inc(events)
 
     def publish_ended(self, result: PublishResult) -> None:
-        """A publish over HTTP has its answer, or will get none."""
+        """A publish over HTTP has ended, with or without a response."""
         self._publishes.labels(result).inc()
 
     def delivered(self, events: int, bytes_: int) -> None:
-        """Events were handed to sockets: once for each subscriber."""
+        """Events were written to sockets: once for each subscriber."""
         self._delivered.inc(events)
         self._bytes.inc(bytes_)
 
     def heartbeats(self, sent: int) -> None:
-        """Heartbeats went out."""
+        """Heartbeats were sent."""
         self._heartbeats.inc(sent)
 
     def resumed(self, result: ReplayResult) -> None:
-        """A stream began with this answer to its Last-Event-ID."""
+        """A stream started with this result for its Last-Event-ID."""
         self._replay.labels(result).inc()
 
     def replayed(self, events: int) -> None:
-        """A replay reached the present."""
+        """A replay caught up with the live events."""
         self._replay_events.observe(events)
 
     def fanned_out(self, round_seconds: float, lag_seconds: float) -> None:
-        """Rounds over feeds ended: how long the longest took, and how long the oldest event had waited for its end."""
+        """Rounds over feeds ended: the duration of the longest round, and the time from publish to the end for the
+        oldest event."""
         self._fanout.observe(round_seconds)
         self._lag.observe(lag_seconds)
 
     def loop_was_late(self, seconds: float) -> None:
-        """What was due at a moment was run by the event loop this much later."""
+        """The event loop ran a callback this much later than due."""
         self._loop_lag.observe(seconds)
 
     def config_loaded(self, at: float) -> None:
-        """A configuration has come into effect, at this time (unix seconds)."""
+        """A configuration took effect at this time (unix seconds)."""
         self._reloaded.set(1)
         self._reloaded_at.set(at)
 
@@ -250,24 +252,24 @@ class Metrics:
         self._reload_failures.inc()
 
     def knows_source(self, name: str) -> None:
-        """There is a source of this name."""
+        """Create the series of a source."""
         for instrument in (self._source_events, self._source_refused, self._source_failures, self._source_running):
             instrument.labels(name)
 
     def source_runs(self, name: str) -> AbstractContextManager[object]:
-        """A source runs, as long as the block."""
+        """Mark a source as running for the duration of the block."""
         return self._source_running.labels(name).track_inprogress()
 
     def source_brought(self, name: str, events: int) -> None:
-        """Events of a source were taken into the log."""
+        """Events of a source were appended to the log."""
         self._source_events.labels(name).inc(events)
 
     def source_refused(self, name: str) -> None:
-        """A source brought what cannot be published."""
+        """A source produced a value that cannot be published."""
         self._source_refused.labels(name).inc()
 
     def source_failed(self, name: str) -> None:
-        """A source's run ended by a failure."""
+        """A failure ended a source's run."""
         self._source_failures.labels(name).inc()
 
 
@@ -285,7 +287,7 @@ def _by_reason(counter: Counter, label: str = "reason") -> dict[str, int]:
 
 
 def _buckets(histogram: Histogram) -> tuple[tuple[float | None, int], ...]:
-    """The bounds as JSON has them: None for infinity."""
+    """Return the bounds in JSON form: None for infinity."""
     return tuple(
         (None if (bound := float(sample.labels["le"])) == inf else bound, int(sample.value))
         for metric in histogram.collect()
@@ -306,15 +308,15 @@ class _LiveCollector(Collector):
             ("topics", "Distinct subscriptions with a subscriber now.", live.topics),
             ("backlog_bytes", "Bytes waiting for all subscribers together.", live.backlog_bytes_total),
             ("backlog_largest_bytes", "Bytes waiting for the subscriber furthest behind.", live.backlog_bytes_max),
-            ("inflight_body_bytes", "Bytes of bodies of publishes under way.", live.inflight_body_bytes),
+            ("inflight_body_bytes", "Bytes of publish bodies in flight.", live.inflight_body_bytes),
             ("history_events", "Events held for replay.", live.history_events),
             ("history_bytes", "Bytes of events held for replay.", live.history_bytes),
             ("broker_up", "1 while the broker answers.", live.broker_up),
-            ("draining", "1 while the server is leaving.", live.draining),
-            ("maintenance", "1 while maintenance keeps streams away.", live.maintenance),
+            ("draining", "1 while the server is draining.", live.draining),
+            ("maintenance", "1 while maintenance refuses streams.", live.maintenance),
         ):
             yield GaugeMetricFamily(f"qgstream_{name}", text, value=float(value))
-        skipped = "Entries of the broker's log that could not be read and were passed over."
+        skipped = "Entries of the broker's log that could not be read and were skipped."
         yield CounterMetricFamily("qgstream_broker_skipped", skipped, value=float(live.broker_skipped))
         refused = "Publishes refused because of limits.max_inflight_body_bytes."
         yield CounterMetricFamily(

@@ -1,7 +1,8 @@
-"""The base of every configuration section: unknown keys are errors and values never change in place.
+"""The base of every configuration section: unknown keys are errors, and values are immutable.
 
-A section is declared beside the code it tunes (`limits.LimitSettings`, `heartbeat.HeartbeatSettings`, ...);
-`config` composes them. A reload builds new sections and swaps them, so a reader never sees half a change.
+Each section is declared in the module that uses its settings (`limits.LimitSettings`, `heartbeat.HeartbeatSettings`,
+...); `config` combines the sections. A reload builds new sections and replaces the old ones, so code never sees a
+partial change.
 """
 
 from pydantic import BaseModel, ConfigDict

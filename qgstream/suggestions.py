@@ -1,4 +1,4 @@
-"""The name that somebody may have meant."""
+"""Suggestions for misspelt names."""
 
 from __future__ import annotations
 
@@ -7,11 +7,11 @@ from collections.abc import Iterable
 
 
 def nearest(name: str, known: Iterable[str]) -> str | None:
-    """The known name that is most like this one, or None if none is."""
+    """Return the known name most similar to this name, or None if none is similar."""
     return next(iter(difflib.get_close_matches(name, known, n=1)), None)
 
 
 def did_you_mean(name: str, known: Iterable[str]) -> str:
-    """`; did you mean ...?` for the end of an error, or nothing if no known name is like this one."""
+    """Return `; did you mean ...?` for the end of an error, or an empty text if no known name is similar."""
     near = nearest(name, known)
     return "" if near is None else f"; did you mean {near}?"

@@ -1,7 +1,7 @@
-"""Who asks for how much: a row of counts for each address, key, user and agent, in bounded memory.
+"""The busiest clients: counts for each address, key, user and agent, in bounded memory.
 
-Pure: the time is an argument, in seconds of the monotonic clock. The values of these names are a client's to choose, so
-they are no labels of metrics: there the number of series would have no bound.
+Pure: the time is an argument, in seconds of the monotonic clock. Clients choose these names, so the names cannot be
+labels of metrics: the number of series would be unbounded.
 """
 
 from __future__ import annotations
@@ -15,34 +15,38 @@ from qgstream.auth.authenticator import Principal
 from qgstream.logs import printable
 from qgstream.net.addresses import client_key
 
-# Rows that a table keeps for sure; it has twice as many at most. A row is about 0.5 KiB, so a table is 0.5 MiB and with
-# names of full length 1 MiB.
+# The number of rows that a table always keeps; a table has at most twice as many. A row is about 0.5 KiB, so a table is
+# about 0.5 MiB, or 1 MiB with names of full length.
 MAX_ROWS = 500
-# Of a subject or an issuer, which are a token's issuer's to choose. Names of keys have 64 at most.
+# The limit of a subject or an issuer, which the issuer of a token chooses. Names of keys have at most 64.
 MAX_NAME_CHARACTERS = 200
-# "Now" is the last so many seconds: a flood is seen by half after one, and by seven eighths or more after two.
+# The period of "now", in seconds. A flood shows half of its rate after one second, and at least seven eighths after
+# two.
 NOW_SECONDS = 2.0
-# What a row's weight keeps of itself in a second: half is gone after a minute.
+# The fraction of a row's weight that remains after a second: the weight halves in a minute.
 _KEPT = 0.5 ** (1 / 60)
 
 TalkerKind = Literal["address", "key", "user", "agent"]
 TALKER_KINDS: Final[tuple[TalkerKind, ...]] = get_args(TalkerKind)
 
-# What publishes: a publish key, a user (a token), a source of the configuration, or the program around the hub.
+# The kind of a publisher: a publish key, a user (a token), a configured source, or the application that embeds the hub.
 PublisherKind = Literal["key", "user", "source", "application"]
 
 
 class Name(NamedTuple):
-    """What a row is called. `issuer` is a token's: two issuers may give one subject. A token without a subject has the
-    name None."""
+    """The name of a row. `issuer` is the issuer of a token, because two issuers may use the same subject. `name` is
+    None for a token without a subject."""
 
     name: str | None
     issuer: str | None = None
 
 
 class Asker(NamedTuple):
-    """Who sends a request. `key` and `user` are there when the credentials were valid; a key's name is never the key.
-    `agent` is the User-Agent as it may be shown; None for a socket that has sent no request."""
+    """The sender of a request.
+
+    `key` and `user` are set if the credentials were valid; the name of a key is never the key itself. `agent` is the
+    User-Agent in printable form; None for a socket that has sent no request.
+    """
 
     address: str
     agent: str | None = None
@@ -51,24 +55,24 @@ class Asker(NamedTuple):
 
     @classmethod
     def of(cls, address: str, agent: str | None, principal: Principal) -> Asker:
-        """The asker with these credentials."""
+        """Return the sender with these credentials."""
         if principal.kind == "token":
             return cls(address, agent, None, user_name(principal))
         if principal.kind == "admin_key":
-            # Beside a publish key of the same name; no name has a colon.
+            # The prefix tells the key apart from a publish key of the same name; no name contains a colon.
             return cls(address, agent, f"admin:{principal.name}")
         return cls(address, agent, None if principal.kind == "anonymous" else principal.name)
 
     @property
     def fields(self) -> dict[str, str | None]:
-        """For a line of the log: `key` of a key, `sub` of a token."""
+        """The fields of a log line: `key` for a key, `sub` for a token."""
         if self.user is not None:
             return {"sub": self.user.name}
         return {} if self.key is None else {"key": self.key}
 
 
 def user_name(principal: Principal) -> Name:
-    """The subject and the issuer of a token, as they may be shown."""
+    """Return the subject and the issuer of a token in printable form."""
     has_subject = len(principal.identity) == 3
     issuer = principal.identity[1] if len(principal.identity) > 1 else ""
     subject = printable(principal.name, MAX_NAME_CHARACTERS) if has_subject else None
@@ -76,18 +80,20 @@ def user_name(principal: Principal) -> Name:
 
 
 class Recent:
-    """A count over the last `NOW_SECONDS`, and a weight that forgets half of itself in a minute. `second` is the time
-    without its fraction: a caller that counts in several asks for it once."""
+    """A count over the last `NOW_SECONDS`, and a weight that halves every minute.
+
+    `second` is the time without its fraction: a caller with several counters computes it once.
+    """
 
     __slots__ = ("second", "count", "before", "earlier", "weight")
 
     def __init__(self, second: int) -> None:
         self.second = second
-        self.count = self.before = self.earlier = 0  # of this second, and of the two before it
+        self.count = self.before = self.earlier = 0  # the counts of this second and of the two seconds before
         self.weight = 0.0
 
     def add(self, amount: int, second: int) -> None:
-        """So many more."""
+        """Add to the count."""
         if second != self.second:
             self._turn(second)
         self.count += amount
@@ -104,17 +110,17 @@ class Recent:
         self.count, self.second = 0, second
 
     def per_second(self, now: float) -> float:
-        """The rate over the last two seconds; of the oldest second only the part that is not older counts."""
+        """Return the rate over the last two seconds; the oldest second counts only for the part within this period."""
         self._turn(int(now))
         return (self.count + self.before + self.earlier * (1 - now % 1)) / NOW_SECONDS
 
     def rank(self, second: int) -> float:
-        """How much it was over the last minutes."""
+        """Return the weight, for sorting by the last minutes."""
         return (self.weight + self.count) * _KEPT ** max(0, second - self.second)
 
 
 class Row:
-    """What is counted for one name since `first_at`."""
+    """The counts of one name since `first_at`."""
 
     __slots__ = (
         "publishes", "publishes_refused", "events", "bytes", "streams", "streams_refused", "others_refused",
@@ -126,11 +132,11 @@ class Row:
         self.streams = self.streams_refused = self.others_refused = 0
         self.last_refusal: str | None = None
         self.first_at = self.last_at = now
-        self.requests = Recent(int(now))  # refused ones included
+        self.requests = Recent(int(now))  # includes refused requests
         self.published: Recent | None = None  # events; most rows have none
 
     def publish(self, events: int, bytes_: int, second: int) -> None:
-        """A publish was taken."""
+        """Count an accepted publish."""
         self.publishes += 1
         self.events += events
         self.bytes += bytes_
@@ -140,13 +146,13 @@ class Row:
         self.published.add(events, second)
 
     def refused_publish(self, reason: str, second: int) -> None:
-        """A publish was refused."""
+        """Count a refused publish."""
         self.publishes_refused += 1
         self.last_refusal = reason
         self.requests.add(1, second)
 
     def events_per_second(self, now: float) -> float:
-        """Events taken into the log, over the last two seconds."""
+        """Return the rate of events appended to the log, over the last two seconds."""
         return 0.0 if self.published is None else self.published.per_second(now)
 
 
@@ -154,8 +160,11 @@ _K = TypeVar("_K", bound=Hashable)
 
 
 class Tally(Generic[_K]):
-    """A row for each name. When there are too many names, those with the fewest requests in the last minutes go; they
-    start at 0 when they come again."""
+    """A table with a row for each name.
+
+    If there are too many names, the table drops those with the fewest requests in the last minutes. A dropped name that
+    returns starts at 0.
+    """
 
     def __init__(self) -> None:
         self._rows: dict[_K, Row] = {}
@@ -164,7 +173,7 @@ class Tally(Generic[_K]):
         return len(self._rows)
 
     def row(self, name: _K, now: float) -> Row:
-        """The row to count in."""
+        """Return the row of a name; create the row if needed."""
         row = self._rows.get(name)
         if row is None:
             if len(self._rows) >= 2 * MAX_ROWS:
@@ -174,12 +183,13 @@ class Tally(Generic[_K]):
         return row
 
     def _thin_out(self, second: int) -> None:
-        # Once in `MAX_ROWS` new names, so about 2 us for each of them. Among equals the latest stay.
+        # Runs once in `MAX_ROWS` new names, so it costs about 2 us for each new name. Among equals the latest stay.
         rows = sorted(self._rows.items(), key=lambda item: item[1].requests.rank(second))
         self._rows = dict(rows[-MAX_ROWS:])
 
     def most(self, limit: int, now: float, *, by_events: bool = False) -> list[tuple[_K, Row]]:
-        """The rows with the highest rate now (of events, or of requests); among equals, over the last minutes."""
+        """Return the rows with the highest current rate (of events, or of requests); equal rates are sorted by
+        weight."""
         second = int(now)
 
         def key(item: tuple[_K, Row]) -> tuple[float, float]:
@@ -191,7 +201,7 @@ class Tally(Generic[_K]):
 
 
 class Talkers:
-    """The tables of one process. Called once for each request and never for a delivery."""
+    """The tables of one process. Called once for each request, and never for a delivery."""
 
     def __init__(self) -> None:
         self.publishers = Tally[tuple[PublisherKind, Name]]()
@@ -214,7 +224,7 @@ class Talkers:
         return rows
 
     def published(self, asker: Asker, events: int, bytes_: int, now: float) -> None:
-        """A publish over HTTP was taken into the log: so many events, with so many bytes of data."""
+        """A publish over HTTP appended so many events to the log, with so many bytes of data."""
         second = int(now)
         for row in self._rows(asker, now, publishes=True):
             row.publish(events, bytes_, second)
@@ -226,11 +236,11 @@ class Talkers:
             row.refused_publish(reason, second)
 
     def brought(self, kind: PublisherKind, name: str, events: int, bytes_: int, now: float) -> None:
-        """A source, or the program around the hub, published."""
+        """A source, or the application that embeds the hub, published."""
         self.publishers.row((kind, _name(name)), now).publish(events, bytes_, int(now))
 
     def refused_source(self, name: str, now: float) -> None:
-        """A source brought something of which no event can be made."""
+        """A source produced a value that is not a valid event."""
         self.publishers.row(("source", _name(name)), now).refused_publish("bad_request", int(now))
 
     def opened(self, asker: Asker, now: float) -> None:
@@ -249,7 +259,7 @@ class Talkers:
             row.requests.add(1, second)
 
     def refused_other(self, asker: Asker, reason: str, now: float) -> None:
-        """A request for something else was refused."""
+        """A request other than a publish or a stream was refused."""
         second = int(now)
         for row in self._rows(asker, now):
             row.others_refused += 1
@@ -257,7 +267,7 @@ class Talkers:
             row.requests.add(1, second)
 
 
-# Most requests come from a few.
+# Most requests come from a few addresses.
 
 
 @lru_cache(maxsize=256)
@@ -271,5 +281,5 @@ def _address(address: str) -> Name:
 
 
 def data_bytes(datas: Iterable[bytes]) -> int:
-    """The bytes of the data of some events."""
+    """Return the total size of the data of some events."""
     return sum(map(len, datas))

@@ -272,7 +272,7 @@ async def test_a_hub_publishes_without_anybody_listening() -> None:
         ("a", "\ud800", {}, InvalidField, "data: got the lone surrogate"),
         ("a", {"x": "\ud800"}, {}, InvalidField, "data: got dict"),
         ("a", float("nan"), {}, None, ""),
-        ("a", "x" * 300_000, {}, TooLarge, "data is 300000 bytes, at most 262144 expected"),
+        ("a", "x" * 300_000, {}, TooLarge, "data: got 300000 bytes, expected at most 262144"),
         ("a", 1, {"event": "e\r"}, InvalidField, "event: got U+000D"),
         ("a", 1, {"retry_ms": -1}, InvalidField, "retry: got -1"),
         ("a", 1, {"idempotency_key": ""}, InvalidField, "idempotency_key: got an empty string"),

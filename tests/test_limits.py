@@ -136,14 +136,20 @@ def test_each_limit_refuses_with_its_own_reason() -> None:
 @pytest.mark.parametrize(
     ("connections", "connections_of_client", "expected"),
     [
-        (12, 0, Rejection("max_connections", "open streams: 12, at most 10 allowed", False)),
-        (6, 7, Rejection("max_connections_per_ip", "open streams from your address: 7, at most 5 allowed", True)),
+        (12, 0, Rejection("max_connections", "too many open streams: got 12, expected at most 10", False)),
+        (
+            6,
+            7,
+            Rejection(
+                "max_connections_per_ip", "too many open streams from your address: got 7, expected at most 5", True
+            ),
+        ),
         (
             6,
             4,
             Rejection(
                 "connect_rate_per_ip",
-                "your address opens streams too fast, at most 0.5 a second (and 1 at once) allowed",
+                "stream rate exceeded for your address: limit 0.5 streams/s, burst 1",
                 True,
                 wait_seconds=2.0,
             ),

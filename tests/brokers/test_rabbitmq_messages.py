@@ -79,7 +79,7 @@ def test_what_only_servers_say_is_believed_of_servers_alone(user: str | None) ->
     assert entry.key not in (None, "k"), "it is the key of a server"
     assert entry.publication is not None
     assert entry.publication.published_at == NOW
-    assert (read(delivered(key, properties, b"1" * 101)).problem or "").startswith("data is 101 bytes")
+    assert (read(delivered(key, properties, b"1" * 101)).problem or "").startswith("data: got 101 bytes")
 
 
 def test_the_keys_of_each_user_are_its_own() -> None:

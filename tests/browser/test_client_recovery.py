@@ -90,7 +90,7 @@ def test_over_the_limit_it_comes_back_when_a_slot_frees(
     else:
         state = wait_for_state(page, "waiting", why="refused", status=503)
         assert state["code"] == "max_connections"
-        assert "open streams: 1" in state["message"]
+        assert "too many open streams: got 1" in state["message"]
     holder.close()
     wait_for_own(page, "connected")
 

@@ -352,7 +352,7 @@ async def test_what_a_real_server_says_arrives(both: Both, real: ServerProcess) 
     with pytest.raises(RequestRefused) as caught:
         await both.publish(real.url, "a*", 1)
     assert (caught.value.status, caught.value.code, caught.value.field) == (400, "invalid_field", "topic")
-    with pytest.raises(RequestRefused, match="413 too_large: data is 202 bytes, at most 100 expected"):
+    with pytest.raises(RequestRefused, match="413 too_large: data: got 202 bytes, expected at most 100"):
         await both.publish(real.url, "a", ["x" * 198])
     with pytest.raises(CredentialsRefused, match="401 unknown_key"):
         await both.publish(real.url, "a", 1, setup={"key": "wrong"})

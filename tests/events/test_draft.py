@@ -194,7 +194,7 @@ def test_what_is_no_json_object_is_refused(received: bytes) -> None:
 
 def test_an_event_over_the_limit_says_both_sizes() -> None:
     parse_json(body(data="x" * LIMIT), LIMIT)
-    with pytest.raises(TooLarge, match="data is 1001 bytes, at most 1000") as caught:
+    with pytest.raises(TooLarge, match="data: got 1001 bytes, expected at most 1000") as caught:
         parse_json(body(data="x" * (LIMIT + 1)), LIMIT)
     assert (caught.value.got_bytes, caught.value.limit_bytes) == (LIMIT + 1, LIMIT)
 
@@ -206,7 +206,7 @@ def test_a_batch_is_all_or_nothing_and_says_which_line() -> None:
         (b"{", "line 2: "),
         (body(topic=7), "line 2: topic"),
         (body(topic="a\n"), "line 2: topic"),
-        (body(data="x" * (LIMIT + 1)), "line 2: data is"),
+        (body(data="x" * (LIMIT + 1)), "line 2: data: got"),
     ]:
         with pytest.raises((BadRequest, TooLarge), match=sentence):
             parse_ndjson(good + b"\n" + bad + b"\n" + good, LIMIT)
@@ -305,7 +305,7 @@ def test_what_no_event_can_be_is_not_parsed(received: bytes, monkeypatch: pytest
     for name in ("_decoder", "_check_utf8", "_find_surrogate"):
         monkeypatch.delattr(drafts, name)
     for parse in (parse_json, parse_ndjson):
-        with pytest.raises(TooLarge, match=r"JSON of an event is \d+ bytes, at most 268144"):
+        with pytest.raises(TooLarge, match=r"JSON of an event: got \d+ bytes, expected at most 268144"):
             parse(received, LIMIT)
 
 

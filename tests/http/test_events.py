@@ -328,7 +328,10 @@ async def test_an_event_source_over_the_limit_comes_back_by_itself(client: Clien
 async def test_everybody_else_gets_503(client: Client, accept: str | None) -> None:
     answer = await client.ask("GET", "/events", headers={} if accept is None else {"Accept": accept})
     assert answer.code == 503
-    assert error_of(answer) == {"code": "max_connections", "message": "open streams: 0, at most 0 allowed"}
+    assert error_of(answer) == {
+        "code": "max_connections",
+        "message": "too many open streams: got 0, expected at most 0",
+    }
     assert 10 <= int(answer.headers["Retry-After"]) <= 20
     assert answer.headers["Connection"] == "close"
     assert rejected(client, "max_connections") == 1
@@ -364,7 +367,7 @@ async def test_too_many_from_one_address(client: Client) -> None:
     assert answer.code == 429
     assert error_of(answer) == {
         "code": "max_connections_per_ip",
-        "message": "open streams from your address: 1, at most 1 allowed",
+        "message": "too many open streams from your address: got 1, expected at most 1",
     }
     assert int(answer.headers["Retry-After"]) >= 10
     _event, message = message_of(await client.ask("GET", "/events", headers=STREAM))

@@ -352,12 +352,12 @@ async def test_the_bound_is_on_what_is_decoded_and_on_what_is_sent(client: Clien
     coded = BEARER | {"Content-Encoding": "gzip"}
     answer = await client.post(gzip.compress(event(2001)), headers=coded)
     error = await refused(client, answer, 413, code="too_large")
-    assert error["message"] == "decoded body is 2001 bytes, at most 2000 expected"
+    assert error["message"] == "decoded body: got 2001 bytes, expected at most 2000"
     longer_than_before = gzip.compress(event(1990), compresslevel=0)
     assert len(longer_than_before) > 2000
     answer = await client.post(longer_than_before, headers=coded)
     error = await refused(client, answer, 413, code="too_large")
-    assert error["message"].startswith("body is 20")
+    assert error["message"].startswith("body: got 20")
     assert (await client.post(gzip.compress(event(2000)), headers=coded)).code == 200
 
 
@@ -411,7 +411,7 @@ async def test_an_event_over_its_bound(client: Client) -> None:
     good = {"topic": "a", "data": "x" * 100}
     bad = {"topic": "a", "data": "x" * 101}
     error = await refused(client, await client.post(bad), 413, code="too_large")
-    assert error["message"] == "data is 101 bytes, at most 100 expected"
+    assert error["message"] == "data: got 101 bytes, expected at most 100"
     error = await refused(client, await client.post(ndjson(good, good, bad), media_type=NDJSON), 413, code="too_large")
     assert "3" in error["message"]
     assert (await client.post(good)).code == 200

@@ -92,7 +92,7 @@ async def test_drafts_dicts_and_lists_of_them_are_published_in_order() -> None:
         ({"topic": "a", "data": 1, "evnt": "x"}, "evnt: unknown field; did you mean event?"),
         (Draft("a\n", 1), "topic: got U+000A"),
         (Draft("a", object()), "data: got object, expected what JSON can hold"),
-        (Draft("a", "x" * 5000), "data is 5000 bytes, at most 4096 expected"),
+        (Draft("a", "x" * 5000), "data: got 5000 bytes, expected at most 4096"),
         ({"topic": "a", "data": 1, "private": "yes"}, "private: got str, expected true or false"),
         (Draft("a", 1, retry_ms=1.5), "retry: got 1.5"),  # type: ignore[arg-type]  # as a program might
         (Refused("no event can be made of it"), "no event can be made of it"),

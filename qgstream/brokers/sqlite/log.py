@@ -354,7 +354,7 @@ class Log:
             if publication is None:
                 continue
             size_bytes += publication.size_bytes
-            # Several rows in a row: the date of a single row, from an unknown clock, says nothing about older rows.
+            # Several consecutive rows: the date of a single row, from an unknown clock, says nothing about older rows.
             old = old + 1 if publication.published_at < oldest else 0
             if len(recent) == window.max_events or size_bytes > window.max_bytes or old > OLD_ROWS:
                 forgotten = publication.offset
