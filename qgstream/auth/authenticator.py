@@ -201,10 +201,6 @@ class Principal:
         """Whether the grants allow publishing to this topic."""
         return matches_any(self.publish, topic)
 
-    def grants(self, topic: str) -> bool:
-        """Whether this principal may receive private events of this topic, and events of this private topic."""
-        return matches_any(self.subscribe, topic)
-
     def may_subscribe(self, pattern: str, private_topics: Iterable[str]) -> bool:
         """Whether this principal may subscribe to this pattern; see `topics.may_ask`."""
         return may_ask(pattern, self.subscribe, private_topics)
@@ -347,10 +343,6 @@ class Authenticator:
         """Whether this text is one of the publish keys."""
         found = self._match(text)
         return found is not None and found.kind == "publish_key"
-
-    def is_private(self, topic: str) -> bool:
-        """Whether events of this topic go only to principals with a grant."""
-        return matches_any(self.settings.private_topics, topic)
 
     def replace_jwks(self, document: object) -> int:
         """Use a JWK set fetched from `auth.jwt.jwks_url`; see `TokenVerifier.replace_jwks`."""
