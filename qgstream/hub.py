@@ -30,9 +30,9 @@ from qgstream.events.publication import Position, Publication
 from qgstream.events.subscription import Subscription
 from qgstream.events.topic_rates import NOW_STEP_SECONDS, TopicRates
 from qgstream.limits import RETRY_JITTER, LimitSettings, jittered
-from qgstream.logs import Seldom, excerpt, log
+from qgstream.logs import LogThrottle, excerpt, log
 from qgstream.metrics import Live, Metrics
-from qgstream.net.body_budget import Bodies
+from qgstream.net.body_budget import BodyBudget
 from qgstream.reasons import REPLAY_RESULTS, CloseReason, ReplayResult, ResetReason
 from qgstream.replay.resume import Opening, opening
 from qgstream.replay.runner import Replays
@@ -125,7 +125,7 @@ class Hub(Host, Sink):
         self.slices = Slices() if slices is None else slices  # an idle one is empty, and so false
         self.registry = Registry()
         self.router = Router()
-        self.bodies = Bodies()  # of publishes over HTTP
+        self.bodies = BodyBudget()  # of publishes over HTTP
         self.rates = TopicRates(time.monotonic())
         self.rates_now = TopicRates(time.monotonic(), step_seconds=NOW_STEP_SECONDS)  # of the last two seconds
         self.talkers = Talkers()
@@ -141,7 +141,7 @@ class Hub(Host, Sink):
         self.on_close: list[Callable[[Connection], None]] = []
         self._history = history or HistorySettings()
         self._window: Window | None = None
-        self._failures = Seldom()
+        self._failures = LogThrottle()
         self._fanout = Fanout(self.slices, self.metrics, lambda: self.limits, self._drop_slow, self._drop_failed)
         self._dispatch = Dispatch(self.router, self._fanout, self.slices)
         self._arrivals = Arrivals(self.slices, self._take, self._dispatch.fail, self._forgetting)

@@ -34,7 +34,7 @@ _SECRET = re.compile(r"(?i)(bearer\s+|(?:access_token|token|authorization|api_ke
 SELDOM_SECONDS = 60.0
 
 
-class Seldom:
+class LogThrottle:
     """Decides when a repeated log line is due: the first time, and then once in `seconds`."""
 
     def __init__(self, seconds: float = SELDOM_SECONDS) -> None:
@@ -140,7 +140,7 @@ _LOST_BY: Mapping[int, LostReason] = {
 }  # fmt: skip
 
 
-class Lines(logging.Handler):
+class LineHandler(logging.Handler):
     """Writes lines to a file descriptor whose reader may be gone or may have stopped reading.
 
     A pipe without a reader holds 64 KiB, the lines of two hundred streams. The next write would then block the event
@@ -181,18 +181,18 @@ class Lines(logging.Handler):
             log.warning("log.lines_lost", extra={"lines": lost, "reason": self._lost_by})
             if self._lost:  # the line about lost lines was lost too, and does not count
                 self._lost = lost
-                Lines.lost_totals[self._lost_by] -= 1
+                LineHandler.lost_totals[self._lost_by] -= 1
         try:
             text = self.format(record) + "\n"
         except Exception:  # noqa: BLE001  # as every handler does: a line that cannot be made stops nobody
-            Lines.lost_totals["failed"] += 1
+            LineHandler.lost_totals["failed"] += 1
             self.handleError(record)
             return
         reason = self._write(("\n" + text if self._is_cut else text).encode("utf-8", "backslashreplace"))
         if reason is not None:
             self._lost += 1
             self._lost_by = reason
-            Lines.lost_totals[reason] += 1
+            LineHandler.lost_totals[reason] += 1
 
     def _write(self, data: bytes) -> LostReason | None:
         """Write a line. Return why the line was not written completely, or None."""
@@ -227,7 +227,7 @@ class Lines(logging.Handler):
 
 def lost_lines() -> Mapping[LostReason, int]:
     """The number of lines lost since the start of this process, by reason."""
-    return {reason: Lines.lost_totals[reason] for reason in LOST_REASONS}
+    return {reason: LineHandler.lost_totals[reason] for reason in LOST_REASONS}
 
 
 _CLIENTS_FAULTS = ("SSL Error on", "error on read", "Write error on")
@@ -242,7 +242,7 @@ def _clients_fault(record: logging.LogRecord) -> bool:
 
 def _handler(stream: TextIO) -> logging.Handler:
     try:
-        return Lines(stream.fileno())
+        return LineHandler(stream.fileno())
     except (AttributeError, OSError):  # a closed stream, or not a file
         return logging.StreamHandler(stream)
 

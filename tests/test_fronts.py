@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from qgstream.brokers.idempotency import Keys
+from qgstream.brokers.idempotency import IdempotencyKeys
 
 PACKAGE = Path(__file__).parent.parent / "qgstream"
 
@@ -86,7 +86,7 @@ def test_the_search_finds_what_it_is_for(source: str, found: bool) -> None:
 
 
 def test_keys_that_expire_together_are_not_all_forgotten_by_one_publisher() -> None:
-    keys = Keys()
+    keys = IdempotencyKeys()
     for offset in range(1000):
         keys.remember(f"old {offset}", 0.0, offset)
     keys.remember("new", 400.0, 1000)
@@ -99,7 +99,7 @@ def test_keys_that_expire_together_are_not_all_forgotten_by_one_publisher() -> N
 
 def test_the_oldest_key_is_the_one_that_is_forgotten(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("qgstream.brokers.idempotency.MAX_KEYS", 3)
-    keys = Keys()
+    keys = IdempotencyKeys()
     for offset, key in enumerate("abcd", 1):
         keys.remember(key, 0.0, offset)
     assert [keys.first_offset(key, 0.0) for key in "abcd"] == [None, 2, 3, 4]

@@ -141,7 +141,7 @@ class Pipe:
         self.late_ms = 0.0
         self.reader, self.writer = os.pipe()
         monkeypatch.setattr("qgstream.logs.time.monotonic", lambda: self.seconds)
-        self.handler = logs.Lines(self.writer)
+        self.handler = logs.LineHandler(self.writer)
         self.handler._poll = self  # type: ignore[assignment]
 
     def poll(self, timeout_ms: int) -> list[tuple[int, int]]:
@@ -215,7 +215,7 @@ def test_every_line_that_is_not_written_is_counted_once(lines: Any, expect_log: 
     expect_log("log.lines_lost")
     before = sum(logs.lost_lines().values())
     with Path("/dev/full").open("w") as full:
-        handler = logs.Lines(full.fileno())
+        handler = logs.LineHandler(full.fileno())
         logging.getLogger().addHandler(handler)
         for _ in range(5):
             logs.log.info("a line")
@@ -229,7 +229,7 @@ def test_the_reason_of_a_loss_is_told(pipe: Pipe, lines: Any, expect_log: Any, t
     before = Counter(logs.lost_lines())
 
     def lose(descriptor: int) -> None:
-        handler = logs.Lines(descriptor)
+        handler = logs.LineHandler(descriptor)
         handler.emit(logging.LogRecord("qgstream", logging.INFO, "", 0, "a line", None, None))
 
     with Path("/dev/full").open("w") as full:

@@ -13,7 +13,7 @@ MAX_KEYS = 100_000
 FORGOTTEN_AT_ONCE = 2
 
 
-class Keys:
+class IdempotencyKeys:
     """The first offset of each key of the last five minutes.
 
     The time is an argument, from a clock that is never set: a clock step would publish an event twice, or drop an

@@ -9,7 +9,7 @@ from collections.abc import Collection, Sequence
 from typing import Self
 
 from qgstream.brokers.base import Broker, Forgotten, Opened, Sink
-from qgstream.brokers.idempotency import Keys
+from qgstream.brokers.idempotency import IdempotencyKeys
 from qgstream.errors import Unavailable
 from qgstream.events.history import HistorySettings
 from qgstream.events.publication import Position, Publication
@@ -27,7 +27,7 @@ class MemoryBroker(Broker):
         self.position = Position(secrets.token_hex(5), 0)
         self._newest = 0
         self._sink: Sink | None = None
-        self._keys = Keys()
+        self._keys = IdempotencyKeys()
         self._turn = asyncio.Lock()  # held by a long batch while it is appended
 
     @classmethod

@@ -44,7 +44,7 @@ from qgstream.errors import BadRequest, Unavailable
 from qgstream.events.draft import MAX_EVENTS_PER_BATCH, MAX_TOPICS_PER_EVENT
 from qgstream.events.history import HistorySettings
 from qgstream.events.publication import Position, Publication
-from qgstream.logs import Seldom, log, scrub
+from qgstream.logs import LogThrottle, log, scrub
 from qgstream.reasons import ResetReason
 
 # The page size of `before`, and a good page size for an engine's `follow`: a few milliseconds of the event loop.
@@ -74,7 +74,7 @@ class Bounds(NamedTuple):
     newest: int
 
 
-class Page(NamedTuple):
+class LogPage(NamedTuple):
     """A part of the log, oldest first, up to the offset `up_to`.
 
     `up_to` is greater than the offset of the last publication if the entries after that publication were skipped.
@@ -130,7 +130,7 @@ class Remote(Broker, ABC):
         self.epoch = ""
         self.newest = 0  # the offset that was last delivered or skipped
         self.skips = Skips(self.name, self.explain)
-        self._mistakes = Seldom()
+        self._mistakes = LogThrottle()
         self._after_mistake = Backoff()
         self._mistaken_at = -STEADY_SECONDS
         self._secrets = sorted(filter(None, secrets), key=len, reverse=True)
@@ -221,14 +221,14 @@ class Remote(Broker, ABC):
         return [publication for publication in found if publication.offset <= end], start
 
     @abstractmethod
-    async def read_after(self, after: int, limit: int) -> Page:
+    async def read_after(self, after: int, limit: int) -> LogPage:
         """Return the log after an offset: at most `limit` publications and about `MAX_READ_BYTES`.
 
         `up_to` is `after` when there is no more. Raises `Forgotten` when an entry after the offset was trimmed.
         """
 
     @abstractmethod
-    def follow(self, after: int) -> AsyncGenerator[Page, None]:
+    def follow(self, after: int) -> AsyncGenerator[LogPage, None]:
         """Yield the log after an offset, and then everything that is appended. See the module's docstring."""
 
     @abstractmethod
@@ -441,7 +441,7 @@ class Remote(Broker, ABC):
             finally:
                 self._is_behind = False
 
-    def _take(self, page: Page) -> None:
+    def _take(self, page: LogPage) -> None:
         fresh = page.publications
         if fresh and fresh[0].offset <= self.newest:
             fresh = [publication for publication in fresh if publication.offset > self.newest]

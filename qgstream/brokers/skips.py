@@ -6,7 +6,7 @@ from collections.abc import Callable
 from typing import TypeVar
 
 from qgstream.errors import QgstreamError
-from qgstream.logs import Seldom, log
+from qgstream.logs import LogThrottle, log
 
 _T = TypeVar("_T")
 
@@ -21,7 +21,7 @@ class Skips:
         self.count = 0
         self._broker = broker
         self._explain = explain
-        self._seldom = Seldom()
+        self._throttle = LogThrottle()
 
     def read(self, offset: int, entry: Callable[[], _T]) -> _T | None:
         """Return the result of `entry()`, or None if it raises.
@@ -37,7 +37,7 @@ class Skips:
     def skip(self, offset: int, problem: Exception | str) -> None:
         """Skip the entry at this offset."""
         self.count += 1
-        if not self._seldom.is_due():
+        if not self._throttle.is_due():
             return
         # Parsers raise these with a description. Any other exception is a bug in a parser, and its traceback shows
         # where.

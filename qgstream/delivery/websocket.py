@@ -85,7 +85,7 @@ class WebSocketConnection(Connection):
                 return
             self._refuse(1008, f"more than {_BYTES_PER_SECOND} bytes a second were sent")
         elif not self._is_deaf:
-            self._understand(frames.hear(self._rest + received))
+            self._understand(frames.parse(self._rest + received))
         if self.is_open:
             self._listen()
 
@@ -95,7 +95,7 @@ class WebSocketConnection(Connection):
             self._bucket = TokenBucket(MAX_STRAY_BYTES, now)
         return self._bucket.take(size, rate=_BYTES_PER_SECOND, burst=MAX_STRAY_BYTES, now=now) > 0
 
-    def _understand(self, heard: frames.Heard) -> None:
+    def _understand(self, heard: frames.Received) -> None:
         self._rest = heard.rest
         if heard.ping is not None and self.reason is None:
             self._answer(frames.pong(heard.ping))

@@ -8,7 +8,7 @@ from qgstream.errors import Unavailable
 _RETRY_SECONDS = 1.0
 
 
-class Bodies:
+class BodyBudget:
     """Counts the decoded bytes of each body until the server has sent the response or closed the connection.
 
     Announced bytes (`Content-Length`) are not counted before they arrive, so idle clients take no room from others.

@@ -12,7 +12,7 @@ LINGER_SECONDS = 2.0
 _CHUNK_BYTES = 64 * 1024
 
 
-class Lingering:
+class LingeringSockets:
     """Reads and discards what clients send after their last response, for `LINGER_SECONDS` or until they close.
 
     If a socket is closed while bytes are unread, the kernel sends a reset. The client's system then discards the

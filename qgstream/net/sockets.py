@@ -22,9 +22,9 @@ from qgstream.errors import ConfigError, QgstreamError
 from qgstream.limits import LimitSettings
 from qgstream.logs import log
 from qgstream.net.addresses import canonical
-from qgstream.net.http1.client_stream import ClientsStream, TlsClientsStream
+from qgstream.net.http1.client_stream import ClientStream, TlsClientStream
 from qgstream.net.http1.request_connection import CorsHeaders, RequestConnection
-from qgstream.net.lingering_close import Lingering
+from qgstream.net.lingering_close import LingeringSockets
 from qgstream.net.tls import TlsSocket
 
 # Descriptors that are not accepted sockets: standard streams, epoll, listeners, the self-pipe, certificates being read,
@@ -149,7 +149,7 @@ class _Listener:
             raise BlockingIOError(errno.EWOULDBLOCK, str(error)) from error
 
 
-class _Waited(NamedTuple):
+class _WaitingConnection(NamedTuple):
     """A connection that is waiting for its request. Tornado starts to serve a connection one loop turn after the
     accept."""
 
@@ -217,10 +217,10 @@ class StreamServer(HTTPServer):
             **kwargs,
         )
         # Connections that wait for a request, longest wait first, and connections with a request in progress.
-        self._waited_for: OrderedDict[ClientsStream, _Waited] = OrderedDict()
-        self._lingering = Lingering()
+        self._waited_for: OrderedDict[ClientStream, _WaitingConnection] = OrderedDict()
+        self._lingering = LingeringSockets()
         self._plain, self._tls = (
-            type(kind.__name__, (kind,), {"lingering": self._lingering}) for kind in (ClientsStream, TlsClientsStream)
+            type(kind.__name__, (kind,), {"lingering": self._lingering}) for kind in (ClientStream, TlsClientStream)
         )
         hooks = {"cors_headers": staticmethod(cors_headers), "refused": staticmethod(refused_request)}
         self._requests = type("RequestConnection", (RequestConnection,), hooks)
@@ -266,7 +266,7 @@ class StreamServer(HTTPServer):
         stream.__class__ = self._tls if isinstance(stream, SSLIOStream) else self._plain
         stream.set_nodelay(True)
         # Registered now: all connections accepted in one turn are registered before Tornado serves the first of them.
-        self._waited_for[cast(ClientsStream, stream)] = _Waited(ip, None)
+        self._waited_for[cast(ClientStream, stream)] = _WaitingConnection(ip, None)
         # Tornado takes `request.remote_ip` from the address.
         super().handle_stream(stream, (ip, *address[1:]) if address else address)
 
@@ -274,7 +274,7 @@ class StreamServer(HTTPServer):
         """See `HTTPServer`: the client may now send its next request."""
         stream = _stream_of(server_conn)
         known = self._waited_for.pop(stream, None)
-        self._waited_for[stream] = _Waited(known.ip if known else "", cast(HTTP1Connection, request_conn))
+        self._waited_for[stream] = _WaitingConnection(known.ip if known else "", cast(HTTP1Connection, request_conn))
         # Tornado's connection object creates `request_conn`; assigning `__class__` turns it into this project's class.
         request_conn.__class__ = self._requests
         if known is not None and known.served_by is not None:
@@ -323,8 +323,8 @@ class StreamServer(HTTPServer):
         return False
 
 
-def _stream_of(server_conn: object) -> ClientsStream:
-    return cast(ClientsStream, cast(HTTP1ServerConnection, server_conn).stream)
+def _stream_of(server_conn: object) -> ClientStream:
+    return cast(ClientStream, cast(HTTP1ServerConnection, server_conn).stream)
 
 
 def log_descriptors(limits: LimitSettings) -> None:

@@ -7,7 +7,7 @@ from collections.abc import Callable
 
 from tornado.ioloop import IOLoop, PeriodicCallback
 
-from qgstream.logs import Seldom, log
+from qgstream.logs import LogThrottle, log
 
 
 class Timer(PeriodicCallback):
@@ -26,7 +26,7 @@ class Timer(PeriodicCallback):
         # The delay of the current or the most recent call.
         self.late_seconds = 0.0
         self.missed = 0
-        self._failures = Seldom()
+        self._failures = LogThrottle()
 
     def start(self) -> None:
         """Start; the first call comes after one interval."""

@@ -22,7 +22,7 @@ _HANDSHAKE, _CLIENT_HELLO, _ALPN = 22, 1, 16
 _NO_APPLICATION_PROTOCOL = b"\x15\x03\x03\x00\x02\x02\x78"
 
 
-def say_goodbye(sock: ssl.SSLSocket) -> None:
+def send_close_notify(sock: ssl.SSLSocket) -> None:
     """Send close_notify on a non-blocking socket after the handshake; all earlier data must already be sent.
 
     RFC 8446, 6.1: each party must send close_notify "before closing its write side". Without it a client cannot tell

@@ -16,7 +16,7 @@ from qgstream.errors import Unavailable
 from qgstream.events.history import Window
 from qgstream.events.publication import Position
 from qgstream.events.subscription import Subscription
-from qgstream.logs import Seldom, log
+from qgstream.logs import LogThrottle, log
 from qgstream.metrics import Metrics
 from qgstream.replay.log_reader import Archive
 from qgstream.replay.pages import Pages
@@ -54,7 +54,7 @@ class Replays:
         # The bytes that each replay fetched last. The first has held them longest, or has sent them long ago.
         self._holders: OrderedDict[Replay, int] = OrderedDict()
         self._held_bytes = 0
-        self._failures = Seldom()
+        self._failures = LogThrottle()
 
     def read(self, window: Window) -> None:
         """From now on this is the window that replays read."""

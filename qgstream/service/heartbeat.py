@@ -14,7 +14,7 @@ from qgstream.delivery.connection import Connection
 from qgstream.delivery.fanout import SENDS_PER_LOOK
 from qgstream.delivery.subscriber import PARKED
 from qgstream.hub import Hub
-from qgstream.logs import Seldom, log
+from qgstream.logs import LogThrottle, log
 from qgstream.net.timer import Timer
 from qgstream.reasons import CloseReason
 from qgstream.settings import Section
@@ -62,7 +62,7 @@ class Wheel:
         self._ages: list[tuple[float, int, CloseReason]] = []
         self._dates: list[tuple[float, int, CloseReason]] = []
         self._callback = Timer(self.tick, TICK_SECONDS)
-        self._failures = Seldom()
+        self._failures = LogThrottle()
         self._settings = settings
         hub.on_open.append(self.add)
         hub.on_close.append(self.remove)

@@ -57,7 +57,7 @@ def close(code: int, reason: str = "") -> bytes:
 
 
 @dataclass(frozen=True, slots=True)
-class Heard:
+class Received:
     """The meaning of the bytes that a client sent.
 
     `rest` is the start of an unfinished frame, for the next call. `ping` is the payload of the newest ping; a reply to
@@ -72,7 +72,7 @@ class Heard:
     why: str = ""
 
 
-def hear(received: bytes) -> Heard:
+def parse(received: bytes) -> Received:
     """Decode the bytes that a client sent. `received` starts at the start of a frame."""
     ping, start = None, 0
     try:
@@ -82,19 +82,19 @@ def hear(received: bytes) -> Heard:
                 break
             start = end
             if frame.opcode is Opcode.CLOSE:
-                return Heard(ping=ping, closed=Close.parse(frame.data).code)
+                return Received(ping=ping, closed=Close.parse(frame.data).code)
             if frame.opcode is Opcode.PING:
                 ping = bytes(frame.data)
             elif frame.opcode is not Opcode.PONG:  # 5.5.3: "a response to an unsolicited Pong frame is not expected"
                 why = "this stream accepts no messages: choose topics in the URL"
-                return Heard(ping=ping, refused=CloseCode.UNSUPPORTED_DATA, why=why)
+                return Received(ping=ping, refused=CloseCode.UNSUPPORTED_DATA, why=why)
     except PayloadTooBig as error:
-        return Heard(refused=CloseCode.MESSAGE_TOO_BIG, why=str(error))
+        return Received(refused=CloseCode.MESSAGE_TOO_BIG, why=str(error))
     except UnicodeDecodeError:
-        return Heard(refused=CloseCode.INVALID_DATA, why="got a close frame whose reason is not UTF-8")
+        return Received(refused=CloseCode.INVALID_DATA, why="got a close frame whose reason is not UTF-8")
     except ProtocolError as error:
-        return Heard(refused=CloseCode.PROTOCOL_ERROR, why=str(error))
-    return Heard(rest=received[start:], ping=ping)
+        return Received(refused=CloseCode.PROTOCOL_ERROR, why=str(error))
+    return Received(rest=received[start:], ping=ping)
 
 
 def _read(received: bytes, start: int) -> tuple[Frame | None, int]:

@@ -8,7 +8,7 @@ from copy import copy
 from typing import ClassVar
 
 from qgstream.brokers.base import Forgotten
-from qgstream.brokers.remote import Bounds, Page, Placed, Remote, Replaced
+from qgstream.brokers.remote import Bounds, LogPage, Placed, Remote, Replaced
 from qgstream.brokers.vouching import Standing, earlier_of
 from qgstream.events.publication import Publication
 
@@ -125,7 +125,7 @@ class FakeRemote(Remote):
         await self._call("has")
         return any(entry.offset == offset for entry in self.log.entries)
 
-    async def read_after(self, after: int, limit: int) -> Page:
+    async def read_after(self, after: int, limit: int) -> LogPage:
         await self._call("read")
         if self.log.epoch != self.epoch:
             raise Replaced
@@ -133,12 +133,12 @@ class FakeRemote(Remote):
             raise Forgotten(after, self.log.forgotten)
         return self._page(after, min(limit, PAGE))
 
-    def _page(self, after: int, limit: int) -> Page:
+    def _page(self, after: int, limit: int) -> LogPage:
         found = [entry for entry in self.log.entries if entry.offset > after][:limit]
         up_to = found[-1].offset if found else after
-        return Page([copy_of(entry) for entry in found if entry.data != b"bad"], up_to)
+        return LogPage([copy_of(entry) for entry in found if entry.data != b"bad"], up_to)
 
-    async def follow(self, after: int) -> AsyncGenerator[Page, None]:
+    async def follow(self, after: int) -> AsyncGenerator[LogPage, None]:
         while True:
             await self._call("follow")
             if self.log.epoch != self.epoch:
@@ -158,7 +158,7 @@ class FakeRemote(Remote):
                     try:
                         await asyncio.wait_for(self.log.changed.wait(), self.pulse_seconds)
                     except TimeoutError:
-                        yield Page((), after)
+                        yield LogPage((), after)
 
     async def send(self, publications: Sequence[Publication]) -> Sequence[Placed]:
         await self._call("send")

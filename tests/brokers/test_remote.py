@@ -12,7 +12,7 @@ from tornado.ioloop import IOLoop
 
 from qgstream.backoff import Backoff
 from qgstream.brokers.base import Forgotten
-from qgstream.brokers.remote import Bounds, Page, Placed, Remote
+from qgstream.brokers.remote import Bounds, LogPage, Placed, Remote
 from qgstream.errors import Unavailable
 from qgstream.events.history import HistorySettings, TopicHistory
 from qgstream.events.publication import Position, Publication
@@ -182,7 +182,7 @@ async def test_an_engine_that_ends_the_tail_without_a_word_is_followed_again(
     expect_log("broker.down")
 
     class Short(FakeRemote):
-        async def follow(self, after: int) -> AsyncGenerator[Page, None]:
+        async def follow(self, after: int) -> AsyncGenerator[LogPage, None]:
             async for page in super().follow(after):
                 yield page
                 if page.publications:
@@ -572,7 +572,7 @@ async def test_mistakes_between_good_pages_slow_the_tail_down(fakes: Fakes, expe
             return 0.001
 
     class Poisoned(FakeRemote):
-        async def follow(self, after: int) -> AsyncGenerator[Page, None]:
+        async def follow(self, after: int) -> AsyncGenerator[LogPage, None]:
             async for page in super().follow(after):
                 yield page
                 raise LookupError

@@ -20,7 +20,7 @@ from tornado.ioloop import IOLoop
 from qgstream.brokers.sqlite import broker as sqlite
 from qgstream.brokers.sqlite import file as sqlite_file
 from qgstream.brokers.sqlite import log as sqlite_log
-from qgstream.brokers.sqlite.names import Names
+from qgstream.brokers.sqlite.names import LogNames
 from qgstream.errors import Unavailable
 from qgstream.events.history import HistorySettings, TopicHistory
 from tests.brokers.conftest import Tail
@@ -368,7 +368,7 @@ async def test_of_two_processes_in_one_file_the_first_to_write_goes_on(
     disk: Disk, expect_log: ExpectLog, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The lock was removed, and the other process came before that was seen."""
-    monkeypatch.setattr(Names, "check", lambda _: None)
+    monkeypatch.setattr(LogNames, "check", lambda _: None)
     expect_log("broker.down")
     tail = await disk.open()
     await tail.broker.append([event("1")])
@@ -386,7 +386,7 @@ async def test_of_two_processes_in_one_file_the_first_to_write_goes_on(
 async def test_of_two_processes_in_one_file_the_second_to_write_is_refused(
     disk: Disk, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(Names, "check", lambda _: None)
+    monkeypatch.setattr(LogNames, "check", lambda _: None)
     # Events that are never stored meet in no row of the file, and would share their offsets all the same.
     tail = await disk.open(HistorySettings(topics=(TopicHistory(pattern="a", store=False),)))
     await tail.broker.append([event("1")])

@@ -31,7 +31,7 @@ from qgstream.http.app import public_app
 from qgstream.hub import Hub
 from qgstream.limits import LimitSettings
 from qgstream.net import sockets
-from qgstream.net.http1.client_stream import ClientsStream
+from qgstream.net.http1.client_stream import ClientStream
 from qgstream.net.sockets import RESERVED_DESCRIPTORS, StreamServer, max_sockets, raise_descriptor_limit
 from qgstream.service.service import Service
 from tests.conftest import ExpectLog
@@ -565,7 +565,7 @@ async def test_a_head_may_come_in_any_two_pieces(port: int, head: bytes) -> None
     stream.close()
 
 
-class BrokenStream(ClientsStream):
+class BrokenStream(ClientStream):
     """Its next read finds a broken TLS record, which from outside can be hit only now and then."""
 
     def __init__(self, sock: socket.socket, error: OSError) -> None:

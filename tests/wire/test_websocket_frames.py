@@ -9,7 +9,7 @@ from websockets.frames import CloseCode, Frame, Opcode
 
 from qgstream.reasons import CLOSE_REASONS
 from qgstream.wire import websocket_frames as frames
-from qgstream.wire.websocket_frames import Heard, hear
+from qgstream.wire.websocket_frames import Received, parse
 
 MASK = b"\x01\x02\x03\x04"
 
@@ -60,22 +60,22 @@ PING, CLOSE = said(9, b"are you there"), said(8, b"\x03\xe8bye")
 @pytest.mark.parametrize(
     ("received", "heard"),
     [
-        (b"", Heard()),
-        (PING, Heard(ping=b"are you there")),
-        (said(9), Heard(ping=b"")),
-        (said(9, b"one") + said(10, b"x") + said(9, b"two"), Heard(ping=b"two")),
-        (said(10), Heard()),
-        (CLOSE, Heard(closed=1000)),
-        (said(8), Heard(closed=1005)),
-        (said(8, b"\x0b\xb8"), Heard(closed=3000)),
-        (PING + CLOSE + b"whatever", Heard(ping=b"are you there", closed=1000)),
-        (PING[:1], Heard(rest=PING[:1])),
-        (PING[:-1], Heard(rest=PING[:-1])),
-        (PING + CLOSE[:5], Heard(rest=CLOSE[:5], ping=b"are you there")),
+        (b"", Received()),
+        (PING, Received(ping=b"are you there")),
+        (said(9), Received(ping=b"")),
+        (said(9, b"one") + said(10, b"x") + said(9, b"two"), Received(ping=b"two")),
+        (said(10), Received()),
+        (CLOSE, Received(closed=1000)),
+        (said(8), Received(closed=1005)),
+        (said(8, b"\x0b\xb8"), Received(closed=3000)),
+        (PING + CLOSE + b"whatever", Received(ping=b"are you there", closed=1000)),
+        (PING[:1], Received(rest=PING[:1])),
+        (PING[:-1], Received(rest=PING[:-1])),
+        (PING + CLOSE[:5], Received(rest=CLOSE[:5], ping=b"are you there")),
     ],
 )
-def test_what_a_client_may_say(received: bytes, heard: Heard) -> None:
-    assert hear(received) == heard
+def test_what_a_client_may_say(received: bytes, heard: Received) -> None:
+    assert parse(received) == heard
 
 
 @pytest.mark.parametrize(
@@ -104,7 +104,7 @@ def test_what_a_client_may_say(received: bytes, heard: Heard) -> None:
     ],
 )
 def test_what_is_refused_and_how(received: bytes, code: int, why: str) -> None:
-    heard = hear(received)
+    heard = parse(received)
     assert (heard.refused, heard.closed, heard.rest) == (code, None, b"")
     assert why in heard.why
     assert Frame(Opcode.CLOSE, frames.close(code, heard.why)[2:]).data  # it fits
@@ -120,11 +120,11 @@ FRAMES = st.builds(
 
 @given(st.lists(FRAMES | st.binary(max_size=40), max_size=8).map(b"".join), st.lists(st.integers(1, 60), max_size=40))
 def test_it_does_not_matter_in_what_pieces_it_comes_and_little_of_it_is_held(received: bytes, sizes: list[int]) -> None:
-    whole = hear(received)
+    whole = parse(received)
     rest, ping, at = b"", None, 0
     for size in [*sizes, len(received)]:
         piece, at = received[at : at + size], at + size
-        heard = hear(rest + piece)
+        heard = parse(rest + piece)
         rest = heard.rest
         ping = heard.ping if heard.ping is not None else ping
         assert len(rest) <= frames.MAX_PAYLOAD_BYTES + 14

@@ -22,7 +22,7 @@ from qgstream.brokers.nats.client import Client
 from qgstream.brokers.nats.inbox import Inbox, Place, is_event, place_of
 from qgstream.brokers.nats.messages import headers_bytes, size_bytes, to_headers, to_publication, to_subject
 from qgstream.brokers.options import Address, read_options
-from qgstream.brokers.remote import PAGE_EVENTS, Bounds, Page, Placed, Remote, Replaced
+from qgstream.brokers.remote import PAGE_EVENTS, Bounds, LogPage, Placed, Remote, Replaced
 from qgstream.brokers.vouching import Standing
 from qgstream.errors import ConfigError, TooLarge
 from qgstream.events.history import HistorySettings
@@ -274,7 +274,7 @@ class NatsBroker(Remote):
 
     # Reading.
 
-    async def read_after(self, after: int, limit: int) -> Page:
+    async def read_after(self, after: int, limit: int) -> LogPage:
         """See `Remote.read_after`."""
         client = self._in_use()
         consumer = await self._consumer(after)
@@ -296,7 +296,7 @@ class NatsBroker(Remote):
         await client.publish(f"$JS.API.CONSUMER.DELETE.{self.stream}.{consumer}")
         up_to = place_of(found[-1]).offset if found else after
         await self._see_what_is_missing(after, found)
-        return Page(self._publications(found), up_to)
+        return LogPage(self._publications(found), up_to)
 
     async def _consumer(self, after: int, **more: Any) -> str:
         config = {
@@ -338,7 +338,7 @@ class NatsBroker(Remote):
             offset=place.offset, published_at=min(place.stored_at / 1e9, time.time()),
         )  # fmt: skip
 
-    async def follow(self, after: int) -> AsyncGenerator[Page, None]:
+    async def follow(self, after: int) -> AsyncGenerator[LogPage, None]:
         """See `Remote.follow`."""
         client = self._in_use()
         async with self._inbox(client) as inbox:
@@ -367,7 +367,7 @@ class NatsBroker(Remote):
                     self._stamp = last.offset, last.stored_at
                 for message in messages:
                     await self._heed(client, message, delivered)
-                yield Page(self._publications(events), at)
+                yield LogPage(self._publications(events), at)
                 if time.monotonic() > look_at:
                     # The server does not report changes of the log other than new messages.
                     if not await self._evidence.is_still(self.epoch):

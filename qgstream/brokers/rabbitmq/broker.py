@@ -18,7 +18,7 @@ from aiormq.abc import DeliveredMessage
 from aiormq.exceptions import ChannelAccessRefused
 
 from qgstream.brokers.base import IDEMPOTENCY_SECONDS, MAX_READ_BYTES, Forgotten
-from qgstream.brokers.idempotency import Keys
+from qgstream.brokers.idempotency import IdempotencyKeys
 from qgstream.brokers.options import Address, read_options
 from qgstream.brokers.rabbitmq import witness
 from qgstream.brokers.rabbitmq.link import FAILURES, Cancelled, Link, Reader, Undecodable, answered, quiet
@@ -27,7 +27,7 @@ from qgstream.brokers.rabbitmq.messages import MAX_SHORT_BYTES, Entry, NoStream,
 from qgstream.brokers.rabbitmq.options import Options, urls, user_of, users
 from qgstream.brokers.rabbitmq.outbox import Blocked, Outbox
 from qgstream.brokers.rabbitmq.repeats import REACH, Repeats, first_needed
-from qgstream.brokers.remote import PAGE_EVENTS, Bounds, Page, Placed, Remote, Replaced, longest_seconds
+from qgstream.brokers.remote import PAGE_EVENTS, Bounds, LogPage, Placed, Remote, Replaced, longest_seconds
 from qgstream.brokers.vouching import Standing, earlier_of
 from qgstream.errors import ConfigError
 from qgstream.events.publication import Publication
@@ -90,7 +90,7 @@ class RabbitmqBroker(Remote):
         self._out: Link | None = None
         self._scout: Link | None = None  # a fourth connection, for `peek`, opened at the first use
         self._outbox = Outbox(options.exchange, self._user, self._uid)
-        self._keys = Keys()
+        self._keys = IdempotencyKeys()
         self._repeats = Repeats(-1)
         self._has_learned = asyncio.Event()
         self._is_following = False
@@ -377,10 +377,10 @@ class RabbitmqBroker(Remote):
             self._side = await self._opened(self._side)
         return self._link(self._side)
 
-    async def read_after(self, after: int, limit: int) -> Page:
+    async def read_after(self, after: int, limit: int) -> LogPage:
         """See `Remote.read_after`."""
         if after >= self.newest:
-            return Page((), after)
+            return LogPage((), after)
         entries, up_to = await self._entries(after, limit, self.newest)
         repeats = self._repeats
         if not repeats.knows(after, up_to):
@@ -391,7 +391,7 @@ class RabbitmqBroker(Remote):
                     repeats.take(entry)
             for entry in entries:
                 repeats.take(entry)
-        return Page(self._publications(entry for entry in entries if not repeats.is_repeated(entry)), up_to)
+        return LogPage(self._publications(entry for entry in entries if not repeats.is_repeated(entry)), up_to)
 
     async def _before(self, start: int, end: int) -> list[Entry]:
         try:
@@ -476,7 +476,7 @@ class RabbitmqBroker(Remote):
 
     # The tail.
 
-    async def follow(self, after: int) -> AsyncGenerator[Page, None]:
+    async def follow(self, after: int) -> AsyncGenerator[LogPage, None]:
         """See `Remote.follow`."""
         if self._repeats.up_to != after:
             async with aclosing(self._learn(after)) as pages:
@@ -501,7 +501,7 @@ class RabbitmqBroker(Remote):
             self._is_following = False
             self._outbox.fail(ConnectionError("the stream was lost"))
 
-    async def _learn(self, after: int) -> AsyncGenerator[Page, None]:
+    async def _learn(self, after: int) -> AsyncGenerator[LogPage, None]:
         """Load the keys of the last five minutes, and detect repetitions from this position on."""
         self._has_learned.clear()
         entries: list[Entry] = []
@@ -513,13 +513,13 @@ class RabbitmqBroker(Remote):
             start, end = max(forgotten, start - PAGE_EVENTS), start
             found = await self._before(start, end)
             entries[:0] = found
-            yield Page((), after)
+            yield LogPage((), after)
             # All messages of the page: one publisher's clock says nothing about older messages.
             times = [entry.at for entry in found if entry.at is not None]
             if times and max(times) < oldest:
                 break
         self._repeats = Repeats(start)
-        self._keys = Keys()
+        self._keys = IdempotencyKeys()
         now = time.time()
         for entry in entries:
             age_seconds = max(0.0, now - (entry.at or now))
@@ -536,7 +536,7 @@ class RabbitmqBroker(Remote):
         if entry.key is not None and entry.at is not None and first is None and entry.publication is not None:
             self._keys.remember(entry.key, time.monotonic() - age_seconds, entry.position)
 
-    async def _live(self, after: int) -> AsyncGenerator[Page, None]:
+    async def _live(self, after: int) -> AsyncGenerator[LogPage, None]:
         at = after
         async with self._link(self._tail).reading(self.stream, after, ahead=TAIL_AHEAD) as reader:
             self._is_following = True
@@ -546,7 +546,7 @@ class RabbitmqBroker(Remote):
                         messages = await reader.some(PAGE_EVENTS)
                 except TimeoutError:
                     await self._ask_for_a_sign(reader)
-                    yield Page((), at)
+                    yield LogPage((), at)
                     continue
                 entries = self._parse(messages)
                 await self._see_what_is_missing(at, entries)
@@ -559,7 +559,7 @@ class RabbitmqBroker(Remote):
         await answered(reader.channel.queue_declare(self.stream, passive=True))
         reader.check()
 
-    def _come_by(self, entries: Sequence[Entry], up_to: int) -> Page:
+    def _come_by(self, entries: Sequence[Entry], up_to: int) -> LogPage:
         """Turn messages into a page. The tail passes each message once, in order."""
         fresh: list[Entry] = []
         for entry in entries:
@@ -574,7 +574,7 @@ class RabbitmqBroker(Remote):
         self._unmarked += len(entries)
         if self._unmarked > self._mark_after and (self._marking is None or self._marking.done()):
             self._start(self._mark_quietly())
-        return Page(self._publications(fresh), up_to)
+        return LogPage(self._publications(fresh), up_to)
 
     def _heed(self, entry: Entry, slip: Slip) -> None:
         if slip.kind == "set" and slip.instead_of == self.epoch:

@@ -12,7 +12,7 @@ from aio_pika.exceptions import AMQPChannelError
 from aiormq import Channel
 from pamqp.commands import Basic
 
-from qgstream.brokers.idempotency import Keys
+from qgstream.brokers.idempotency import IdempotencyKeys
 from qgstream.brokers.rabbitmq.link import FAILURES, Link, answered
 from qgstream.brokers.rabbitmq.messages import Entry, headers_bytes, published
 from qgstream.brokers.remote import Placed
@@ -66,7 +66,9 @@ class Outbox:
         if await link.is_blocked():
             raise Blocked("accepts no messages: it is short of memory or disk")
 
-    async def send(self, link: Link, publications: Sequence[Publication], keys: Keys, *, seen: int) -> Sequence[Placed]:
+    async def send(
+        self, link: Link, publications: Sequence[Publication], keys: IdempotencyKeys, *, seen: int
+    ) -> Sequence[Placed]:
         """See `Remote.send`. `keys` holds the keys of all messages up to the position `seen`."""
         self._check_sizes(publications)
         waiting: list[asyncio.Future[Placed] | Placed] = []
@@ -109,7 +111,7 @@ class Outbox:
         if found is not None:
             self._max_message_bytes = int(found[1])
 
-    def _place_of(self, publication: Publication, keys: Keys) -> asyncio.Future[Placed] | Placed | None:
+    def _place_of(self, publication: Publication, keys: IdempotencyKeys) -> asyncio.Future[Placed] | Placed | None:
         """Return the place of the publication's key, or a future of that place; None for a new key."""
         key = publication.idempotency_key
         if key is None:

@@ -34,7 +34,7 @@ from qgstream.brokers.redis.scripts import (
     VOUCH,
     Script,
 )
-from qgstream.brokers.remote import PAGE_EVENTS, Bounds, Page, Placed, Remote, Replaced, longest_seconds
+from qgstream.brokers.remote import PAGE_EVENTS, Bounds, LogPage, Placed, Remote, Replaced, longest_seconds
 from qgstream.brokers.vouching import Standing, earlier_of
 from qgstream.errors import ConfigError, InvalidField, TooLarge
 from qgstream.events.draft import received
@@ -255,12 +255,12 @@ class RedisBroker(Remote):
         start = _offset(entries[-1][0]) if entries else None
         return page.publications, forgotten if start is None else max(forgotten, start - 1)
 
-    async def read_after(self, after: int, limit: int) -> Page:
+    async def read_after(self, after: int, limit: int) -> LogPage:
         state, entries = await self._call(PAGE, _id(after), limit, MAX_READ_BYTES, 0)
         self._check_state(state, after)
         return self._page(entries, after)
 
-    async def follow(self, after: int) -> AsyncGenerator[Page, None]:
+    async def follow(self, after: int) -> AsyncGenerator[LogPage, None]:
         cursor, up_to = _id(after), after
         if self._ages is None or self._ages_of != self.epoch:
             seconds, microseconds = await _done(self._connected.time())
@@ -295,7 +295,7 @@ class RedisBroker(Remote):
         if after < bounds.forgotten:
             raise Forgotten(after, bounds.forgotten)
 
-    def _page(self, entries: Sequence[tuple[bytes, Sequence[bytes]]], after: int) -> Page:
+    def _page(self, entries: Sequence[tuple[bytes, Sequence[bytes]]], after: int) -> LogPage:
         found: list[Publication] = []
         for id, fields in entries:
             offset = _offset(id)
@@ -310,7 +310,7 @@ class RedisBroker(Remote):
             publication = self.skips.read(offset, partial(_publication, offset, fields))
             if publication is not None:
                 found.append(publication)
-        return Page(found, after)
+        return LogPage(found, after)
 
     # Publishing.
 

@@ -19,7 +19,7 @@ from pydantic import ValidationError
 
 from qgstream.backoff import Backoff
 from qgstream.brokers.base import DEFAULT_TIMEOUT_SECONDS, Broker, Opened, Selection, Sink
-from qgstream.brokers.idempotency import Keys
+from qgstream.brokers.idempotency import IdempotencyKeys
 from qgstream.brokers.skips import Skips
 from qgstream.brokers.sqlite.file import look
 from qgstream.brokers.sqlite.log import Log, Reader
@@ -27,7 +27,7 @@ from qgstream.brokers.sqlite.names import Displaced
 from qgstream.errors import ConfigError, NotStorable, Unavailable
 from qgstream.events.history import HistorySettings
 from qgstream.events.publication import Publication
-from qgstream.logs import Seldom, log
+from qgstream.logs import LogThrottle, log
 
 # The limit of the queue of publishes. Above it the disk is too slow, and new publishes are refused at once.
 MAX_QUEUE_BYTES = 64 * 1024 * 1024
@@ -73,9 +73,9 @@ class SqliteBroker(Broker):
         self._retention = retention or {}
         self._file: Log | None = None
         self._sink: Sink | None = None
-        self._keys = Keys()
+        self._keys = IdempotencyKeys()
         self._skips = Skips("sqlite")
-        self._mistakes = Seldom()
+        self._mistakes = LogThrottle()
         self._new_history: HistorySettings | None = None
         self._queue: SimpleQueue[_Job | None] = SimpleQueue()
         self._queue_bytes = 0
@@ -306,7 +306,7 @@ class SqliteBroker(Broker):
 
     def _numbered(self, file: Log, jobs: list[_Job], now: float) -> list[tuple[int, Publication]]:
         """Assign offsets, also in the jobs; return the events to write with their offsets."""
-        newest, new_keys = file.newest, Keys()
+        newest, new_keys = file.newest, IdempotencyKeys()
         fresh: list[tuple[int, Publication]] = []
         for job in jobs:
             if job.given_up:  # the publisher already got a 503, so do not publish the event

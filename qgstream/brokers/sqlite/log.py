@@ -28,7 +28,7 @@ from qgstream.brokers.sqlite.file import (
     transaction,
     upgrade,
 )
-from qgstream.brokers.sqlite.names import Displaced, Names, identity_of
+from qgstream.brokers.sqlite.names import Displaced, LogNames, identity_of
 from qgstream.errors import InvalidField
 from qgstream.events.draft import received
 from qgstream.events.history import HistorySettings, TopicHistory
@@ -99,7 +99,7 @@ class Log:
                 # Rows between these two offsets may still be in the retention classes of earlier settings.
                 self._reshelving = self._begun_to_reshelve()
                 self.keep(history)
-                self._names = Names(path, real)
+                self._names = LogNames(path, real)
                 if identity_of(real) != opened:
                     raise OSError(f"{path}: was replaced while it was opened")
                 self._lock = held

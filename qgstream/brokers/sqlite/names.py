@@ -28,7 +28,7 @@ class Displaced(Exception):
         )
 
 
-class Names:
+class LogNames:
     """The names of an open and locked log, and the file to which each name refers."""
 
     def __init__(self, path: Path, real: Path) -> None:

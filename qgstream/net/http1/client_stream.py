@@ -9,8 +9,8 @@ from typing import Any, ClassVar, Protocol, cast
 
 from tornado.iostream import IOStream, SSLIOStream
 
-from qgstream.net.lingering_close import Lingering
-from qgstream.net.tls import say_goodbye
+from qgstream.net.lingering_close import LingeringSockets
+from qgstream.net.tls import send_close_notify
 
 
 class Finder(Protocol):
@@ -63,11 +63,11 @@ class EndOfHead:
         return self._end
 
 
-class ClientsStream(IOStream):
+class ClientStream(IOStream):
     """A stream whose client may be hostile."""
 
     # A class attribute: one more instance attribute would make Python allocate a dict of 1.3 KiB for every stream.
-    lingering: ClassVar[Lingering | None] = None  # None: the stream closes at once
+    lingering: ClassVar[LingeringSockets | None] = None  # None: the stream closes at once
 
     def read_until_found(self, finder: Finder) -> Awaitable[bytes]:
         """Read up to the match of `finder`. The same as `read_until_regex`, which would compile its argument."""
@@ -104,7 +104,7 @@ class ClientsStream(IOStream):
 
     def end_lingering(self) -> None:
         """Stop lingering: from now on the stream closes at once."""
-        self.__class__ = TlsClientsStream if isinstance(self, SSLIOStream) else ClientsStream
+        self.__class__ = TlsClientStream if isinstance(self, SSLIOStream) else ClientStream
 
     def _is_connreset(self, exc: BaseException) -> bool:
         """Treat a broken TLS record or a dead route as the end of the connection, like a reset, and not as an error to
@@ -112,12 +112,12 @@ class ClientsStream(IOStream):
         return isinstance(exc, OSError)
 
 
-class TlsClientsStream(ClientsStream, SSLIOStream):
+class TlsClientStream(ClientStream, SSLIOStream):
     """The same over TLS. It sends close_notify after all data, so that a client can tell a complete response from a cut
     one."""
 
     def close_fd(self) -> None:
         """See `IOStream`."""
         if self.error is None and not self._ssl_accepting and not self.writing():
-            say_goodbye(self.socket)
+            send_close_notify(self.socket)
         super().close_fd()

@@ -34,7 +34,7 @@ from qgstream.errors import (
 )
 from qgstream.logs import access_log
 from qgstream.net.http1.chunked import ChunkedBody
-from qgstream.net.http1.client_stream import ClientsStream, EndOfHead
+from qgstream.net.http1.client_stream import ClientStream, EndOfHead
 from qgstream.net.http1.refusals import refusal
 from qgstream.net.http1.request_head import RequestHead, find_origin, parse_head
 
@@ -79,7 +79,7 @@ class RequestConnection(HTTP1Connection):
         Tornado's server calls this method `read_response`, because Tornado's HTTP client uses the same class for
         responses.
         """
-        stream = cast(ClientsStream, self.stream)
+        stream = cast(ClientStream, self.stream)
         head, data, must_tell_end = None, b"", False
         try:
             data = await self._receive_head(stream)
@@ -120,11 +120,11 @@ class RequestConnection(HTTP1Connection):
         return not self._is_detached()
 
     def _is_detached(self) -> bool:
-        return cast("ClientsStream | None", self.stream) is None
+        return cast("ClientStream | None", self.stream) is None
 
     # Reading.
 
-    async def _receive_head(self, stream: ClientsStream) -> bytes:
+    async def _receive_head(self, stream: ClientStream) -> bytes:
         max_bytes, since = self.params.max_header_size, time.monotonic()
         for _ in range(_MAX_EMPTY_LINES):
             finder = EndOfHead(max_bytes)
@@ -146,7 +146,7 @@ class RequestConnection(HTTP1Connection):
             raise TargetTooLong(f"request line: got too many bytes, expected at most {max_bytes}")
         raise HeadersTooLarge(f"got too many bytes of headers, expected at most {max_bytes}")
 
-    def _expect_head(self, stream: ClientsStream, finder: EndOfHead, since: float) -> None:
+    def _expect_head(self, stream: ClientStream, finder: EndOfHead, since: float) -> None:
         """Check again at the deadline of the head or, while the request has not started, at its earliest possible
         deadline."""
         now, seconds = time.monotonic(), self.params.header_timeout or 0
@@ -161,7 +161,7 @@ class RequestConnection(HTTP1Connection):
         else:
             self._close_late(stream, finder)
 
-    def _close_late(self, stream: ClientsStream, finder: EndOfHead | None) -> None:
+    def _close_late(self, stream: ClientStream, finder: EndOfHead | None) -> None:
         """Handle a timeout. A connection on which no request has started closes without a response."""
         if finder is None or finder.begun_at is not None:
             what = "body" if finder is None else "header section"
@@ -172,7 +172,7 @@ class RequestConnection(HTTP1Connection):
                 stream.write(self._refusal(error, None if headers is None else headers.get("Origin")))
         stream.close()
 
-    async def _receive_body(self, stream: ClientsStream, head: RequestHead, delegate: HTTPMessageDelegate) -> None:
+    async def _receive_body(self, stream: ClientStream, head: RequestHead, delegate: HTTPMessageDelegate) -> None:
         length = head.content_length
         if length is not None and length > self._max_body_size:
             raise TooLarge("body", length, self._max_body_size)
@@ -190,14 +190,14 @@ class RequestConnection(HTTP1Connection):
             if late is not None:
                 stream.io_loop.remove_timeout(late)
 
-    async def _receive_bytes(self, stream: ClientsStream, length: int, delegate: HTTPMessageDelegate) -> None:
+    async def _receive_bytes(self, stream: ClientStream, length: int, delegate: HTTPMessageDelegate) -> None:
         since_pause = 0
         while length:
             data = await stream.read_bytes(min(self.params.chunk_size, length), partial=True)
             length -= len(data)
             since_pause = await self._hand_on(data, delegate, since_pause)
 
-    async def _receive_chunks(self, stream: ClientsStream, delegate: HTTPMessageDelegate) -> None:
+    async def _receive_chunks(self, stream: ClientStream, delegate: HTTPMessageDelegate) -> None:
         body, since_pause = ChunkedBody(self._max_body_size), 0
         while not body.is_complete:
             read = await stream.read_until_found(body)
@@ -236,7 +236,7 @@ class RequestConnection(HTTP1Connection):
         return super().write_headers(start_line, headers, chunk)
 
     async def _refuse(
-        self, stream: ClientsStream, error: Exception, origin: str | None, *, with_body: bool, has_handler: bool
+        self, stream: ClientStream, error: Exception, origin: str | None, *, with_body: bool, has_handler: bool
     ) -> None:
         """Send the error and close the connection. The end of this request, and the start of a next one, are
         unknown."""
