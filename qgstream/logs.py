@@ -184,7 +184,7 @@ class LineHandler(logging.Handler):
                 LineHandler.lost_totals[self._lost_by] -= 1
         try:
             text = self.format(record) + "\n"
-        except Exception:  # noqa: BLE001  # as every handler does: a line that cannot be made stops nobody
+        except Exception:  # noqa: BLE001  # as in every handler: a broken record must not raise
             LineHandler.lost_totals["failed"] += 1
             self.handleError(record)
             return

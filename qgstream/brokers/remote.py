@@ -247,7 +247,7 @@ class Remote(Broker, ABC):
     # Helpers for engines.
 
     async def _turn(self, done: int) -> None:
-        """Yield to the event loop after every so many prepared publications of a batch: 2 ms with few topics."""
+        """Yield to the event loop after each `MADE_AT_ONCE` publications of a batch: about 2 ms with few topics."""
         if done and not done % MADE_AT_ONCE:
             await asyncio.sleep(0)
 

@@ -54,7 +54,7 @@ class RequestConnection(HTTP1Connection):
     """The class with which Tornado's server reads a request and writes the response."""
 
     @staticmethod
-    def cors_headers(origin: str | None) -> Iterable[tuple[str, str]]:  # noqa: ARG004  # for those who replace it
+    def cors_headers(origin: str | None) -> Iterable[tuple[str, str]]:  # noqa: ARG004  # for the replacement
         """Return the CORS headers of a refusal for this `Origin`. The server replaces this function."""
         return ()
 
