@@ -787,7 +787,7 @@ async def test_it_speaks_tls_with_those_it_knows(
     ("url", "said"),
     [
         ("amqp://", "got the host '', expected amqp://host"),
-        ("amqp://h?streem=a", "got the option 'streem', expected one of stream, exchange"),
+        ("amqp://h?streem=a", "got the option 'streem', expected one of cafile, certfile, keyfile, stream, exchange"),
         ("amqp://h?max_bytes=0", "max_bytes: got '0'"),
         ("amqp://h?stream=", "stream: got ''"),
         ("amqp://h?exchange=" + "%E6%9D%B1" * 100, "exchange: got 300 bytes, expected at most 255"),
