@@ -1,6 +1,6 @@
-"""What arrives on a stream with `envelope=1`: published events, and the server's own messages. Pure.
+"""The messages of a stream with `envelope=1`: published events, and the server's own messages. Pure.
 
-Without envelopes an event could pass itself off as a message of the server's own; with them it cannot.
+Without envelopes, a published event could imitate one of the server's own messages; with envelopes it cannot.
 """
 
 from __future__ import annotations
@@ -42,18 +42,19 @@ class ReceivedEvent:
 
     @property
     def topic(self) -> str:
-        """The first of its topics, and mostly the only one."""
+        """The first of its topics; most events have only one."""
         return self.topics[0]
 
     @property
     def data(self) -> Any:
-        """Its data: a string as it was published, or what its JSON means."""
+        """Its data: a string as it was published, or the decoded JSON."""
         return json.loads(self.raw)
 
 
 @dataclass(frozen=True, slots=True)
 class OwnMessage:
-    """A message of the server's own: `word` says which; `replay` is of `connected`, `reason` of most others."""
+    """One of the server's own messages: `word` is its kind; `connected` has `replay`, and most other kinds have
+    `reason`."""
 
     word: str
     replay: str
@@ -61,7 +62,7 @@ class OwnMessage:
 
 
 class _Payload(msgspec.Struct):
-    """Either of them: an envelope has a topic and data, a message of the server's own a timestamp."""
+    """Either kind of message: an envelope has a topic and data, one of the server's own messages has a timestamp."""
 
     event: str | None = None
     topic: str | list[str] = ""
@@ -75,7 +76,7 @@ _decode = msgspec.json.Decoder(_Payload).decode
 
 
 def opened(event: sse.Event) -> ReceivedEvent | OwnMessage:
-    """What is in an event of the wire. Raises `ClientError` for what no server of qgstream sends."""
+    """Decode an event of the stream. Raises `ClientError` for data that no qgstream server sends."""
     try:
         payload = _decode(event.data)
     except (msgspec.MsgspecError, RecursionError):
@@ -85,4 +86,4 @@ def opened(event: sse.Event) -> ReceivedEvent | OwnMessage:
         return ReceivedEvent(event.id, topics, event.event, bytes(payload.data).decode())
     if payload.timestamp is not None and payload.event is not None and event.event == "message":
         return OwnMessage(payload.event, payload.replay, payload.reason)
-    raise ClientError(f"got an event without an envelope ({event.data[:80]!r}), expected a stream of qgstream")
+    raise ClientError(f"got an event without an envelope ({event.data[:80]!r}), expected a stream of a qgstream server")

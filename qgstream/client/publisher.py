@@ -1,4 +1,5 @@
-"""Publishers: events over HTTP from any program, repeated until they are taken, and never taken twice."""
+"""Publishers: events over HTTP from any program. A publisher repeats a request until it is accepted; each event is
+stored once."""
 
 from __future__ import annotations
 
@@ -34,12 +35,12 @@ from qgstream.errors import InvalidField
 JSON = "application/json"
 NDJSON = "application/x-ndjson"
 DEADLINE_SECONDS = 30.0
-# A server remembers idempotency keys for five minutes. A repetition after that would be a second event.
+# A server remembers idempotency keys for five minutes. A repetition after that would publish the event twice.
 MAX_DEADLINE_SECONDS = 240.0
-# How long one try may be without a sign of the server, on a path that has died, before a new connection is tried.
+# How long one try may go without a sign from the server, on a dead path, before a new connection is tried.
 TRY_SECONDS = 10.0
 
-# A proxy that refuses has not passed anything on.
+# A proxy that refuses a request has not forwarded it.
 _NOT_SENT = httpx.ConnectError | httpx.ConnectTimeout | httpx.PoolTimeout | httpx.ProxyError
 
 # Is told why a try failed, and after how many seconds the next one comes.
@@ -54,7 +55,7 @@ class Published:
 
     Attributes:
         id: The event's position in the log.
-        subscribers: How many streams of the process that answered get the event.
+        subscribers: How many streams of the process that responded get the event.
 
     Example::
 
@@ -75,7 +76,7 @@ class PublishedAll:
 
     Attributes:
         ids: The events' positions in the log, in the order of the batch.
-        subscribers: How many streams of the process that answered get at least one of the events.
+        subscribers: How many streams of the process that responded get at least one of the events.
 
     Example::
 
@@ -91,7 +92,8 @@ class PublishedAll:
 
 
 class _Tries:
-    """The tries of one request: what came of each, and whether and when there is another. Time is an argument."""
+    """The tries of one request: the result of each, and whether and when the next one follows. Pure: time is an
+    argument."""
 
     def __init__(
         self, deadline_seconds: float, now: float, random: Random | None = None, *, server: str = "the server",
@@ -100,7 +102,7 @@ class _Tries:
         if not 0 < deadline_seconds <= MAX_DEADLINE_SECONDS:
             raise ValueError(
                 f"deadline_seconds: got {deadline_seconds:g}, expected more than 0 and at most "
-                f"{MAX_DEADLINE_SECONDS:g}: after 300 a server has forgotten the idempotency key"
+                f"{MAX_DEADLINE_SECONDS:g}: after 300 s a server has forgotten the idempotency key"
             )
         self._ends_at = now + deadline_seconds
         self._backoff = Backoff(random=random)
@@ -110,24 +112,24 @@ class _Tries:
         self._on_retry = on_retry
 
     def timeout(self, now: float) -> float:
-        """Seconds for the next try."""
+        """Return the time limit of the next try in seconds."""
         return max(0.001, min(TRY_SECONDS, self._ends_at - now))
 
     def refused(self, error: Refused, now: float) -> float:
-        """Seconds until the next try, or raise."""
+        """Return the seconds until the next try, or raise `error` when there is none."""
         self._is_uncertain = error.is_uncertain = self._is_uncertain or error.is_uncertain
         if not isinstance(error, TryLater):
             raise error
-        # Whole seconds from the server: those who were told the same one do not come back in the same moment. What it
-        # asks for can be 0, and does not make the pauses shorter than they are without a word of it.
+        # The server sends whole seconds. The jitter spreads clients that were told the same number. A Retry-After of 0
+        # does not make the pauses shorter than they are without the header.
         told = (error.retry_after_seconds or 0.0) * (1 + self._random.random() / 4)
         return self._next(error, now, max(self._backoff.seconds(), told))
 
     def unanswered(self, error: httpx.HTTPError, now: float) -> float:
-        """The same for a try that got no answer."""
+        """Do the same for a try without a response."""
         if is_hopeless(error):
             raise ClientError(sentence(error)) from error
-        # Without a connection nothing was sent.
+        # Without a connection, nothing was sent.
         self._is_uncertain |= not isinstance(error, _NOT_SENT)
         said = f"no answer from {self._server}: {sentence(error)}"
         return self._next(Unreachable(said, is_uncertain=self._is_uncertain), now, self._backoff.seconds())
@@ -156,7 +158,7 @@ def _encoded(event: dict[str, object]) -> bytes:
     except (TypeError, ValueError, msgspec.MsgspecError, RecursionError) as error:
         name = _field_at_fault(event)
         got = type(event[name]).__name__
-        raise InvalidField(name, f"got {got}, expected what JSON can hold: {error}") from error
+        raise InvalidField(name, f"got {got}, expected a value that JSON can represent: {error}") from error
 
 
 def _field_at_fault(event: dict[str, object]) -> str:
@@ -180,7 +182,7 @@ def _encoded_all(events: Iterable[Mapping[str, Any]]) -> bytes:
 
 
 class _Endpoint:
-    """Where a publisher publishes, and as whom."""
+    """The server's URL, and the credentials of the publisher."""
 
     def __init__(
         self, url: str, *, key: str | None, headers: Mapping[str, str] | None, deadline_seconds: float,
@@ -203,22 +205,22 @@ class _Endpoint:
         return {"url": self.url, "content": body, "headers": headers, "timeout": timeout}
 
 
-def _answered(answer: httpx.Response) -> dict[str, Any]:
-    """The document of an answer; raises `Refused`."""
-    if answer.status_code == 200:
+def _document(response: httpx.Response) -> dict[str, Any]:
+    """Return the document of a response. Raises `Refused`."""
+    if response.status_code == 200:
         try:
-            document: dict[str, Any] = answer.json()
+            document: dict[str, Any] = response.json()
             document["subscribers"]
         except (ValueError, KeyError, TypeError):
-            raise refusal(200, answer.headers, answer.content) from None
+            raise refusal(200, response.headers, response.content) from None
         return document
-    raise refusal(answer.status_code, answer.headers, answer.content)
+    raise refusal(response.status_code, response.headers, response.content)
 
 
 class Publisher:
     """Publishes events to a server over HTTP.
 
-    A call returns when the event is in the log. It repeats a try that got no answer, 429, 503 or another fault that may
+    A call returns when the event is in the log. It repeats a try that got no response, 429, 503 or another fault that may
     pass, and waits as long as the server asks for. Every event has an idempotency key, so the server never publishes an
     event twice. Threads may share a publisher. `with` closes it at the end of the block.
 
@@ -278,7 +280,7 @@ class Publisher:
             CredentialsRefused: The key does not allow this.
             RequestRefused: The event is not valid, or larger than the server takes.
             TryLater: The server refused the event until the time was over.
-            Unreachable: No answer came until the time was over.
+            Unreachable: No response came before the deadline.
             InvalidField: JSON cannot hold the data.
         """
         made = _event(
@@ -303,7 +305,7 @@ class Publisher:
             CredentialsRefused: The key does not allow this.
             RequestRefused: An event is not valid, or the batch is larger than the server takes.
             TryLater: The server refused the batch until the time was over.
-            Unreachable: No answer came until the time was over.
+            Unreachable: No response came before the deadline.
             InvalidField: JSON cannot hold the data of an event.
         """
         document = self._post(_encoded_all(events), NDJSON, deadline_seconds)
@@ -325,7 +327,7 @@ class Publisher:
         while True:
             request = self._endpoint.request(body, media_type, tries.timeout(time.monotonic()))
             try:
-                return _answered(self._http.post(**request))
+                return _document(self._http.post(**request))
             except Refused as error:
                 seconds = tries.refused(error, time.monotonic())
             except httpx.HTTPError as error:
@@ -407,7 +409,7 @@ class AsyncPublisher:
         while True:
             request = self._endpoint.request(body, media_type, tries.timeout(time.monotonic()))
             try:
-                return _answered(await self._http.post(**request))
+                return _document(await self._http.post(**request))
             except Refused as error:
                 seconds = tries.refused(error, time.monotonic())
             except httpx.HTTPError as error:

@@ -1,4 +1,4 @@
-"""What a client makes of a server's answer: every refusal is an exception of its own kind. Pure."""
+"""How a client reads a server's response: each kind of refusal is an exception of its own. Pure."""
 
 from __future__ import annotations
 
@@ -17,12 +17,12 @@ import httpx
 
 from qgstream.errors import QgstreamError
 
-# Of what an answer says that is not JSON: a proxy's page of HTML helps nobody beyond its first words.
+# How much of a response that is not JSON is shown: of a proxy's HTML page, only the first words help.
 _MOST_SHOWN = 200
-# Their senders ask for a repetition, or may be well again in a moment: too early, too many, and a server's own faults.
+# A repetition may succeed: the client was too early or too fast, or the server has a temporary fault.
 _PASSING = frozenset({408, 425, 429, 500, 502, 503, 504})
 
-# Of Retry-After: what a client does with it is up to the client, but it is a time that it can sleep.
+# The longest Retry-After. The client decides how to use the value, but can always sleep for this time.
 _MOST_SECONDS = 1e9
 
 # What anyio says, which has tried each address of a name, and keeps the reasons to itself.
@@ -55,7 +55,7 @@ class ClientError(QgstreamError):
 
 
 class Unreachable(ClientError):
-    """No answer came until the client gave up.
+    """No response came before the client gave up.
 
     Args:
         message: What went wrong with the last try.
@@ -84,7 +84,7 @@ class Unreachable(ClientError):
 
 
 class Refused(ClientError):
-    """The server answered with an error.
+    """The response of the server is an error.
 
     What is raised is one of `CredentialsRefused`, `RequestRefused` and `TryLater`.
 
@@ -97,7 +97,7 @@ class Refused(ClientError):
 
     Attributes:
         status: The HTTP status.
-        code: The stable word of the server's JSON; `http_502` and the like if a proxy answered.
+        code: The stable word of the server's JSON; `http_502` and the like if a proxy responded.
         message: The sentence of the server's JSON.
         field: The part of the request that is wrong; None if the server named none.
         retry_after_seconds: How long the server wants to be left alone, in seconds; None if it did not say.
@@ -126,18 +126,18 @@ class Refused(ClientError):
         self.message = message
         self.field = field
         self.retry_after_seconds = retry_after_seconds
-        # After any other answer nothing was published (docs/http-interface.md).
+        # Any other response means that nothing was published (docs/http-interface.md).
         self.is_uncertain = code == "broker_down" or status in (500, 502, 504)
 
 
 class UnusableToken(ClientError):
-    """A key or token that no HTTP header can carry. Nothing was sent."""
+    """A key or token that no HTTP header can contain. Nothing was sent."""
 
     code = "unusable_token"
 
 
 class RequestRefused(Refused):
-    """The request itself is wrong: the server gives the same answer to the same request.
+    """The request itself is wrong: the same request gets the same response.
 
     See `Refused` for the attributes.
 
@@ -154,7 +154,7 @@ class RequestRefused(Refused):
 
 
 class CredentialsRefused(Refused):
-    """The server answered 401 or 403: there was no key or token, it is not valid, or it does not allow this.
+    """The response has the status 401 or 403: there was no key or token, it is not valid, or it does not allow this.
 
     See `Refused` for the attributes.
 
@@ -190,14 +190,14 @@ class TryLater(Refused):
 
 
 def refusal(status: int, headers: Mapping[str, str], body: bytes) -> Refused:
-    """The exception for an answer that is not the wanted one. `headers` know no upper and lower case."""
+    """Return the exception for an unsuccessful response. The names in `headers` are case-insensitive."""
     code, message, field = f"http_{status}", "", None
     try:
         error = json.loads(body)["error"]
         code, message, field = str(error["code"]), str(error["message"]), error.get("field")
     except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
         words = " ".join(body[: 4 * _MOST_SHOWN].decode("utf-8", "replace").split())
-        message = f"got {words[:_MOST_SHOWN]!r}, expected an answer of qgstream"
+        message = f"got {words[:_MOST_SHOWN]!r}, expected a response of a qgstream server"
     if status in (401, 403):
         kind: type[Refused] = CredentialsRefused
     else:
@@ -206,15 +206,15 @@ def refusal(status: int, headers: Mapping[str, str], body: bytes) -> Refused:
 
 
 def _retry_after(value: str | None) -> float | None:
-    """RFC 9110, 10.2.3: seconds or a date; anything else is as good as nothing. Of several headers, which a client of
-    httpx joins with commas, the longest time counts."""
+    """Parse Retry-After (RFC 9110, 10.2.3): seconds or a date. Any other value counts as absent. httpx joins several
+    such headers with commas; then the longest time counts."""
     if value is None:
         return None
     parts = [part.strip() for part in value.split(",")]
     if all(part.isascii() and part.isdigit() for part in parts):
-        # Of thousands of digits float() makes infinity, which is no time to sleep, and int() an error.
+        # For thousands of digits, float() returns infinity, which is no valid time to sleep, and int() raises an error.
         return min(max(map(float, parts)), _MOST_SECONDS)
-    # Overflow: a time zone of many digits.
+    # OverflowError: a time zone with many digits.
     with suppress(ValueError, OverflowError):
         at = parsedate_to_datetime(value)
         # 5.6.7: every HTTP date is in UTC, and only the obsolete asctime() form does not say so.
@@ -223,19 +223,21 @@ def _retry_after(value: str | None) -> float | None:
 
 
 def bearer(token: str) -> str:
-    """The header `Authorization` for a key or token. Raises `UnusableToken`."""
+    """Return the `Authorization` header for a key or token. Raises `UnusableToken`."""
     if not (token.isascii() and token.isprintable()):
-        # Not repeated: it is a secret.
-        raise UnusableToken("the key or token has a character that no HTTP header can carry, expected printable ASCII")
+        # The value is not repeated: it is a secret.
+        raise UnusableToken(
+            "the key or token has a character that no HTTP header can contain, expected printable ASCII"
+        )
     return f"Bearer {token}"
 
 
 def events_url(url: str) -> str:
-    """The URL of the stream; of a server's address alone it is `/events` there. Raises ValueError."""
-    # What is wrong is not repeated: it may hold a token.
+    """Return the URL of the stream; an address without a path means `/events` there. Raises `ValueError`."""
+    # The wrong value is not repeated: it may contain a token.
     try:
         parts = urlsplit(url)
-        parts.port  # noqa: B018  # raises for one that is out of range
+        parts.port  # noqa: B018 # raises for a port out of range
         httpx.URL(url)
     except (ValueError, httpx.InvalidURL):
         raise ValueError("url: got something that is not a URL, expected http://host... or https://host...") from None
@@ -245,7 +247,7 @@ def events_url(url: str) -> str:
 
 
 def is_hopeless(error: httpx.HTTPError) -> bool:
-    """Whether the next try would end in the same way."""
+    """Return whether the next try would fail in the same way."""
     cause: BaseException | None = error
     while cause is not None:
         if isinstance(cause, _HOPELESS) or (isinstance(cause, httpx.ProxyError) and _is_refusal(str(cause)[:3])):
@@ -255,7 +257,7 @@ def is_hopeless(error: httpx.HTTPError) -> bool:
 
 
 def _is_refusal(status: str) -> bool:
-    """Whether a proxy's answer to CONNECT, with which the error's words begin, would be the same again."""
+    """Return whether the proxy's response to CONNECT, which starts the error's text, would be the same again."""
     return status.isdecimal() and 400 <= int(status) < 500 and int(status) not in _PASSING
 
 
@@ -266,11 +268,11 @@ def server_of(url: httpx.URL | str) -> str:
 
 
 def sentence(error: httpx.HTTPError) -> str:
-    """What went wrong."""
-    # httpx's timeouts have no words of their own.
+    """Return the error as a sentence."""
+    # The timeouts of httpx have no text.
     named: dict[type[httpx.HTTPError], str] = {
-        httpx.ReadTimeout: "nothing came for too long",
-        httpx.ConnectTimeout: "no connection came about in time",
+        httpx.ReadTimeout: "timeout: nothing was received for too long",
+        httpx.ConnectTimeout: "timeout: no connection was made in time",
     }
     said = str(error)
     if said == _NO_ATTEMPT:

@@ -1,4 +1,4 @@
-"""`connect`: the events of a stream that comes back by itself, goes on where it was, and says what was missed."""
+"""`connect`: the events of a stream that reconnects, resumes at its last position, and reports missed events."""
 
 from __future__ import annotations
 
@@ -32,15 +32,15 @@ from qgstream.client.responses import (
 )
 from qgstream.wire import sse
 
-# Until the server has said `retry:`; its own default is 3 s, and browsers begin with as much.
+# Until the server has sent `retry:`. The server's own default is 3 s, and browsers start with about the same.
 FIRST_RETRY_SECONDS = 1.0
 MAX_RETRY_SECONDS = 60.0
-# What a server may ask for, by `retry:` or Retry-After. Less is no answer to the question when to come back, and would
-# be a loop without a pause (Firefox has the same bound); more is a mistake, or a client that is as good as gone.
+# Bounds for the time that a server may ask for, by `retry:` or Retry-After. A shorter time would be a loop without a
+# pause (Firefox has the same bound). A longer time is a mistake, or makes the client useless.
 MIN_ASKED_SECONDS = 0.5
 MAX_ASKED_SECONDS = 300.0
 CONNECT_SECONDS = 10.0
-# A server that sent nothing for so many of its heartbeats is not there any more, whatever TCP believes.
+# The server is dead when it has sent nothing for this many heartbeats, even if the TCP connection is still open.
 MISSED_HEARTBEATS = 3
 
 
@@ -91,7 +91,7 @@ class EventsMissed(ClientError):
     code = "events_missed"
 
     def __init__(self, reset: Reset) -> None:
-        super().__init__(f"events were missed ({reset.reason}): load your state anew, then iterate again")
+        super().__init__(f"events were missed ({reset.reason}): load your state again, then iterate again")
         self.reset = reset
 
 
@@ -126,8 +126,8 @@ OnReset = Callable[[Reset], Awaitable[None] | None]
 
 
 class _Ended(Exception):
-    """A connection is over, or could not be made. `stay_away_seconds` is what the server asked for, if it did;
-    `is_jittered`: every client was asked for another time."""
+    """A connection has ended or could not be made. `stay_away_seconds` is the time that the server asked for, if it
+    did. `is_jittered`: the server gave each client a different time."""
 
     def __init__(self, reason: str, *, stay_away_seconds: float | None = None, is_jittered: bool = False) -> None:
         super().__init__(reason)
@@ -255,7 +255,7 @@ class Stream:
         self._retry_seconds = FIRST_RETRY_SECONDS
         self._failures = 0  # in a row, since the last `connected`
         self._down_since: float | None = None
-        self._is_whole = True  # nothing was missed that the consumer has not been told of
+        self._is_whole = True  # the consumer has been told of every gap
         self._random = Random()
         self._current: weakref.ref[AsyncGenerator[ReceivedEvent]] | None = None
 
@@ -280,7 +280,7 @@ class Stream:
 
     async def _iterate(self, before: AsyncGenerator[ReceivedEvent] | None) -> AsyncGenerator[ReceivedEvent]:
         if before is not None:
-            await before.aclose()  # it was left by `break`; of one that another task runs Python says so
+            await before.aclose()  # it was left by `break`; if another task runs it, Python raises
         async with AsyncExitStack() as stack:
             http = self._http
             if http is None:
@@ -298,8 +298,8 @@ class Stream:
                 await self._wait(ended)
 
     async def _connection(self, http: httpx.AsyncClient) -> AsyncGenerator[ReceivedEvent]:
-        """The events of one connection."""
-        # It begins without an id: so it is known whether this connection has brought one.
+        """Yield the events of one connection."""
+        # A connection begins without an id. This shows later whether the connection has sent one.
         parser = sse.Parser(max_pending_bytes=self._max_event_bytes)
         self._is_whole = True
         async with aclosing(self._bytes(http, await self._request_headers())) as received:
@@ -311,25 +311,25 @@ class Stream:
                     else:
                         self.last_event_id = found.id
                         yield found
-                self._keep(parser)  # a heartbeat that is a comment moves the position as well
+                self._keep(parser)  # a heartbeat that is a comment moves the position too
 
     async def _bytes(self, http: httpx.AsyncClient, headers: httpx.Headers) -> AsyncGenerator[bytes]:
-        """What one connection brings, as it comes. Whatever may be better the next time is `_Ended`."""
+        """Yield the bytes of one connection as they arrive. Raises `_Ended` for a fault that a new try may cure."""
         try:
-            async with http.stream("GET", self._url, headers=headers, timeout=self._timeout) as answer:
-                if answer.status_code != 200:
-                    raise refusal(answer.status_code, answer.headers, await answer.aread())
-                media_type = answer.headers.get("content-type", "")
+            async with http.stream("GET", self._url, headers=headers, timeout=self._timeout) as response:
+                if response.status_code != 200:
+                    raise refusal(response.status_code, response.headers, await response.aread())
+                media_type = response.headers.get("content-type", "")
                 if media_type.partition(";")[0].strip().lower() != "text/event-stream":
                     raise ClientError(f"got {media_type[:100]!r}, expected text/event-stream")
-                chunks = answer.aiter_bytes()
+                chunks = response.aiter_bytes()
                 try:
                     async for some in chunks:
                         yield some
                 finally:
-                    # It is generators all the way down, and none closes the next one. On a closed connection they come
-                    # to their end at once; dropped, each would need a task of its own for that.
-                    await answer.aclose()
+                    # These are nested generators, and none closes the next one. On a closed connection they end at
+                    # once. If they were only dropped, each would need a task of its own to end.
+                    await response.aclose()
                     with suppress(httpx.HTTPError, httpx.StreamError):
                         async for _ in chunks:
                             pass
@@ -351,16 +351,16 @@ class Stream:
             headers["Authorization"] = bearer(token)
         if self.last_event_id:
             headers["Last-Event-ID"] = self.last_event_id
-        # 9.2.3: an id is sent as UTF-8, and not every id is of a server of qgstream.
+        # 9.2.3: an id is sent as UTF-8, and other servers send ids that are not ASCII.
         return httpx.Headers(headers, encoding="utf-8")
 
-    # What the server has to say.
+    # The server's own messages.
 
     async def _obey(self, message: OwnMessage, parser: sse.Parser) -> None:
         if message.word == "connected":
             self._failures, self._down_since = 0, None
-            # Servers of version 0.1 say the position after the gap already here: a client that kept it, and then lost
-            # the connection, would never be told of the gap.
+            # A server of version 0.1 sends the position after the gap here already. A client that stored this position
+            # and then lost the connection would never be told of the gap.
             self._is_whole = message.replay != "reset"
             self._tell(State("connected", replay=message.replay))
         elif message.word == "reset":
@@ -368,15 +368,16 @@ class Stream:
         self._keep(parser)
         if message.word in ("closing", "rejected"):
             raise _Ended(message.reason, stay_away_seconds=self._retry_seconds, is_jittered=True)
-        # Anything else is a heartbeat, or a word of a newer server.
+        # Any other message is a heartbeat, or a kind that a newer server has added.
 
     async def _reset(self, reset: Reset) -> None:
-        self._is_whole = False  # if `on_reset` fails, the next connection is told again
+        self._is_whole = False  # if `on_reset` fails, the next connection reports the gap again
         done = self._on_reset(reset) if self._on_reset is not None else None
         if inspect.isawaitable(done):
             await done
         self._is_whole = True
-        # With replay="latest" there is no position before the first value: until then the next connection starts over.
+        # With replay="latest" there is no position before the first value. Until then, the next connection starts from
+        # the beginning.
         self.last_event_id = reset.id
         if self._on_reset is None:
             raise EventsMissed(reset)
@@ -391,7 +392,7 @@ class Stream:
         if self._on_state is not None:
             self._on_state(state)
 
-    # Coming back.
+    # Reconnecting.
 
     async def _wait(self, ended: _Ended) -> None:
         now = time.monotonic()
@@ -407,16 +408,18 @@ class Stream:
         await asyncio.sleep(seconds)
 
     def _pause(self, ended: _Ended) -> float:
-        """How long to stay away: as asked; else `retry:`, doubled for each failure in a row. What nobody has jittered
-        yet is jittered here, because others lost the same server in the same moment."""
+        """Return the seconds to wait: the time that the server asked for, or else `retry:`, doubled for each failure in
+        a row. A time that is not jittered yet is jittered here, because other clients lost the same server at the same
+        moment.
+        """
         failures, self._failures = self._failures, self._failures + 1
         asked, is_jittered, seconds = ended.stay_away_seconds, ended.is_jittered, MAX_ASKED_SECONDS
         if asked is None or asked < MIN_ASKED_SECONDS:
             first = min(max(self._retry_seconds, MIN_ASKED_SECONDS), MAX_ASKED_SECONDS)
-            # 2**30 is beyond any limit, and 2**2000 is no float.
+            # 2**30 exceeds any limit, and 2**2000 overflows a float.
             seconds, is_jittered = min(first * 2 ** min(failures, 30), max(first, MAX_RETRY_SECONDS)), False
         elif asked > MAX_ASKED_SECONDS:
-            is_jittered = False  # all who were told more are at the same bound now
+            is_jittered = False  # all clients that were told a longer time have the same bound now
         else:
             seconds = asked
         return seconds if is_jittered else seconds * (1 + self._random.random() / 2)
@@ -426,4 +429,4 @@ def _parsed(parser: sse.Parser, some: bytes) -> Iterator[sse.Event]:
     try:
         yield from parser.feed(some)
     except ValueError as error:
-        raise ClientError(str(error)) from error  # the next connection would bring the same event
+        raise ClientError(str(error)) from error  # the next connection would receive the same event

@@ -1,4 +1,4 @@
-"""How a client's requests travel: directly, or through the proxy that the environment names for their URL."""
+"""The transports of a client's requests: direct, or through the proxy that the environment names for their URL."""
 
 from __future__ import annotations
 
@@ -19,9 +19,10 @@ T = TypeVar("T")
 
 
 def client(verify: ssl.SSLContext | bool, url: httpx.URL | str) -> httpx.Client:
-    """A client of httpx that goes by the environment. `verify` is whom TLS trusts; with True the environment says so.
+    """Return an httpx client that uses the proxy settings of the environment.
 
-    Raises `ClientError` when the environment leaves no way to `url`.
+    `verify` selects the certificates that TLS trusts; with True, the environment selects them. Raises `ClientError`
+    when the environment leaves no way to reach `url`.
     """
     transport = Transport(verify, dict(os.environ))
     transport.ways.to(httpx.URL(url))
@@ -31,15 +32,18 @@ def client(verify: ssl.SSLContext | bool, url: httpx.URL | str) -> httpx.Client:
 def async_client(
     verify: ssl.SSLContext | bool, url: httpx.URL | str, *, follow_redirects: bool = False
 ) -> httpx.AsyncClient:
-    """The same for asyncio."""
+    """Do the same as `client` for asyncio."""
     transport = AsyncTransport(verify, dict(os.environ))
     transport.ways.to(httpx.URL(url))
     return httpx.AsyncClient(transport=transport, trust_env=False, follow_redirects=follow_redirects)
 
 
 class Ways(Generic[T]):
-    """The ways to servers: with TLS or without, and through which proxy. Each has a transport of httpx, which `make`
-    makes when the first request needs it: so certificates are not read for http://, nor proxies that are not used."""
+    """The transports to servers: with or without TLS, and directly or through a proxy.
+
+    `make` makes an httpx transport when the first request needs it. So http:// loads no certificates, and unused
+    proxies cost nothing.
+    """
 
     def __init__(self, verify: ssl.SSLContext | bool, environ: Mapping[str, str], make: Callable[..., T]) -> None:
         self.made: dict[tuple[bool, Proxy | None], T] = {}
@@ -48,17 +52,17 @@ class Ways(Generic[T]):
         self._make = make
 
     def to(self, url: httpx.URL) -> tuple[T, Proxy | None]:
-        """The transport for a URL, and the proxy that it goes through. Raises `ClientError`."""
+        """Return the transport for a URL, and its proxy. Raises `ClientError`."""
         try:
             proxy = environment.proxy_for(url.scheme, url.host, url.port, self._environ)
             way = (url.scheme == "https", proxy)
-            # Threads that share a client may make two of them: one is kept, and the other has no connection.
+            # Threads that share a client may make two transports: one is kept, and the other has no connection.
             return self.made.get(way) or self.made.setdefault(way, self._make(**self._options(*way))), proxy
         except BadEnvironment as error:
             raise ClientError(str(error)) from error
 
     def _options(self, is_tls: bool, proxy: Proxy | None) -> dict[str, Any]:
-        # Where TLS is not spoken, a context that trusts nobody costs nothing.
+        # Without TLS, a context without certificates costs nothing.
         verify: ssl.SSLContext | bool = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
         if is_tls:
             verify = self._trust() if self._verify is True else self._verify
@@ -75,7 +79,7 @@ class Ways(Generic[T]):
             )
         try:
             return httpx.Proxy(
-                # httpcore lets the proxy resolve names with both schemes, and not every httpx knows socks5h.
+                # With both schemes httpcore lets the proxy resolve names, and not every httpx version knows socks5h.
                 httpx.URL(scheme="socks5" if is_socks else proxy.scheme, host=proxy.host, port=proxy.port),
                 auth=(proxy.username, proxy.password) if proxy.username or proxy.password else None,
                 ssl_context=self._trust() if proxy.scheme == "https" else None,
@@ -85,7 +89,7 @@ class Ways(Generic[T]):
 
 
 class Transport(httpx.BaseTransport):
-    """Sends each request on its way."""
+    """Sends each request through its transport."""
 
     def __init__(self, verify: ssl.SSLContext | bool, environ: Mapping[str, str]) -> None:
         self.ways = Ways(verify, environ, httpx.HTTPTransport)
@@ -103,7 +107,7 @@ class Transport(httpx.BaseTransport):
 
 
 class AsyncTransport(httpx.AsyncBaseTransport):
-    """The same for asyncio."""
+    """Sends each request through its transport, for asyncio."""
 
     def __init__(self, verify: ssl.SSLContext | bool, environ: Mapping[str, str]) -> None:
         self.ways = Ways(verify, environ, httpx.AsyncHTTPTransport)
@@ -121,7 +125,7 @@ class AsyncTransport(httpx.AsyncBaseTransport):
 
 
 def _raise(error: httpx.TransportError, proxy: Proxy | None) -> NoReturn:
-    """Its words alone would be about the server, which may be well."""
+    """Raise the error with the proxy's name: without that, the error would seem to be about the server."""
     if proxy is None:
         raise error
     raise type(error)(f"{sentence(error)} (through the proxy that {proxy.variable} names)") from error

@@ -1,4 +1,4 @@
-"""What the rights of open streams rest on, and which streams lose theirs when a reload changes that."""
+"""The access that each open stream was granted, and the streams that lose this access at a reload."""
 
 from __future__ import annotations
 
@@ -13,14 +13,16 @@ from qgstream.net import cors
 from qgstream.net.cors import CorsSettings
 from qgstream.service.bans import Ban
 
-# How many streams are judged between two looks at the clock; a token takes about 3 us.
+# How many streams a job checks between two looks at the clock. A stream with a token takes about 3 us.
 _VISITS = 64
 _GOODBYES = 4
 
 
 class Access(NamedTuple):
-    """Why a stream was let in, as far as that may change: who asked, and the page of another origin that
-    `cors.allow_origins` let in (None: no such page). `with_cookie`: that page may use its visitor's cookie, and did.
+    """The access that a stream was granted: the principal, and the origin of the page that opened the stream.
+
+    `origin` is another origin that `cors.allow_origins` accepted, or None without such a page. `with_cookie` says that
+    the page may use its visitor's cookie, and did.
     """
 
     principal: Principal
@@ -28,9 +30,9 @@ class Access(NamedTuple):
     with_cookie: bool = False
 
     def holds(self, auth: Authenticator, settings: CorsSettings) -> bool:
-        """Whether the stream would still be let in."""
+        """Return whether the current settings would still admit the stream."""
         if self.principal.subscribe and not auth.still_accepts(self.principal):
-            return False  # without grants it hears what everybody may hear
+            return False  # without grants, a stream receives only public topics
         if self.origin is None:
             return True
         return cors.is_allowed(settings, self.origin) and (settings.allow_credentials or not self.with_cookie)
@@ -38,12 +40,15 @@ class Access(NamedTuple):
 
 @lru_cache(maxsize=256)
 def _of_page(origin: str) -> Access:
-    return Access(ANONYMOUS, origin)  # one object for all streams of its pages
+    return Access(ANONYMOUS, origin)  # one object for all streams from this origin
 
 
 class AccessList:
-    """The access of each open stream that can lose it. An anonymous stream without an origin is not in it: what
-    that hears depends on `auth.private_topics` alone, which its feed asks at each delivery."""
+    """The access of each open stream that can lose it.
+
+    Anonymous streams without an origin are not in this list. Their access depends on `auth.private_topics` alone, and
+    their feed checks that at each delivery.
+    """
 
     def __init__(self, hub: Hub) -> None:
         self._hub = hub
@@ -56,15 +61,15 @@ class AccessList:
     def remember(
         self, connection: Connection, principal: Principal, origin: str | None, settings: CorsSettings
     ) -> None:
-        """A stream was opened for `principal`, by a page of another origin unless that is None."""
+        """Record that a stream was opened for `principal`; `origin` is the other origin of the page, or None."""
         if origin is not None and not cors.is_allowed(settings, origin):
-            origin = None  # no page: its browser would not have let it read
+            origin = None  # not a page: a browser would not have let this page read the stream
         if principal.kind != "anonymous":
             with_cookie = (
                 origin is not None
                 and settings.allow_credentials
                 and principal.is_by_cookie
-                and bool(principal.subscribe)  # else the cookie gave it nothing
+                and bool(principal.subscribe)  # otherwise the cookie granted nothing
             )
             self._of[connection] = Access(principal, origin, with_cookie)
         elif origin is not None:
@@ -76,8 +81,10 @@ class AccessList:
     def end_banned(
         self, ban_of: Callable[[str, Principal], Ban | None], retry_ms: Callable[[Ban], int]
     ) -> Generator[None, None, int]:
-        """End every stream whose client is banned (`ban_of` knows, by address and principal), and return how many those
-        were. A job for `Slices.result`."""
+        """End every stream whose client is banned, and return the number of these streams.
+
+        `ban_of` finds the ban of an address and a principal. A job for `Slices.result`.
+        """
         hub, ended = self._hub, 0
         for visit, connection in enumerate(hub.registry, 1):
             access = self._of.get(connection)
@@ -92,11 +99,10 @@ class AccessList:
         return ended
 
     def review(self, holds: Callable[[Access], bool]) -> Iterator[None]:
-        """End every stream that would not be let in now; `holds` judges an access. A job for `Slices`: there may be
-        thousands.
+        """End every stream that the current settings would not admit; `holds` checks one access.
 
-        A topic that has become private is held back from every stream already: here only those streams are ended that
-        would now be refused for what they asked.
+        A job for `Slices`, because there may be thousands of streams. Feeds already withhold a topic that has become
+        private. This job ends only the streams whose request would now be refused.
         """
         hub = self._hub
         for visit, feed in enumerate(list(hub.router), 1):

@@ -1,4 +1,4 @@
-"""Those who watch a process: operators' streams of snapshots, beside the hub's own streams."""
+"""Admin streams: snapshots of the process for operators, apart from the hub's own streams."""
 
 from __future__ import annotations
 
@@ -24,17 +24,17 @@ from qgstream.wire import messages, sse
 from qgstream.wire.framing import Framing
 
 EVERY_SECONDS = 1.0
-# A browser's tab each. Their sockets come out of the descriptors that are reserved beside the streams.
+# One for each browser tab. Their sockets use the descriptors that are reserved in addition to those of the streams.
 MAX_VIEWERS = 16
 _RETRY_MS = 1000
 
 
 class Viewers(Host):
-    """Sends a snapshot every second to those who watch, and takes none while nobody does.
+    """Sends a snapshot every second to each admin stream, and takes no snapshots while there is none.
 
-    The machinery is that of every stream (feeds, rounds, the bound on a backlog), with a feed and counts of its own:
-    an operator must get in when the process is full or draining, and watching must not change what is watched. So
-    these streams are in no list, limit or metric of the hub's, and stay until the server is gone.
+    Admin streams use the same machinery as all streams (feeds, rounds, the backlog limit), with their own feeds and
+    counts. An operator must get in when the process is full or draining, and admin streams must not change the numbers
+    that they show. So admin streams are in no list, limit or metric of the hub, and stay open until the server stops.
     """
 
     def __init__(self, hub: Hub) -> None:
@@ -52,14 +52,14 @@ class Viewers(Host):
         return len(self._viewers)
 
     def take(self) -> dict[str, object]:
-        """A snapshot of now."""
+        """Take a snapshot of the current state."""
         return snapshot(self._hub, started_at=self._started_at)
 
     def first(self) -> bytes:
-        """How a viewer's stream begins (unframed). Raises `Unavailable` when there are too many."""
+        """Return the first bytes of an admin stream (unframed). Raises `Unavailable` when too many are open."""
         if len(self._viewers) >= MAX_VIEWERS:
             raise Unavailable(
-                f"{len(self._viewers)} streams of snapshots are open, at most {MAX_VIEWERS} allowed",
+                f"got {len(self._viewers)} open admin streams, expected at most {MAX_VIEWERS}",
                 retry_after_seconds=10,
                 code="too_many_viewers",
             )
@@ -82,11 +82,11 @@ class Viewers(Host):
         return connection
 
     def close(self, reason: CloseReason) -> None:
-        """End all of them at once, each with a goodbye if its socket takes it."""
+        """End all admin streams at once; each gets a closing message if its socket takes the bytes."""
         self._end(list(self._viewers), reason)
 
     def review(self, auth: Authenticator) -> None:
-        """The keys were replaced: end those whose key is not among them."""
+        """End the admin streams whose key is not among the new keys. Call this after the keys were replaced."""
         gone = [connection for connection, principal in self._viewers.items() if not auth.still_accepts(principal)]
         self._end(gone, "access_changed")
 
@@ -108,17 +108,17 @@ class Viewers(Host):
     def _drop(self, subscriber: Subscriber) -> None:
         cast(Connection, subscriber).close("slow_consumer")
 
-    # What connections tell their host.
+    # The calls that a connection makes to its host.
 
     def has_room(self, connection: Connection) -> None:
         """The socket takes bytes again."""
         self._fanout.has_room(connection)
 
     def leaving(self, connection: Connection) -> None:
-        """Nothing: who says goodbye here is closed at once."""
+        """Do nothing: an admin stream is closed in the same call that sends its closing message."""
 
     def closed(self, connection: Connection) -> None:
-        """One has left; after the last the clock stops."""
+        """An admin stream has ended; after the last one, the timer stops."""
         self._viewers.pop(connection, None)
         self._fanout.settle(connection.feed)
         if not self._viewers:

@@ -1,6 +1,6 @@
-"""Who is kept away: addresses, networks, keys, users and tokens, each until a time. Pure: the time is an argument.
+"""Bans of addresses, networks, keys, users and tokens, each until a given time. Pure: the time is an argument.
 
-`now` is in seconds of the monotonic clock, so that no step of the other clock ends a ban; `unix_now` is only shown.
+`now` is in seconds of the monotonic clock, so that a step of the wall clock ends no ban. `unix_now` is only displayed.
 """
 
 from __future__ import annotations
@@ -19,22 +19,22 @@ from qgstream.logs import utc_iso
 from qgstream.net.addresses import parse, parse_network
 from qgstream.reasons import BanKind
 
-# Whatever an operator's script does, memory and the list stay small. A crowd of addresses is a network, or work for the
-# proxy in front.
+# This bounds the memory and the list, even when a script adds bans. For many addresses, ban their network or block them
+# at the proxy.
 MAX_BANS = 1000
-MAX_CHARACTERS = 1024  # of a user
-# Clients are told to come back within this, however long the ban is: an operator may lift it.
+MAX_CHARACTERS = 1024  # of a user's name
+# Clients are told to reconnect within this time, even if the ban lasts longer: an operator may lift the ban.
 MAX_RETRY_SECONDS = 300.0
 
 _EXPECTED = {
     "address": "an IPv4 or IPv6 address (for a network there is the field network)",
-    "network": "a network such as 192.0.2.0/24 or 2001:db8::/48, with no bits set behind its prefix",
+    "network": "a network such as 192.0.2.0/24 or 2001:db8::/48, with no bits set after its prefix",
 }
 
 
 @dataclass(frozen=True, slots=True)
 class Ban:
-    """One ban. `ends_at` is in seconds of the monotonic clock. `expires_at` is the same moment in Unix seconds; None
+    """One ban. `ends_at` is in seconds of the monotonic clock. `expires_at` is the same moment in Unix seconds, or None
     for a ban without an end."""
 
     id: int
@@ -48,26 +48,26 @@ class Ban:
 
     @property
     def message(self) -> str:
-        """What the client is told."""
+        """The message for the client."""
         until = "" if self.expires_at is None else f" until {utc_iso(self.expires_at)}"
         what = "credentials are" if self.kind in ("key", "user", "token") else "address is"
         return f"your {what} banned{until}"
 
     def left_seconds(self, now: float) -> float:
-        """How long it lasts from now on; infinity without an end."""
+        """Return the seconds until the ban ends; infinity for a ban without an end."""
         return max(0.0, self.ends_at - now)
 
     def error(self, now: float) -> Banned:
-        """The refusal of a request."""
+        """Return the error that refuses a request."""
         left = self.left_seconds(now)
         return Banned(self.message, retry_after_seconds=None if left == inf else left)
 
     def rejection(self, now: float) -> Rejection:
-        """The refusal of a stream."""
+        """Return the rejection that refuses a stream."""
         return Rejection("banned", self.message, True, min(self.left_seconds(now), MAX_RETRY_SECONDS))
 
     def document(self) -> dict[str, object]:
-        """As an operator sees it."""
+        """Return the ban as JSON for operators."""
         return {
             "id": self.id,
             "kind": self.kind,
@@ -82,14 +82,14 @@ class Ban:
 class Bans:
     """The bans of one process, at most `MAX_BANS`.
 
-    A look-up costs one access of a dictionary for each kind, and one for each length of prefix among the networks. A
-    look-up removes a ban that is over.
+    A look-up costs one dictionary access for each kind of ban, and one for each prefix length among the banned
+    networks. A look-up removes a ban that has ended.
     """
 
     def __init__(self) -> None:
         self._by_id: dict[int, Ban] = {}
         self._by_value: dict[tuple[BanKind, str], Ban] = {}
-        # By version and length of the prefix, then by the prefix itself, as a number.
+        # Keyed by IP version and prefix length, then by the prefix itself as a number.
         self._networks: dict[tuple[int, int], dict[int, Ban]] = {}
         self._last_id = 0
 
@@ -100,27 +100,30 @@ class Bans:
         return iter(list(self._by_id.values()))
 
     def count(self, kind: BanKind, now: float) -> int:
-        """How many of this kind hold."""
+        """Return how many bans of this kind are in effect."""
         return sum(ban.kind == kind and ban.ends_at > now for ban in self._by_id.values())
 
     def get(self, id: int) -> Ban | None:
-        """The ban with this id."""
+        """Return the ban with this id."""
         return self._by_id.get(id)
 
     def add(
         self, kind: BanKind, value: str, *, reason: str = "", by: str = "", seconds: float | None,
         now: float, unix_now: float,
     ) -> tuple[Ban, bool]:  # fmt: skip
-        """Ban a value of `check_value` for so many seconds (None: without an end). Returns the ban, and whether it is
-        new: of what is banned already, end and reason are replaced, and the id stays.
+        """Ban a value that `check_value` returned, for `seconds` (None: without an end). Returns the ban, and whether
+        the ban is new.
 
-        Raises `Conflict` when there are too many.
+        If the value is banned already, the new end and reason replace the old ones, and the id stays the same. Raises
+        `Conflict` when there are too many bans.
         """
         old = self._by_value.get((kind, value))
         if old is None:
             self.purge(now)
             if len(self._by_id) >= MAX_BANS:
-                raise Conflict("bans", f"got {len(self._by_id)} bans already, expected at most {MAX_BANS}: lift some")
+                raise Conflict(
+                    "bans", f"got {len(self._by_id)} bans already, expected at most {MAX_BANS}: lift some bans"
+                )
             self._last_id += 1
         ban = Ban(
             self._last_id if old is None else old.id, kind, value, reason, by, unix_now,
@@ -133,7 +136,7 @@ class Bans:
         return ban, old is None
 
     def remove(self, id: int) -> Ban | None:
-        """Lift a ban; returns it, or None when there is none with this id."""
+        """Lift a ban and return it; return None if no ban has this id."""
         ban = self._by_id.pop(id, None)
         if ban is None:
             return None
@@ -146,13 +149,13 @@ class Bans:
         return ban
 
     def purge(self, now: float) -> None:
-        """Remove those that are over."""
+        """Remove the bans that have ended."""
         for ban in self:
             if ban.ends_at <= now:
                 self.remove(ban.id)
 
     def find(self, address: str, principal: Principal, now: float) -> Ban | None:
-        """The ban that keeps this client away; None without one."""
+        """Return the ban that applies to this client, or None."""
         values: tuple[tuple[BanKind, str | None], ...] = (
             ("address", address), ("key", principal.key_name), ("user", principal.user), ("token", principal.token_id),
         )  # fmt: skip
@@ -189,9 +192,9 @@ def _place(network: str) -> tuple[tuple[int, int], int]:
 
 
 def check_value(kind: BanKind, value: object) -> str:
-    """The one form of what is to be banned. Raises `InvalidField`, whose field is the kind.
+    """Return the normal form of a value to be banned. Raises `InvalidField`; its field is the kind.
 
-    For `token` this is its id (`auth.token_id`), or the whole token, of which only the id is kept.
+    For a `token`, the value is the token's id (`auth.token_id`), or the whole token, of which only the id is kept.
     """
     text = check_text(kind, value, max_characters=MAX_TOKEN_CHARACTERS if kind == "token" else MAX_CHARACTERS)
     if kind == "address":
@@ -202,12 +205,12 @@ def check_value(kind: BanKind, value: object) -> str:
     if kind == "network":
         return _check_network(text)
     if kind == "token" and looks_like_jwt(text):
-        from qgstream.auth.tokens import jti_of  # it takes long to import
+        from qgstream.auth.tokens import jti_of  # slow to import
 
         try:
             return token_id(text, jti_of(text))
         except Unauthorized:
-            raise InvalidField(kind, "got what looks like a JWT and cannot be decoded") from None
+            raise InvalidField(kind, "got a value that looks like a JWT but cannot be decoded") from None
     return text
 
 
@@ -218,6 +221,6 @@ def _check_network(text: str) -> str:
         raise InvalidField("network", f"got {text[:100]!r}, expected {_EXPECTED['network']}") from None
     if not network.prefixlen:
         raise InvalidField(
-            "network", f"got {text[:100]!r}, which is every address; to turn everybody away use /admin/maintenance"
+            "network", f"got {text[:100]!r}, which is every address; to refuse all clients, use /admin/maintenance"
         )
     return str(network)

@@ -1,6 +1,6 @@
-"""Who is connected, for an operator: filters, an order, pages, and the goodbye to all that match.
+"""Queries over the open connections, for operators: filters, sort orders, pages, and the ending of all that match.
 
-Everything here walks all streams, so it is written as jobs for `Slices`: they yield every few visits.
+Each query visits all streams, so these functions are jobs for `Slices`: they yield every few visits.
 """
 
 from __future__ import annotations
@@ -25,9 +25,9 @@ from qgstream.talkers import Name
 Sort = Literal["oldest", "newest", "backlog"]
 SORTS: tuple[Sort, ...] = get_args(Sort)
 
-# Between two looks at the clock: a visit is about a microsecond, a description 10, a goodbye 50.
+# The work between two looks at the clock: a visit takes about 1 us, a description 10 us, a closing message 50 us.
 _VISITS, _DESCRIPTIONS, _GOODBYES = 128, 16, 4
-# How far back in the log a stream's position is looked for.
+# How many events back in the log the position of a stream is searched for.
 _MAX_LOOK_BACK = 2000
 
 _CURSOR = re.compile(r"(oldest|newest|backlog)-([0-9]{1,18})-([0-9]{1,18})")
@@ -36,9 +36,12 @@ _Key = tuple[int, int]
 
 @dataclass(frozen=True, slots=True)
 class Filter:
-    """Which streams. `topic` is a name or a pattern: those of which some topic could be both; with `exact` those that
-    asked for it in so many words (`*`: for everything). `key` is the name of a publish key and `sub` the subject of a
-    token, both as `describe` has them."""
+    """Selects streams.
+
+    `topic` is a name or a pattern: it selects the subscriptions that share at least one topic with it. With `exact`, it
+    selects the subscriptions that contain exactly this text (`*`: to every topic). `key` is the name of a publish key
+    and `sub` is the subject of a token, both as in `describe`.
+    """
 
     topic: str | None = None
     exact: bool = False
@@ -54,7 +57,7 @@ class Filter:
         return self == Filter(exact=self.exact)
 
     def matches(self, connection: Connection, now: float) -> bool:
-        """Whether this stream is meant, at the time `now` (Unix seconds)."""
+        """Return whether this stream matches at the time `now` (Unix seconds)."""
         return (
             now - connection.opened_at >= self.min_age_seconds
             and (not self.min_backlog_bytes or connection.backlog_bytes >= self.min_backlog_bytes)
@@ -71,7 +74,7 @@ class Filter:
 
 @dataclass(frozen=True, slots=True)
 class Page:
-    """Some of the streams, the cursor of the next page (None on the last), and how many match in all."""
+    """One page of streams, the cursor of the next page (None on the last page), and how many streams match in all."""
 
     connections: Sequence[dict[str, object]]
     cursor: str | None
@@ -81,10 +84,12 @@ class Page:
 def list_page(
     hub: Hub, wanted: Filter, *, sort: Sort, limit: int, cursor: str | None = None
 ) -> Generator[None, None, Page]:
-    """At most `limit` streams, as `describe` has them. A job for `Slices.result`; `InvalidField` for a bad cursor.
+    """Return at most `limit` streams, each as `describe` returns it. A job for `Slices.result`. Raises `InvalidField`
+    for a bad cursor.
 
-    The cursor holds its order (whatever `sort` says) and the last one's place in it, not a count: whatever opens and
-    closes between two pages, no stream that stays comes twice or is left out (by backlog: while its backlog stays).
+    The cursor contains its sort order (which overrides `sort`) and the position of the last stream in this order, not a
+    count. A stream that stays open between two pages is listed exactly once, whatever other streams open or close. In
+    the order by backlog, this holds while the stream's backlog stays the same.
     """
     after: _Key | None = None
     if cursor is not None:
@@ -106,7 +111,7 @@ def list_page(
     for _, connection in page:
         if connection.is_open:
             described.append(describe(hub, connection, now))
-            visits += _DESCRIPTIONS if looks_back(connection) else 1  # for `_MAX_LOOK_BACK` events that is 2 ms
+            visits += _DESCRIPTIONS if looks_back(connection) else 1  # 2 ms for `_MAX_LOOK_BACK` events
         if visits >= _DESCRIPTIONS:
             visits = 0
             yield
@@ -115,7 +120,7 @@ def list_page(
 
 
 def find(hub: Hub, wanted: Filter) -> Generator[None, None, list[int]]:
-    """The ids of all that match and are not leaving. A job for `Slices.result`."""
+    """Return the ids of all matching streams that are not ending yet. A job for `Slices.result`."""
     now, found = time.time(), []
     for visit, connection in enumerate(hub.registry, 1):
         if connection.is_open and connection.reason is None and wanted.matches(connection, now):
@@ -126,7 +131,7 @@ def find(hub: Hub, wanted: Filter) -> Generator[None, None, list[int]]:
 
 
 def kick_all(hub: Hub, wanted: Filter) -> Generator[None, None, int]:
-    """Say goodbye to all that match, and return how many those were. A job for `Slices.result`."""
+    """End all matching streams with a closing message, and return how many there were. A job for `Slices.result`."""
     now, kicked = time.time(), 0
     for visit, connection in enumerate(hub.registry, 1):
         if connection.is_open and connection.reason is None and wanted.matches(connection, now):
@@ -140,7 +145,7 @@ def kick_all(hub: Hub, wanted: Filter) -> Generator[None, None, int]:
 
 
 def _key(connection: Connection, sort: Sort) -> _Key:
-    # Ids count up, so they are the order of age; and they break ties.
+    # Ids increase, so they give the order of age and break ties.
     if sort == "oldest":
         return connection.id, 0
     if sort == "newest":
@@ -161,7 +166,7 @@ def _parse_cursor(cursor: str) -> tuple[Sort, _Key]:
 
 
 def describe(hub: Hub, connection: Connection, now: float) -> dict[str, object]:
-    """What an operator sees of one stream."""
+    """Return one stream as JSON for operators."""
     subscription = connection.feed.subscription
     return {
         "id": connection.id,
@@ -190,7 +195,7 @@ def _subject(connection: Connection) -> str | None:
 
 
 def state(connection: Connection) -> str:
-    """`closing` (its goodbye is on its way), `replaying`, `parked` (its socket is full), or `live`."""
+    """Return `closing` (the closing message is not sent yet), `replaying`, `parked` (the socket is full) or `live`."""
     if connection.reason is not None:
         return "closing"
     if connection.replay is not None:
@@ -199,22 +204,23 @@ def state(connection: Connection) -> str:
 
 
 def looks_back(connection: Connection) -> bool:
-    """Whether the position of this stream has to be looked for in the log."""
+    """Return whether the position of this stream must be searched for in the log."""
     return connection.reason is None and connection.replay is None and _waiting(connection) > 0
 
 
 def _waiting(connection: Connection) -> int:
-    """How many chunks the feed still holds for this stream."""
+    """Return how many chunks the feed still holds for this stream."""
     feed = connection.feed
     at = connection.parked_at if connection.cursor == PARKED else connection.cursor
     return feed.end - at + bool(connection.rest_bytes)
 
 
 def position(hub: Hub, connection: Connection) -> str | None:
-    """The position up to which its socket was given everything, as an id; None where that cannot be told any more.
+    """Return the id of the last event that was written to the stream's socket, or None if the log no longer tells.
 
-    Nobody counts positions while serving: it is found from the log, where the events lie that the feed still holds for
-    this stream. Events of topics without history are not there, and make it look further behind than it is.
+    The server keeps no position for each stream. This function finds the position from the log: it looks for the events
+    that the feed still holds for the stream. Events of topics without history are not in the log, so the stream may
+    look further behind than it is.
     """
     window, feed = hub.window, connection.feed
     if connection.reason is not None:

@@ -1,4 +1,4 @@
-"""The drain: the streams end one by one, in random order, at an even pace, told when to come back."""
+"""The drain: streams end one by one, in random order and at an even pace; each is told when to reconnect."""
 
 from __future__ import annotations
 
@@ -17,7 +17,8 @@ from qgstream.settings import Section
 
 _STEP_SECONDS = 0.05
 _SAY_EVERY_SECONDS = 2.0
-# After the window, for goodbyes that are on their way to those that read. The others have had their time.
+# Extra time after the drain for closing messages that are still being sent to clients that read. Clients that stall
+# have had their time.
 LINGER_SECONDS = 1.0
 
 DrainRetry = Literal["auto", "short", "spread"]
@@ -42,16 +43,17 @@ class DrainSettings(Section):
 
 
 def is_spread(retry: DrainRetry, broker: Broker) -> bool:
-    """Whether clients are told to stay away until this server may be back. Else another server takes them at once."""
+    """Return whether `retry:` is spread, because no other server can take the clients until this server is back."""
     return retry == "spread" or (retry == "auto" and not broker.is_shared)
 
 
 async def drain(hub: Hub, seconds: float, cut: asyncio.Event, *, retry: DrainRetry = "auto") -> None:
-    """End every stream over `seconds`; events go on to those that remain.
+    """End every stream over `seconds`; the remaining streams still receive events.
 
-    The ends are spread evenly, so the clients come back as evenly, each after its `retry:`. When this server is the
-    only one, they would find nobody: then `retry:` is spread over `seconds` too, and they do not all come to the new
-    process in its first moment. Setting `cut` ends the drain at once. What is stalled at the end is cut.
+    The ends are spread evenly, so the clients reconnect evenly, each after its `retry:`. A single server has no other
+    server that could take these clients. Then `retry:` is spread over `seconds` as well, so that the clients do not all
+    reconnect at the start of the new process. Setting `cut` ends the drain at once. At the end, stalled streams are
+    cut.
     """
     spread_seconds = hub.limits.retry_seconds * RETRY_JITTER
     if is_spread(retry, hub.broker):

@@ -1,4 +1,4 @@
-"""Evictions: some of the open streams end over a while, at an even pace, while the server goes on."""
+"""Evictions: some open streams end over a period, at an even pace, while the server continues to serve."""
 
 from __future__ import annotations
 
@@ -14,17 +14,17 @@ from qgstream.net.timer import Timer
 
 DEFAULT_SECONDS = 30.0
 MAX_SECONDS = 3600.0
-# At once. Each holds the ids of its streams.
+# The limit on evictions under way. Each one holds the ids of its streams.
 MAX_EVICTIONS = 16
 _TICK_SECONDS = 0.05
-_GOODBYES = 4  # between two looks at the clock; one is about 50 microseconds
+_GOODBYES = 4  # between two looks at the clock; a closing message takes about 50 us
 
 Cause = Literal["shed", "topic", "maintenance"]
 
 
 @dataclass(slots=True)
 class Eviction:
-    """One that is under way: `total` streams out of `ids` are to go, and of those `waiting` have not been told yet."""
+    """One eviction under way: `total` streams out of `ids` will end, and `waiting` of these have not been told yet."""
 
     id: int
     cause: Cause
@@ -36,7 +36,7 @@ class Eviction:
     is_walking: bool = False
 
     def document(self) -> dict[str, object]:
-        """As an operator sees it."""
+        """Return the eviction as JSON for operators."""
         return {
             "id": self.id,
             "cause": self.cause,
@@ -50,7 +50,7 @@ class Eviction:
 class Evictions:
     """Ends the streams of each eviction in random order, with the reason `drain` and a short jittered `retry:`.
 
-    One timer for all of them, which runs only while there is one; the goodbyes are said in slices.
+    One timer serves all evictions and runs only while there is one. The closing messages are sent in slices.
     """
 
     def __init__(self, hub: Hub) -> None:
@@ -66,22 +66,25 @@ class Evictions:
         return iter(list(self._under_way.values()))
 
     def get(self, id: int) -> Eviction | None:
-        """The one with this id, if it is under way."""
+        """Return the eviction with this id, if it is under way."""
         return self._under_way.get(id)
 
     def check(self, cause: Cause) -> None:
-        """Raise `Conflict` when another one of this cause cannot begin now."""
+        """Raise `Conflict` when no further eviction with this cause can begin now."""
         if len(self._under_way) >= MAX_EVICTIONS:
-            raise Conflict("evictions", f"got {len(self._under_way)} under way, expected at most {MAX_EVICTIONS}")
-        # Two would take some of the same streams, and so fewer than what was asked for.
+            raise Conflict(
+                "evictions", f"got {len(self._under_way)} evictions under way, expected at most {MAX_EVICTIONS}"
+            )
+        # Two such evictions would share some streams, and so end fewer streams than requested.
         same = [eviction.id for eviction in self._under_way.values() if eviction.cause == cause == "shed"]
         if same:
-            raise Conflict("evictions", f"streams are being shed already; cancel that first: eviction {same[0]}")
+            raise Conflict("evictions", f"streams are being shed already: cancel eviction {same[0]} first")
 
     def begin(self, ids: list[int], seconds: float, cause: Cause, *, count: int | None = None) -> Eviction:
-        """End `count` of the streams with these ids (None: all of them) over `seconds`. Raises what `check` raises.
+        """End `count` of the streams with these ids (None: all of them) over `seconds`. Raises `Conflict` as `check`
+        does.
 
-        The list is taken over. A stream that ends by itself meanwhile counts.
+        The eviction keeps and changes the list `ids`. A stream that ends by itself in the meantime counts.
         """
         self.check(cause)
         self._last_id += 1
@@ -97,12 +100,12 @@ class Evictions:
         return eviction
 
     def cancel(self, eviction: Eviction) -> int:
-        """Let the streams stay whose turn has not come; returns how many those are."""
+        """Cancel the eviction: streams that have not been told yet stay open. Returns their number."""
         self._finish(eviction)
         return eviction.waiting
 
     def stop(self) -> None:
-        """The server is gone."""
+        """Stop the timer: the server has stopped."""
         self._under_way.clear()
         self._timer.stop()
 
@@ -110,7 +113,7 @@ class Evictions:
         now = time.monotonic()
         for eviction in self:
             if eviction.is_walking:
-                continue  # the loop is behind: the next walk makes up for it
+                continue  # the loop is behind: the next run catches up
             share = min(1.0, (now - eviction.began) / eviction.seconds) if eviction.seconds else 1.0
             due = eviction.waiting - int(eviction.total * (1 - share))
             if due > 0:
@@ -125,7 +128,7 @@ class Evictions:
             for visit in range(1, due + 1):
                 if eviction.id not in self._under_way:
                     break
-                # In random order: whoever connected together does not come back together.
+                # In random order: clients that connected together do not reconnect together.
                 place = random.randrange(len(ids))
                 ids[place], ids[-1] = ids[-1], ids[place]
                 eviction.waiting -= 1

@@ -22,7 +22,7 @@ from qgstream.wire import messages, sse
 from qgstream.wire.framing import Framing
 
 TICK_SECONDS = 0.05
-# A minute: a process that was stopped for hours tells no more of them.
+# At most one minute: after a process was stopped for hours, it counts only this many missed ticks.
 _MAX_MISSED = 1200
 
 
@@ -47,18 +47,20 @@ class HeartbeatSettings(Section):
 
 
 class Wheel:
-    """A wheel of slots: a stream sits in the slot of the tick at which it opened, so heartbeats spread by themselves.
+    """A timer wheel of slots. A stream is in the slot of the tick at which it opened, so heartbeats are spread over
+    time.
 
-    Synchronous: an async callback that awaited flushes would stop for everybody when one client stalls. The same
-    ticks end streams whose time is up, sweep stalled goodbyes, and measure how late the loop runs.
+    The ticks are synchronous: an async callback that awaited each flush would stop for all streams when one client
+    stalls. The same ticks end streams at their deadline, close streams whose closing message stalls, and measure the
+    lag of the event loop.
     """
 
     def __init__(self, hub: Hub, settings: HeartbeatSettings) -> None:
         self._hub = hub
         self._tick = 0
         self._slots: dict[int, dict[Connection, None]] = {}
-        # Heaps of (time, connection id, reason). An age is measured, so a clock that is stepped does not end everybody
-        # at once, or nobody; the end of a token is a date.
+        # Heaps of (time, connection id, reason). A maximum age uses the monotonic clock, so a step of the wall clock
+        # does not end all streams or none. The expiry of a token is a date, and uses the wall clock.
         self._ages: list[tuple[float, int, CloseReason]] = []
         self._dates: list[tuple[float, int, CloseReason]] = []
         self._callback = Timer(self.tick, TICK_SECONDS)
@@ -68,11 +70,11 @@ class Wheel:
         hub.on_close.append(self.remove)
 
     def start(self) -> None:
-        """Begin to tick on the running loop."""
+        """Start the timer on the running loop."""
         self._callback.start()
 
     def stop(self) -> None:
-        """Tick no more."""
+        """Stop the timer."""
         self._callback.stop()
 
     @property
@@ -88,14 +90,14 @@ class Wheel:
             connections = [connection for slot in self._slots.values() for connection in slot]
             self._slots.clear()
             for number, connection in enumerate(connections):
-                self._put(connection, number % self._size)  # spread anew
+                self._put(connection, number % self._size)  # spread again over the new slots
 
     @property
     def _size(self) -> int:
         return max(1, round(self._settings.interval_seconds / TICK_SECONDS))
 
     def add(self, connection: Connection) -> None:
-        """A stream opened: its first heartbeat comes one interval from now."""
+        """Add an open stream: its first heartbeat is due one interval from now."""
         self._put(connection, self._tick % self._size)
         age = self._hub.limits.max_connection_age_seconds
         if age:
@@ -107,7 +109,7 @@ class Wheel:
         self._slots.setdefault(slot, {})[connection] = None
 
     def remove(self, connection: Connection) -> None:
-        """A stream ended."""
+        """Remove a stream that has ended."""
         slot = self._slots.get(connection.slot)
         if slot is not None:
             slot.pop(connection, None)
@@ -122,17 +124,17 @@ class Wheel:
         self, deadlines: list[tuple[float, int, CloseReason]], at: float, connection: Connection, reason: CloseReason
     ) -> None:
         if len(deadlines) > 2 * len(self._hub.registry) + 1000:
-            # Most are of streams that have ended long ago: tokens may be good for a year.
+            # Most entries belong to streams that ended long ago: a token may be valid for a year.
             deadlines[:] = [due for due in deadlines if self._hub.registry.get(due[1]) is not None]
             heapq.heapify(deadlines)
         heapq.heappush(deadlines, (at, connection.id, reason))
 
     def tick(self) -> None:
-        """One tick: called by the timer."""
+        """Run one tick. The timer calls this."""
         now = time.monotonic()
         missed = self._callback.missed
         self._measure(self._callback.late_seconds, missed)
-        # The turns that were missed have streams too, whose next heartbeat would otherwise be an interval late.
+        # Slots of missed ticks contain streams too. Without this, their next heartbeat would be one interval late.
         self._tick += 1 + missed
         for tick in range(self._tick - min(missed, self._size - 1), self._tick + 1):
             slot = self._slots.get(tick % self._size)
@@ -146,8 +148,8 @@ class Wheel:
         self._hub.sweep()
 
     def _measure(self, late_seconds: float, missed: int) -> None:
-        # Each tick that was due counts, also those that were missed: what came to the loop at that moment waited so
-        # long. Without them a stall of a second would be one sample among a hundred good ones ("coordinated omission").
+        # Each tick that was due counts, also a missed one: work that arrived at that moment waited as long. Otherwise a
+        # stall of one second would be a single sample among a hundred good ones ("coordinated omission").
         for number in range(min(missed, _MAX_MISSED) + 1):
             self._hub.metrics.loop_was_late(max(0.0, late_seconds - number * TICK_SECONDS))
 
@@ -165,10 +167,11 @@ class Wheel:
         sent, position, frames = 0, self._hub.live_position, self._frames()
         for visit, connection in enumerate(connections, 1):
             if position != self._hub.live_position:
-                # Made anew after every yield in which something was published: an older id would move a client back.
+                # Frames are made again after each yield during which an event was published: an older id would move a
+                # client back.
                 position, frames = self._hub.live_position, self._frames()
             cursor, feed = connection.cursor, connection.feed
-            if cursor != PARKED:  # a full socket shows that the stream lives, or TCP_USER_TIMEOUT that it does not
+            if cursor != PARKED:  # a full socket needs no heartbeat: TCP_USER_TIMEOUT closes it if it is dead
                 try:
                     sent += connection.say(frames[feed.subscription.framing, cursor == feed.end])
                 except Exception as error:  # noqa: BLE001
@@ -184,7 +187,7 @@ class Wheel:
         self._hub.metrics.heartbeats(sent)
 
     def _fail(self, connection: Connection, error: Exception) -> None:
-        """A fault of ours, which must not cost the others their heartbeat."""
+        """Close a stream after an internal fault; the other streams still get their heartbeat."""
         if self._failures.is_due():
             log.error("heartbeat.failed", exc_info=error)
         connection.close("server_error")
@@ -199,8 +202,11 @@ class Wheel:
 
 
 class _Frames(dict[tuple[Framing, bool], bytes]):
-    """Heartbeats by framing, and whether the client has caught up: only then with the position, or it would jump over
-    what it waits for. Each is made when the first stream wants it: most slots of the wheel hold one kind."""
+    """Heartbeat frames by framing and by whether the client has caught up.
+
+    Only a client that has caught up gets the position; any other client would skip the events that it still waits for.
+    Each frame is made when the first stream needs it: most slots of the wheel contain one kind.
+    """
 
     def __init__(self, now: float, id: str | None, *, comment: bool) -> None:
         super().__init__()
@@ -215,7 +221,7 @@ class _Frames(dict[tuple[Framing, bool], bytes]):
 
 
 def _frame(framing: Framing, now: float, id: str | None, *, comment: bool) -> bytes:
-    # A WebSocket has no comments, and one onmessage for everything.
+    # A WebSocket has no comments, and one onmessage for all messages.
     if comment and framing is not Framing.WEBSOCKET:
         return framing.wrap(sse.comment("heartbeat", id=id))
     return framing.frame(messages.heartbeat(now, id=id))

@@ -1,4 +1,5 @@
-"""Limits changed while the server runs: a partial object in, checked limits out. Pure but for the descriptor limit."""
+"""Changes of limits while the server runs: a partial object in, checked limits out. Pure, except for the descriptor
+limit."""
 
 from __future__ import annotations
 
@@ -16,13 +17,13 @@ from qgstream.suggestions import did_you_mean
 def tune(
     limits: LimitSettings, changes: Mapping[str, object], *, streams: int, keys: Collection[str] = ()
 ) -> LimitSettings:
-    """The limits with these changes, for a process with so many streams open and publish keys of these names.
+    """Return `limits` with these changes, for a process with `streams` open streams and with publish keys named `keys`.
 
-    `per_key` is merged key by key and limit by limit, as RFC 7396 has it: None removes. The soft limit on descriptors
-    is raised as far as needed.
+    `per_key` is merged as in RFC 7396, key by key and limit by limit: None removes an entry. The soft limit on file
+    descriptors is raised as far as needed.
 
-    Raises `InvalidField` that names the first wrong one (unknown, of a wrong type, out of its bounds), and `Conflict`
-    for more sockets than the process may have descriptors, or too few to let anybody in, and for an unknown key.
+    Raises `InvalidField` for the first wrong limit (unknown name, wrong type, out of bounds). Raises `Conflict` for
+    more sockets than the process may have descriptors, for too few sockets to admit any client, and for an unknown key.
     """
     for name in changes:
         if name not in LimitSettings.model_fields:
@@ -31,7 +32,7 @@ def tune(
     if "per_key" in changes:
         merged["per_key"] = _merge_keys(limits, changes["per_key"], keys)
     try:
-        # Strict: "20000" and true are mistakes here, not spellings of a number as in the environment.
+        # Strict: here "20000" and true are mistakes, not numbers in another spelling as in the environment.
         tuned = LimitSettings.model_validate(merged, strict=True)
     except ValidationError as error:
         details = error.errors(include_url=False)[0]
@@ -41,7 +42,7 @@ def tune(
     if 0 < tuned.max_sockets <= streams:
         raise Conflict(
             "max_sockets",
-            f"got {tuned.max_sockets} with {streams} streams open: every new socket would be closed at once, "
+            f"got {tuned.max_sockets} with {streams} streams open: the server would close every new socket at once, "
             "an operator's too; expected 0 or more than that",
         )
     try:
@@ -55,10 +56,11 @@ def tune(
 def carry_over(
     in_effect: LimitSettings, tuned: Collection[str], before: LimitSettings, after: LimitSettings
 ) -> tuple[LimitSettings, list[str], list[str]]:
-    """The limits after a reload that replaces the configured limits `before` by `after`, while those that are `tuned`
-    hold `in_effect`; and the names of the tuned ones that were kept, and of those that were not.
+    """Return the limits after a reload replaces the configured limits `before` by `after`, while an operator has
+    changed (`tuned`) some limits of `in_effect`. Also return the names of tuned limits that were kept, and of those
+    that were replaced.
 
-    What an operator changed in an emergency holds until the configuration says something new about it.
+    A limit that an operator changed in an emergency holds until the configuration gives that limit a new value.
     """
     kept = sorted(name for name in tuned if getattr(before, name) == getattr(after, name))
     limits = after.model_copy(update={name: getattr(in_effect, name) for name in kept})
@@ -67,13 +69,13 @@ def carry_over(
 
 def _merge_keys(limits: LimitSettings, changes: object, known: Collection[str]) -> object:
     if not isinstance(changes, Mapping):
-        return changes  # for `model_validate` to refuse
+        return changes  # `model_validate` refuses this value
     merged: dict[str, Any] = {name: own.model_dump(exclude_none=True) for name, own in limits.per_key.items()}
     for name, change in changes.items():
         if change is None:
             merged.pop(name, None)
         elif name not in known:
-            # Not repeated: it may be the key itself.
+            # The text is not repeated: it may be the key itself.
             raise Conflict("per_key", "got an unknown name, expected that of a key in auth.publish_keys")
         elif isinstance(change, Mapping):
             own = merged.get(name, {}) | {field: _whole(value) for field, value in change.items()}
@@ -84,5 +86,5 @@ def _merge_keys(limits: LimitSettings, changes: object, known: Collection[str]) 
 
 
 def _whole(value: object) -> object:
-    """JSON does not tell 10.0 from 10."""
+    """Return whether the number is whole: JSON does not distinguish 10.0 from 10."""
     return int(value) if isinstance(value, float) and value.is_integer() else value

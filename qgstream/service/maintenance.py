@@ -1,4 +1,4 @@
-"""Maintenance: the process goes on without clients, until an operator lets them in again."""
+"""Maintenance: the process runs without clients until an operator admits clients again."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from qgstream.service.evictions import Eviction, Evictions
 
 
 class Maintenance:
-    """Turns new streams away, and ends the open ones over a while. `takes_publishes`: events are still taken."""
+    """Refuses new streams, and ends open streams over a period. With `takes_publishes`, events are still accepted."""
 
     def __init__(self, hub: Hub, evictions: Evictions) -> None:
         self._hub = hub
@@ -21,24 +21,25 @@ class Maintenance:
 
     @property
     def is_on(self) -> bool:
-        """Whether it is in effect."""
+        """Whether maintenance is in effect."""
         return self._hub.maintenance
 
     def begin(self, seconds: float, *, takes_publishes: bool) -> None:
-        """From now on new streams are refused; the open ones end over `seconds`. Once more changes both arguments.
+        """Refuse new streams from now on, and end the open streams over `seconds`. A second call changes both
+        arguments.
 
-        Raises `Conflict` when the server is leaving.
+        Raises `Conflict` while the server is draining.
         """
         if self._hub.draining:
-            raise Conflict("maintenance", "the server is leaving, and there is no way back from that")
+            raise Conflict("maintenance", "the server is draining, which cannot be undone")
         for other in self._evictions:
-            self._evictions.cancel(other)  # this one ends their streams, too
+            self._evictions.cancel(other)  # this eviction ends their streams, too
         self._eviction = self._evictions.begin([one.id for one in self._hub.registry], seconds, "maintenance")
         self._hub.maintenance, self.takes_publishes = True, takes_publishes
         self.since = self.since or time.time()
 
     def end(self) -> bool:
-        """Take clients again; streams that have not been ended yet stay. Returns whether it was in effect."""
+        """Admit clients again; streams that have not ended yet stay open. Returns whether maintenance was in effect."""
         was_on = self.is_on
         self._hub.maintenance, self.takes_publishes, self.since = False, True, None
         if self._eviction is not None and self._evictions.get(self._eviction.id) is self._eviction:
@@ -47,9 +48,9 @@ class Maintenance:
         return was_on
 
     def check_publish(self, retry_after_seconds: float) -> None:
-        """Raise `Unavailable` when events are not taken."""
+        """Raise `Unavailable` when events are not accepted."""
         if not self.takes_publishes:
             raise Unavailable(
-                "the server is under maintenance and takes no events",
+                "the server is under maintenance and accepts no events",
                 retry_after_seconds=retry_after_seconds, code="maintenance",
             )  # fmt: skip

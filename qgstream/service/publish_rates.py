@@ -1,4 +1,4 @@
-"""How fast events may be published: from one address, by one key, and by a key with a limit of its own. Pure."""
+"""Publish rates: for one address, for one key, and for a key with its own limit. Pure."""
 
 from __future__ import annotations
 
@@ -12,19 +12,19 @@ class PublishRates:
     def __init__(self) -> None:
         self._of_addresses = RateLimiter()
         self._of_keys = RateLimiter()
-        # Of the keys in `limits.per_key`, by name. Each has a rate of its own, so that `RateLimiter.sweep`, which knows
-        # one rate, could not tell which of these buckets are full. The configuration bounds their number.
+        # The buckets of the keys in `limits.per_key`, by name. Each key has its own rate. `RateLimiter.sweep` knows one
+        # rate, so it could not tell which of these buckets are full. The configuration bounds their number.
         self._own: dict[str, TokenBucket] = {}
 
     def charge(
         self, limits: LimitSettings, events: int, *, client: str, publisher: bytes, key: str | None, now: float
     ) -> None:
         """Take `events` from the rates of an address (`addresses.client_key`) and of a publisher; `key` is the name of
-        its publish key, if it has one.
+        the publish key, if there is one.
 
-        Raises `TooManyRequests` when one of them is used up. Then nothing is taken from the other one: an address that
-        publishes too much does not use up the rate of a key that others have too, and a key that publishes too much
-        does not use up the rate of an address (of a proxy, for instance) from which others publish too.
+        Raises `TooManyRequests` when one of these rates is exceeded. Then nothing is taken from the other rate. So an
+        address that publishes too fast does not use up the rate of a key that other publishers share. A key that
+        publishes too fast does not use up the rate of an address (a proxy, for instance) that other publishers share.
         """
         ip_rate, ip_burst = limits.publish_rate_per_ip, limits.publish_burst_per_ip
         wait = self._of_addresses.wait(client, events, rate=ip_rate, burst=ip_burst, now=now)
@@ -53,7 +53,7 @@ class PublishRates:
         return bucket.take(events, rate=rate, burst=burst, now=now)
 
     def sweep(self, limits: LimitSettings, now: float) -> None:
-        """Free what is not needed any more; call it every minute or so."""
+        """Free the buckets that are no longer needed. Call this about once a minute."""
         self._of_addresses.sweep(rate=limits.publish_rate_per_ip, burst=limits.publish_burst_per_ip, now=now)
         self._of_keys.sweep(rate=limits.publish_rate_per_key, burst=limits.publish_burst_per_key, now=now)
         for key in self._own.keys() - limits.per_key.keys():
@@ -61,4 +61,5 @@ class PublishRates:
 
 
 def _message(whose: str, events: int, rate: float, burst: int) -> str:
-    return f"got {events} more events from this {whose}, expected at most {rate:g} a second (and {burst} at once)"
+    batch = f"; got {events} events at once" if events > 1 else ""
+    return f"publish rate exceeded for this {whose}: limit {rate:g} events/s, burst {burst}{batch}"

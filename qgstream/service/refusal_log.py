@@ -1,7 +1,7 @@
-"""The log of refusals, sampled: an attack must leave a trace, and must not become a storm of lines.
+"""The sampled log of refusals: an attack must be visible in the log, and must not flood the log.
 
-The first refusal for an address and a reason has a line at once. The others of the next minute are counted, and have
-one line together when the minute is over. Everything that refuses a request says so here.
+The first refusal for an address and a reason is logged at once. The other refusals of the next minute are counted, and
+logged as one line at the end of the minute. All code that refuses a request reports it here.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from qgstream.net.addresses import client_key
 from qgstream.reasons import PublishResult
 from qgstream.talkers import Asker
 
-# What was refused: a publish, a stream, a request below /admin, anything else.
+# The kinds of refused requests: a publish, a stream, a request below /admin, any other request.
 Event = Literal["publish.refused", "events.rejected", "admin.refused", "request.refused"]
 
 _MAX_ERROR_CHARACTERS = 200
@@ -35,7 +35,7 @@ _BY_STATUS: dict[int, PublishResult] = {
 
 
 def result_of(error: BaseException) -> PublishResult:
-    """The word for a refusal by this error, out of a closed set; `failed` for a fault of the server's own."""
+    """Return the word for a refusal with this error, out of a closed set; `failed` for a fault of the server."""
     status = error.status_code if isinstance(error, HTTPError) else getattr(error, "status", 500)
     code = error.code if isinstance(error, QgstreamError) else ""
     found = _BY_CODE.get(code) or _BY_STATUS.get(status)
@@ -54,15 +54,16 @@ class _Refused:
 
 
 class RefusalLog:
-    """Writes the lines. Call `flush` every few seconds: it writes what is due."""
+    """Writes the lines. Call `flush` every few seconds: it writes the lines that are due."""
 
-    # Kinds of refusals told apart in one minute; about 0.4 KiB each. Those beyond are in one line together.
+    # The kinds of refusals counted separately in one minute; about 0.4 KiB each. Further kinds share one line.
     MAX_TOLD_APART = 500
 
     def __init__(self, *, seconds: float = SELDOM_SECONDS, clock: Callable[[], float] = time.monotonic) -> None:
         self._seconds = seconds
         self._clock = clock
-        # In the order of `since`. By event, client (as limits count: of IPv6 the /64) and reason.
+        # In the order of `since`. Keyed by event, client (as limits count clients: the /64 of an IPv6 address) and
+        # reason.
         self._refused: OrderedDict[tuple[Event, str, str], _Refused] = OrderedDict()
         self._beyond: Counter[tuple[Event, str]] = Counter()
         self._beyond_since = 0.0
@@ -71,7 +72,7 @@ class RefusalLog:
         return len(self._refused) + len(self._beyond)
 
     def see(self, event: Event, asker: Asker, reason: str, error: BaseException | None = None) -> None:
-        """A request was refused. `reason` is a word out of a closed set."""
+        """Record a refused request. `reason` is a word out of a closed set."""
         now, key = self._clock(), (event, client_key(asker.address), reason)
         refused = self._refused.get(key)
         if refused is not None and now - refused.since < self._seconds:
@@ -94,8 +95,8 @@ class RefusalLog:
         )  # fmt: skip
 
     def flush(self, *, everything: bool = False) -> None:
-        """Write a line for each kind of refusals whose minute is over, if there were others after the first; with
-        `everything`, also for those whose minute is not."""
+        """Write a line for each kind of refusal whose minute is over, if there were refusals after the first one. With
+        `everything`, also write the kinds whose minute is not over."""
         now = self._clock()
         while self._refused:
             (event, client, reason), refused = next(iter(self._refused.items()))

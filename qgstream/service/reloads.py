@@ -1,4 +1,4 @@
-"""When the configuration was loaded, and when a reload was refused last: for metrics and for `/admin/config`."""
+"""The times of the last configuration load and of the last refused reload, for metrics and for `/admin/config`."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from qgstream.metrics import Metrics
 
 
 class Reloads:
-    """What became of the loads of one process. The configuration that it started with is the first."""
+    """The results of the configuration loads of one process. The configuration at start counts as the first load."""
 
     def __init__(self, metrics: Metrics) -> None:
         self._metrics = metrics
@@ -26,13 +26,14 @@ class Reloads:
         self._metrics.config_loaded(self._loaded_at)
 
     def rejected(self, problems: Sequence[str]) -> None:
-        """A reload was refused, and the configuration from before stays in effect."""
+        """A reload was refused, and the previous configuration stays in effect."""
         self._failed_at = time.time()
         self._problems = tuple(problems)
         self._metrics.config_rejected()
 
     def document(self) -> dict[str, object]:
-        """As JSON. A failure stays there when a later load is a success: its time tells which came last."""
+        """Return the results as JSON. A failure stays listed after a later success: compare the times to see which was
+        last."""
         failure = None
         if self._failed_at is not None:
             failure = {"at": utc_iso(self._failed_at), "problems": list(self._problems)}

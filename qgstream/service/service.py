@@ -1,4 +1,4 @@
-"""The service: what the handlers share. The hub, who may do what, and how many."""
+"""The service: the state and the policies that the handlers share."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ from qgstream.service.reloads import Reloads
 from qgstream.service.status_history import StatusHistory
 from qgstream.talkers import Asker
 
-# Often, because each time a part of the keys is looked at: 100 000 at once held the loop for 11 ms.
+# Often, because each run checks a part of the keys: 100 000 keys at once blocked the loop for 11 ms.
 _SWEEP_SECONDS = 1
 _FLUSH_SECONDS = 5
 
@@ -54,7 +54,7 @@ class Service:
         heartbeat: How often each stream gets a heartbeat.
         trusted_proxies: The networks or addresses of proxies whose `X-Forwarded-For` is believed.
         allowed_hosts: Names, or patterns such as `*.example.com`, by which clients reach the server; without any, the
-            server answers to every name.
+            server accepts every name.
 
     Attributes:
         hub: The hub.
@@ -94,8 +94,8 @@ class Service:
         self.access = AccessList(hub)
         self.trusted_proxies = parse_networks([str(network) for network in trusted_proxies])
         self.allowed_hosts = tuple(parse_allowed_host(host) for host in allowed_hosts)
-        self.publishing = 0  # publishes under way, which a server that leaves still answers
-        self.bodies = hub.bodies  # of those
+        self.publishing = 0  # publishes under way, which a draining server still completes
+        self.bodies = hub.bodies  # the request bodies of these publishes
         self.takes_events = True  # until the last moment of a drain
         self.drain_retry: DrainRetry = "auto"  # see `DrainSettings.retry`
         self.wheel = Wheel(hub, heartbeat or HeartbeatSettings())
@@ -104,10 +104,10 @@ class Service:
         self.evictions = Evictions(hub)
         self.maintenance = Maintenance(hub, self.evictions)
         self.tuned: set[str] = set()  # limits that an operator has changed, see `tune`
-        # What only the process around it knows. A program that embeds the hub may leave both out.
+        # Known only to the process around the service. A program that embeds the hub may leave both out.
         self.effective: Callable[[], Iterable[tuple[str, object, str]]] | None = None
         self.leave: Callable[[float | None, bool], float] | None = None
-        # Reads the configuration again, or (True) only says what that would change. Raises `ConfigError`.
+        # Loads the configuration again, or (True) only returns what that would change. Raises `ConfigError`.
         self.reload: Callable[[bool], Mapping[str, object]] | None = None
         self.reloads = Reloads(hub.metrics)
         self.status_history = StatusHistory(hub, self.reloads)
@@ -128,7 +128,7 @@ class Service:
 
     @property
     def cors(self) -> CorsSettings:
-        """Which pages may read. After a change, the streams of pages that may not any more are closed."""
+        """The origins that may read. A change closes the streams of pages whose origin is no longer allowed."""
         return self._cors
 
     @cors.setter
@@ -151,7 +151,7 @@ class Service:
         self.status_history.start()
         if self._key_set is not None:
             self._key_set.start()
-            # Better that the first clients wait for the keys than that they are told to come back, if not for long.
+            # The first clients wait a short time for the keys; that is better than a refusal with a later reconnect.
             await self._key_set.tried()
 
     async def __aenter__(self) -> Self:
@@ -162,7 +162,7 @@ class Service:
         await self.stop()
 
     async def drain(self, seconds: float) -> None:
-        """Close the streams one by one, and tell each client when to come back.
+        """Close the streams one by one, and tell each client when to reconnect.
 
         From the call on, new streams are refused.
 
@@ -206,7 +206,7 @@ class Service:
 
     def _review_access(self) -> None:
         if len(self.hub.registry):
-            # By what holds when the job gets to a stream: there may have been another reload by then.
+            # The job uses the settings in effect when it visits a stream: another reload may have happened by then.
             self.hub.slices.add(self.access.review(lambda access: access.holds(self.auth, self.cors)))
 
     def _key_set_for(self, auth: Authenticator) -> KeySet | None:
@@ -218,7 +218,7 @@ class Service:
         return key_set
 
     def _replace_jwks(self, document: object) -> int:
-        auth = self.auth  # the authenticator that is in effect by then
+        auth = self.auth  # the authenticator in effect at this moment
         before, settings_change = auth.token_keys, auth.awaits_keys
         count = auth.replace_jwks(document)
         if settings_change or auth.token_keys != before:
@@ -226,11 +226,14 @@ class Service:
         return count
 
     def _take_key_set(self, new: Authenticator) -> None:
-        """See that the authenticator that follows refuses no token for the want of keys: it gets what was fetched, or
-        goes on with the keys of before until the first set from another URL has come."""
+        """Give the new authenticator its keys, so that it refuses no token because keys are missing.
+
+        The new authenticator gets the key set that was fetched already. If its URL is another one, the keys from before
+        stay valid until the first key set from the new URL has arrived.
+        """
         old, jwt = self._key_set, new.settings.jwt
         if old is not None and jwt is not None and old.url == jwt.jwks_url and old.document is not None:
-            # No key of it may fit other algorithms. Then it is fetched again, at once.
+            # None of these keys may fit the new algorithms. Then the key set is fetched again at once.
             with contextlib.suppress(ConfigError):
                 new.replace_jwks(old.document)
                 new.on_unknown_key_id = old.refresh
@@ -269,13 +272,14 @@ class Service:
         self.tuned.update(changed)
         return changed
 
-    # Who may do what.
+    # Authentication and admission.
 
     def authenticate(self, credentials: Credentials, address: str, *, place: str = "") -> Principal:
-        """Who asks; see `Authenticator.authenticate`.
+        """Return the principal of a request; see `Authenticator.authenticate`.
 
-        An address with too many failures gets `TooManyRequests` instead, whatever it sends. Failures at different
-        places are counted apart: those of `/events` do not lock an operator behind the same address out of `/admin`.
+        An address with too many failures gets `TooManyRequests`, whatever credentials it sends. Failures at different
+        places are counted separately: failures at `/events` do not lock an operator with the same address out of
+        `/admin`.
         """
         limits = self.limits
         if not limits.auth_failure_rate_per_ip or credentials.source == "none":
@@ -289,17 +293,17 @@ class Service:
             raise
 
     def ban_of(self, address: str, principal: Principal = ANONYMOUS) -> Ban | None:
-        """What keeps this client away; None without a ban."""
+        """Return the ban that applies to this client, or None."""
         return self.bans.find(address, principal, time.monotonic()) if self.bans else None
 
     def check_ban(self, address: str, principal: Principal = ANONYMOUS) -> None:
-        """Raise `Banned` for a client that is kept away."""
+        """Raise `Banned` for a banned client."""
         ban = self.ban_of(address, principal)
         if ban is not None:
             raise ban.error(time.monotonic())
 
     async def end_banned(self) -> int:
-        """End the streams of all that are banned, each told to come back late; returns how many those were."""
+        """End the streams of all banned clients, each with a long `retry:`; return the number of these streams."""
 
         def retry_ms(ban: Ban) -> int:
             return int(1000 * self.retry_after_seconds(ban.rejection(time.monotonic()).wait_seconds))
@@ -307,17 +311,17 @@ class Service:
         return await self.hub.slices.result(self.access.end_banned(self.ban_of, retry_ms))
 
     def admit(self, address: str, *, has_place: bool = False, asker: Asker | None = None) -> Rejection | None:
-        """Whether one more stream of this address may open now; a refusal is counted.
+        """Return None if one more stream of this address may open now, or else the rejection, which is counted.
 
-        `has_place`: it was admitted before it had to wait, and kept its place meanwhile (`Registry.place`). `asker`:
-        what else is known of the client, for the log and `/admin/talkers`.
+        `has_place`: the stream was admitted before it had to wait, and kept its place meanwhile (`Registry.place`).
+        `asker`: further facts about the client, for the log and `/admin/talkers`.
         """
         hub, key = self.hub, client_key(address)
         rejection: Rejection | None = None
         if hub.draining:
-            rejection = Rejection("draining", "the server is leaving, another one will answer", False)
+            rejection = Rejection("draining", "the server is draining; reconnect to reach another one", False)
         elif hub.maintenance:
-            rejection = Rejection("maintenance", "the server is under maintenance and takes no streams", False)
+            rejection = Rejection("maintenance", "the server is under maintenance and accepts no streams", False)
         elif not has_place:
             rejection = self._admission.admit(
                 hub.limits, key, now=time.monotonic(), connections=len(hub.registry) + hub.registry.places,
@@ -330,28 +334,29 @@ class Service:
     def rejected(
         self, reason: RejectReason, address: str, *, asker: Asker | None = None, error: Exception | None = None
     ) -> None:
-        """Count and log a refused stream; `error` is what its client is told, where that says more than the reason."""
+        """Count and log a refused stream. `error` is the error for the client, when it says more than the reason."""
         self.hub.metrics.rejected(reason)
         asker = asker or Asker(address)
         self.hub.talkers.refused_stream(asker, reason, time.monotonic())
         self.refusals.see("events.rejected", asker, reason, error)
 
     def refused_request(self, address: str, error: QgstreamError) -> None:
-        """Log a request that breaks HTTP, or is longer than any that is read: no handler has seen it."""
+        """Log a request that is malformed or too long. No handler has seen such a request."""
         asker = Asker(address)
         self.hub.talkers.refused_other(asker, "bad_request", time.monotonic())
         self.refusals.see("request.refused", asker, "bad_request", error)
 
     def retry_after_seconds(self, at_least: float = 0.0) -> float:
-        """When a refused client should come back: jittered, because they all were refused at once."""
+        """Return when a refused client should reconnect. The time is jittered, because many clients were refused at
+        once."""
         if self.hub.draining and not is_spread(self.drain_retry, self.hub.broker):
-            # It has met the one process that leaves, over a connection that a proxy had kept, for instance.
+            # The client has met the one draining process, for instance over a connection that a proxy had kept open.
             return jittered(max(at_least, self.limits.retry_seconds), self.hub.random, RETRY_JITTER)
         return jittered(max(at_least, self.limits.overload_retry_seconds), self.hub.random)
 
     def charge(self, principal: Principal, events: int, address: str) -> None:
-        """Take `events` from the publishing rates of a key and of an address; raises `TooManyRequests` when one of them
-        is used up."""
+        """Take `events` from the publish rates of a key and of an address. Raises `TooManyRequests` when one of these
+        rates is exceeded."""
         self._publish_rates.charge(
             self.limits, events, client=client_key(address), publisher=principal.namespace, key=principal.key_name,
             now=time.monotonic(),

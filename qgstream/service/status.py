@@ -1,4 +1,4 @@
-"""A process at a glance: what a person who watches it needs, as plain JSON."""
+"""The status of a process as plain JSON, for operators."""
 
 from __future__ import annotations
 
@@ -18,19 +18,20 @@ from qgstream.hub import Hub
 from qgstream.logs import utc_iso
 from qgstream.version import __version__
 
-# In a snapshot; /admin/topics has more.
+# In a snapshot; /admin/topics lists more.
 TOP_TOPICS = 10
 _VISITS = 64
 _PAGE_BYTES = resource.getpagesize()
 
 
 def readiness(hub: Hub) -> str:
-    """Whether a balancer should send new streams here: `ready` and `degraded` are yes, `draining`, `maintenance`,
-    `full` and `broker_down` are no.
+    """Return whether a load balancer should send new streams here: `ready` and `degraded` mean yes; `draining`,
+    `maintenance`, `full` and `broker_down` mean no.
 
-    `degraded` is a hub whose broker is away. It serves new streams from its window, and cannot publish. All processes
-    of one log lose their broker at the same moment: if that were a no, the balancer would have nobody for new streams.
-    It is a no where the hub has no window yet, and where the operator wants it (`broker.required_for_ready`).
+    `degraded` means that the broker is down. The hub then serves new streams from its window, and cannot publish. All
+    processes of one log lose their broker at the same moment: if `degraded` meant no, the load balancer would have no
+    server for new streams. Without a broker, the status is `broker_down` if the hub has no window yet, or if the
+    operator set `broker.required_for_ready`.
     """
     if hub.draining:
         return "draining"
@@ -44,7 +45,7 @@ def readiness(hub: Hub) -> str:
 
 
 def snapshot(hub: Hub, *, started_at: float) -> dict[str, object]:
-    """Everything at a glance: what holds now, and what was counted since the start (about half a millisecond)."""
+    """Return the current state, and the counts since the start (takes about half a millisecond)."""
     now = time.time()
     return {
         "event": "snapshot",
@@ -65,7 +66,7 @@ def snapshot(hub: Hub, *, started_at: float) -> dict[str, object]:
 
 
 class _Rates(NamedTuple):
-    """Events a second of a topic: over the last two seconds, and over the last minute."""
+    """Events per second of a topic: over the last two seconds, and over the last minute."""
 
     topic: str
     now: float
@@ -79,7 +80,7 @@ def _rates(hub: Hub) -> list[_Rates]:
 
 
 def _most_published(rates: list[_Rates], limit: int) -> list[_Rates]:
-    # By the higher of the two: a flood that has just begun comes first, and one that has just ended is still seen.
+    # Sorted by the higher rate: a flood that has just begun comes first, and one that has just ended is still listed.
     return nlargest(limit, rates, key=lambda one: max(one.now, one.per_second))
 
 
@@ -93,7 +94,8 @@ def _published(rates: _Rates, feeds: Iterable[Feed[Subscriber]]) -> dict[str, ob
 
 
 def topics(hub: Hub, limit: int) -> Generator[None, None, dict[str, object]]:
-    """What is published to most, and what is asked for most. A job for `Slices.result`."""
+    """Return the topics with the most published events, and the patterns with the most subscribers. A job for
+    `Slices.result`."""
     asked: Counter[str] = Counter()
     for visit, feed in enumerate(list(hub.router), 1):
         for pattern in feed.subscription.patterns or ("*",):
@@ -107,7 +109,7 @@ def topics(hub: Hub, limit: int) -> Generator[None, None, dict[str, object]]:
     for one in _most_published(rates, limit):
         feeds = hub.router.meeting(one.topic)
         most_published.append(_published(one, feeds))
-        visits += 1 + len(feeds)  # a thousand topics for which ten thousand feeds asked are two seconds
+        visits += 1 + len(feeds)  # a thousand topics with ten thousand matching feeds take two seconds
         if visits >= _VISITS:
             visits = 0
             yield
@@ -120,9 +122,9 @@ def topics(hub: Hub, limit: int) -> Generator[None, None, dict[str, object]]:
 
 
 def resident_bytes() -> int | None:
-    """Memory of this process, where /proc tells (Linux)."""
+    """Return the resident memory of this process in bytes, or None where /proc is missing (outside Linux)."""
     try:
-        with open("/proc/self/statm", "rb") as file:  # noqa: PTH123  # once a second; a Path costs more than the read
+        with open("/proc/self/statm", "rb") as file:  # noqa: PTH123 # once a second; a Path costs more than the read
             return int(file.read().split()[1]) * _PAGE_BYTES
     except (OSError, ValueError, IndexError):
         return None

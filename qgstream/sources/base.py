@@ -4,8 +4,9 @@
         async for price in somewhere(url):
             yield Draft(topic, {"price": price}, event="changed")
 
-What it yields is a `Draft`, a dict with the same names (the arguments of `Hub.publish`), or a list of them. It may
-await whatever it likes and is asked for more when what it yielded is in the log; what it must not do is hold the loop.
+A source yields a `Draft`, a dict with the same names (the arguments of `Hub.publish`), or a list of these. It may await
+anything. The runner asks for the next item when the yielded events are in the log. A source must not block the event
+loop.
 """
 
 from __future__ import annotations
@@ -30,7 +31,7 @@ from qgstream.settings import Section
 from qgstream.sources.options import check_options
 from qgstream.suggestions import did_you_mean
 
-# Packages bring sources under this group of entry points: `use = "NAME"` finds them.
+# The group of entry points in which packages register sources: `use = "NAME"` finds them.
 ENTRY_POINTS = "qgstream.sources"
 # A name is a label in the metrics.
 _NAME = r"^[A-Za-z0-9_.-]{1,64}$"
@@ -91,14 +92,14 @@ class Draft:
 
 @dataclass(frozen=True, slots=True)
 class Refused:
-    """What a source yields in place of something that no event can be made of: it is logged and counted."""
+    """A source yields this in place of an invalid event: it is logged and counted."""
 
     reason: str
 
 
 Item = Draft | Mapping[str, object] | Refused
 Events = AsyncGenerator[Item | Sequence[Item], None]
-# What people annotate an async generator function with is often no more than AsyncIterator.
+# An async generator function is often annotated with only AsyncIterator.
 Function = Callable[..., AsyncIterator[Item | Sequence[Item]]]
 
 _FIELDS = tuple(field.name for field in fields(Draft))
@@ -123,7 +124,7 @@ class SourceFailed(Exception):
 
 
 def as_draft(item: object) -> Draft:
-    """What a source yielded, as a draft; raises `BadRequest` for what is none."""
+    """Return an item that a source yielded as a draft. Raises `BadRequest` for any other item."""
     if isinstance(item, Draft):
         return item
     if isinstance(item, Refused):
@@ -171,27 +172,27 @@ class SourceSettings(Section):
 
     @property
     def label(self) -> str:
-        """Its name."""
+        """The source's name."""
         return self.name or self.use or (self.import_ or "").rpartition(":")[2]
 
 
 @dataclass(frozen=True, slots=True)
 class Source:
-    """A source that can be run: its name, what begins it, and whether its end is one."""
+    """A source that can be run: its name, its function, and whether it is restarted after its end."""
 
     name: str
     events: Callable[[], AsyncIterator[Item | Sequence[Item]]]
     restart: Restart = "on-failure"
 
 
-# The functions of the modules beside this one. Ours come first: no package can take a name of these.
+# The modules beside this one. The ready-made sources come first: no package can take one of their names.
 READY = {"clock": "clock:clock", "file": "file:file", "process": "process:process", "url": "url:url"}
 
 
 def open_sources(settings: Sequence[SourceSettings]) -> list[Source]:
-    """The sources that a configuration names, imported and their options checked; none of them runs yet.
+    """Return the configured sources, imported and with checked options; none of them runs yet.
 
-    Raises `ConfigError` with what is wrong with each.
+    Raises `ConfigError` with the problem of each.
     """
     sources, problems = [], []
     for index, one in enumerate(settings):
@@ -212,7 +213,7 @@ def _open(settings: SourceSettings, place: str) -> Source:
 
 
 def check_function(found: object, what: str) -> Function:
-    """An async generator function, or `ConfigError`."""
+    """Return `found` if it is an async generator function. Raises `ConfigError` otherwise."""
     if not inspect.isasyncgenfunction(found):
         kind = "a coroutine function" if inspect.iscoroutinefunction(found) else f"{type(found).__name__}"
         raise ConfigError([f"{what}: got {kind}, expected an async generator function (async def with yield)"])
@@ -222,7 +223,8 @@ def check_function(found: object, what: str) -> Function:
 
 def _find(settings: SourceSettings, where: str) -> object:
     if settings.import_ is not None:
-        # As other servers do it: a module beside the configuration of a project is found. Last, so that it hides none.
+        # As in other servers, a module beside the project's configuration is found. This path is last, so that it hides
+        # no module.
         if "" not in sys.path and os.getcwd() not in sys.path:  # noqa: PTH109  # sys.path holds text
             sys.path.append(os.getcwd())  # noqa: PTH109
         return _imported(settings.import_, where)
@@ -236,7 +238,9 @@ def _find(settings: SourceSettings, where: str) -> object:
         hint = did_you_mean(name, known)
         raise ConfigError([f"{where}: got {name!r}, expected one of {', '.join(known)}{hint}"])
     if len({point.value for point in found}) > 1:
-        raise ConfigError([f"{where}: {name}: brought by several packages: {', '.join(map(_package, found))}"])
+        raise ConfigError(
+            [f"{where}: {name}: several packages have a source of this name: {', '.join(map(_package, found))}"]
+        )
     return _imported(found[0].value, where)
 
 
@@ -249,7 +253,7 @@ def _imported(target: str, where: str) -> object:
     try:
         found: object = import_module(module)
     except Exception as error:
-        # Of somebody else's code: the last line of its traceback says where.
+        # For an error in a user's code, the last line of the traceback says where.
         last = traceback.extract_tb(error.__traceback__)[-1]
         at = "" if isinstance(error, ModuleNotFoundError) else f" ({last.filename}, line {last.lineno})"
         raise ConfigError([f"{where}: {target}: cannot be imported: {type(error).__name__}: {error}{at}"]) from error

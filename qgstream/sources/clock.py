@@ -1,4 +1,4 @@
-"""A clock: something to look at, and a pulse for pages that want one."""
+"""A clock: events for a first try, and a pulse for pages."""
 
 from __future__ import annotations
 
@@ -11,10 +11,11 @@ from qgstream.sources.lines import Seconds
 
 
 async def clock(*, topic: str = "clock", event: str | None = None, interval_seconds: Seconds = 1) -> Events:
-    """The time, `{"time": ...}`, at once and then at every whole multiple of the interval. No tick is made up for."""
+    """Yield the time, `{"time": ...}`, at once and then at every whole multiple of the interval. Missed ticks are
+    skipped."""
     while True:
         yield Draft(topic, {"time": utc_iso(time.time())}, event)
         due = (time.time() // interval_seconds + 1) * interval_seconds
-        # Timers may come a hair too early; and a clock that was set back is not waited for.
-        while 0 < (wait := due - time.time()) <= interval_seconds:  # noqa: ASYNC110  # it is the time that is waited for
+        # Timers may fire slightly early. After the clock was set back, the loop does not wait for the old time.
+        while 0 < (wait := due - time.time()) <= interval_seconds:  # noqa: ASYNC110 # the loop waits for a time
             await asyncio.sleep(wait)

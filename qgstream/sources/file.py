@@ -1,4 +1,4 @@
-"""A file that grows, as `tail -F` follows it: through rotation and truncation."""
+"""A growing file, followed as `tail -F` does, through rotation and truncation."""
 
 from __future__ import annotations
 
@@ -25,16 +25,16 @@ async def file(
     begin: Literal["beginning", "end"] = "end",
     poll_seconds: Seconds = 0.25,
 ) -> Events:
-    """The lines that are written to a file from now on, or with `begin = "beginning"` those that are in it, too.
+    """Yield the lines that are written to a file from now on; with `begin = "beginning"`, also the lines in it already.
 
-    It follows the name: a file that is moved away is read to its end, then the new one from its beginning; a file that
-    is cut short is read from its beginning. A file that is not there is waited for. What is cut away before it was read
-    is lost, as it is to every reader of such files.
+    The source follows the name. A file that is moved away is read to its end, and then the new file from its beginning.
+    A truncated file is read from its beginning. The source waits for a missing file. Lines that are cut away before
+    they were read are lost, as for every reader of such files.
     """
     tail = Tail(path, at_end=begin == "end")
     try:
         while True:
-            # In a thread: a file may lie on something slow.
+            # In a thread: the file may be on slow storage.
             found = await asyncio.to_thread(tail.read)
             if found:
                 yield [event_of(line, topic, event, parse) for line in found]
@@ -47,18 +47,18 @@ async def file(
 
 
 class Tail:
-    """A file followed by its name. Not closed while another thread reads."""
+    """A file followed by its name. Do not close it while another thread reads."""
 
     def __init__(self, path: Path, *, at_end: bool) -> None:
         self._path = path
-        self._at_end = at_end  # for the file that is there at first
+        self._at_end = at_end  # for the file that exists at the start
         self._file: FileIO | None = None
         self._lines = Lines()
         self._lock = Lock()
-        self.has_more = False  # whether it is worth to read again at once
+        self.has_more = False  # whether to read again at once
 
     def read(self) -> list[bytes | None]:
-        """The lines that were completed since the last time; about 64 KiB at once."""
+        """Return the lines that were completed since the last call; reads about 64 KiB at once."""
         with self._lock:
             file = self._file or self._open()
             data = file.read(_READ_BYTES) if file is not None else b""
@@ -68,7 +68,7 @@ class Tail:
             return self._look(file) if file is not None else []
 
     def close(self) -> None:
-        """Let go of the file."""
+        """Close the file."""
         with self._lock:
             self._close()
 
@@ -89,7 +89,7 @@ class Tail:
         return self._file
 
     def _look(self, file: FileIO) -> list[bytes | None]:
-        """At its end: whether it was cut short, or another file has its name."""
+        """At the end of the file, return whether it was truncated, or another file has its name."""
         mine = os.fstat(file.fileno())
         if mine.st_size < file.tell():
             log.info("source.file_truncated", extra={"path": str(self._path)})
@@ -100,10 +100,10 @@ class Tail:
         try:
             named = self._path.stat()
         except FileNotFoundError:
-            return []  # moved away, and the next is not there yet: until then somebody may go on writing to this one
+            return []  # moved away without a successor: a program may still write to this file
         if (named.st_dev, named.st_ino) == (mine.st_dev, mine.st_ino):
             return []
-        # What was written between our last read and the moment in which the name went to another file.
+        # Read the lines that were written between the last read and the moment when the name moved to another file.
         rest: list[bytes | None] = []
         while data := file.read(_READ_BYTES):
             rest += self._lines.feed(data)

@@ -1,4 +1,4 @@
-"""The options of a source, checked against the function that they are for before it is called. Pure."""
+"""Checks the options of a source against the parameters of its function, before the function is called. Pure."""
 
 from __future__ import annotations
 
@@ -15,9 +15,9 @@ from qgstream.suggestions import did_you_mean
 
 
 def check_options(function: Callable[..., object], options: Mapping[str, object], place: str) -> dict[str, object]:
-    """The options as the function takes them: every name known, none missing, of the types that it is annotated with.
+    """Return the options as the function's arguments: all names known, none missing, with the annotated types.
 
-    Raises `ConfigError` that names the options below `place`. No value is shown, for it may be a secret.
+    Raises `ConfigError` with the names of the options below `place`. No value is shown, because it may be a secret.
     """
     model, names = _model(function)
     try:
@@ -40,10 +40,10 @@ def check_options(function: Callable[..., object], options: Mapping[str, object]
 
 
 def _model(function: Callable[..., object]) -> tuple[type[BaseModel], dict[str, str]]:
-    """A model of the function's parameters, and the names of them by its fields."""
+    """Return a model of the function's parameters, and their names by field."""
     try:
         annotations = inspect.get_annotations(function, eval_str=True)
-    except Exception:  # noqa: BLE001  # names that only a type checker imports: then nothing is known of the types
+    except Exception:  # noqa: BLE001 # for names that only a type checker imports: then the types are not checked
         annotations = {}
     definitions: dict[str, Any] = {}
     names: dict[str, str] = {}
@@ -53,7 +53,7 @@ def _model(function: Callable[..., object]) -> tuple[type[BaseModel], dict[str, 
             extra = "allow"
         elif parameter.kind in (parameter.POSITIONAL_OR_KEYWORD, parameter.KEYWORD_ONLY):
             default = ... if parameter.default is parameter.empty else parameter.default
-            # Fields have names of their own, because pydantic keeps some that are good names for parameters.
+            # The fields have other names, because pydantic reserves some good parameter names.
             names[f"option{number}"] = parameter.name
             kind = annotations.get(parameter.name, Any)
             definitions[f"option{number}"] = (kind, Field(default, alias=parameter.name))

@@ -1,4 +1,4 @@
-"""A program that runs beside the server: what it prints are the events, line by line."""
+"""A program that runs beside the server: each line that it prints is an event."""
 
 from __future__ import annotations
 
@@ -18,11 +18,11 @@ from pydantic import Field
 from qgstream.sources.base import Events, SourceFailed
 from qgstream.sources.lines import Lines, Parse, event_of
 
-# How long a program has between SIGTERM and SIGKILL; less than the server has for all its sources.
+# The time between SIGTERM and SIGKILL; shorter than the server's time for all its sources.
 TERMINATE_SECONDS = 3.0
 _LOOK_SECONDS = 0.02
 _READ_BYTES = 64 * 1024
-# Of its standard error, for the line in the log about how it ended.
+# The last part of its standard error, for the log line about its end.
 _LAST_WORDS_BYTES = 2048
 
 
@@ -35,21 +35,21 @@ async def process(
     cwd: Path | None = None,
     env: dict[str, str] | None = None,
 ) -> Events:
-    """The lines that a program prints. It is no shell that reads `command`; `env` is added to the environment.
+    """Yield the lines that a program prints. `command` is run without a shell; `env` is added to the environment.
 
-    The program is begun again when it fails. It gets SIGTERM, and all that it has started, when the server has drained;
-    what it leaves behind when it ends gets SIGTERM then.
+    The program is restarted when it fails. When the server has drained, the program and its child processes get
+    SIGTERM. When the program ends by itself, the child processes that it leaves get SIGTERM.
     """
     try:
-        program = subprocess.Popen(  # noqa: ASYNC220, S603  # as asyncio does it; the command is the operator's
+        program = subprocess.Popen(  # noqa: ASYNC220, S603 # asyncio does the same; the operator configured the command
             command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.PIPE, cwd=cwd,
             env=None if env is None else os.environ | env,
-            # A group of its own: Ctrl-C is for the server, and what the program has started ends with it.
+            # A process group of its own: Ctrl-C is for the server alone, and the program's child processes end with it.
             start_new_session=True,
         )  # fmt: skip
     except OSError as error:
         raise SourceFailed(f"{command[0]}: cannot be started: {error}") from None
-    # Not asyncio's own Process: when nobody reads what a program has printed, its `wait` does not return (3.11).
+    # Not asyncio's Process: its `wait` does not return while nothing reads the program's output (Python 3.11).
     async with _reading(program.stdout) as printed, _reading(program.stderr) as said:
         words = asyncio.create_task(_last_words(said))
         ending = asyncio.create_task(_end_with(program))
@@ -63,7 +63,9 @@ async def process(
         finally:
             words.cancel()
             ending.cancel()
-            rest = asyncio.create_task(_last_words(printed))  # or it would wait for a reader instead of ending
+            rest = asyncio.create_task(
+                _last_words(printed)
+            )  # otherwise the program could wait for a reader and never end
             await asyncio.to_thread(_end, program)
             rest.cancel()
     status = program.returncode
@@ -84,7 +86,7 @@ async def _reading(pipe: IO[bytes] | None) -> AsyncIterator[asyncio.StreamReader
 
 
 async def _last_words(stream: asyncio.StreamReader) -> str:
-    """The last line of what it writes, all of which is read, or it would wait for us to do so."""
+    """Return the last line of its standard error. Reads all of it, or the program would wait for a reader."""
     tail = b""
     while data := await stream.read(_READ_BYTES):
         tail = (tail + data)[-_LAST_WORDS_BYTES:]
@@ -93,24 +95,25 @@ async def _last_words(stream: asyncio.StreamReader) -> str:
 
 
 async def _end_with(program: subprocess.Popen[bytes]) -> None:
-    """Wait for the program, and end what it has started and left: that may hold its pipes, and then neither its end nor
-    a failure would ever be noticed."""
+    """Wait for the program, and end the child processes that it left: they may hold its pipes, and then neither its end
+    nor a failure would ever be noticed."""
     await _ended(program)
     await asyncio.to_thread(_end, program)
 
 
 async def _ended(program: subprocess.Popen[bytes]) -> None:
-    """Return when the program has ended, and nobody has waited for it yet: as long as that is so, its number is its."""
+    """Return when the program has ended and its status is not collected yet: until then its process id stays its
+    own."""
     try:
         descriptor = os.pidfd_open(program.pid)
     except (AttributeError, OSError):  # Linux before 5.3, or another system
         flags = os.WEXITED | os.WNOHANG | os.WNOWAIT
-        while os.waitid(os.P_PID, program.pid, flags) is None:  # noqa: ASYNC110, ASYNC222  # it does not block
+        while os.waitid(os.P_PID, program.pid, flags) is None:  # noqa: ASYNC110, ASYNC222 # it does not block
             await asyncio.sleep(10 * _LOOK_SECONDS)
         return
     loop, ended = asyncio.get_running_loop(), asyncio.Event()
     try:
-        loop.add_reader(descriptor, ended.set)  # pidfd_open(2): readable when it has ended
+        loop.add_reader(descriptor, ended.set)  # pidfd_open(2): readable when the program has ended
         await ended.wait()
     finally:
         loop.remove_reader(descriptor)
@@ -118,19 +121,19 @@ async def _ended(program: subprocess.Popen[bytes]) -> None:
 
 
 def _end(program: subprocess.Popen[bytes]) -> None:
-    """SIGTERM for the program and all that it has started, and SIGKILL for what remains."""
+    """Send SIGTERM to the program and all its child processes, and SIGKILL to those that remain."""
     for number in (signal.SIGTERM, signal.SIGKILL):
         with contextlib.suppress(ProcessLookupError, PermissionError):
             os.killpg(program.pid, number)
         deadline = time.monotonic() + TERMINATE_SECONDS
         while time.monotonic() < deadline:
             if _is_over(program):
-                return  # and its number may be another's by now
+                return  # and another process may have its id by now
             time.sleep(_LOOK_SECONDS)
 
 
 def _is_over(program: subprocess.Popen[bytes]) -> bool:
-    """Whether nobody is left of it."""
+    """Return whether no process of the group is left."""
     if program.poll() is None:
         return False
     try:
@@ -138,5 +141,5 @@ def _is_over(program: subprocess.Popen[bytes]) -> bool:
     except ProcessLookupError:
         return True
     except PermissionError:
-        pass  # somebody of it has become another user
+        pass  # one of its processes runs as another user now
     return False

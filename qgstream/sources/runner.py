@@ -1,4 +1,5 @@
-"""Intake: what sources yield goes into the hub, one task for each source, and a source that fails is begun again."""
+"""Runs sources: the events that a source yields go into the hub. One task for each source; a source that fails is
+restarted."""
 
 from __future__ import annotations
 
@@ -18,16 +19,16 @@ from qgstream.logs import log
 from qgstream.sources.base import Events, Function, Restart, Source, SourceFailed, as_draft, check_function
 from qgstream.talkers import data_bytes
 
-# Between a failure and the next try, doubling from the one to the other: whatever a source leans on may be away for
-# long, and then a line of log a minute says enough.
+# The pause between a failure and the next try, doubling from the first value to the second. A source's server may be
+# down for a long time, and then one log line a minute is enough.
 RESTART_FIRST_SECONDS = 0.5
 RESTART_LIMIT_SECONDS = 60.0
-# A source that ran this long has recovered, and its next failure is a first one.
+# A source that ran this long has recovered, and its next failure counts as the first.
 STEADY_SECONDS = 60.0
-# Between two lines of the log about what was refused.
+# The time between two log lines about refused events.
 SAY_EVERY_SECONDS = 60.0
-# A list goes into the log in parts of this size, at about 30 us an event, and a source that never waits for anything
-# lets the loop turn after this long.
+# A list goes into the log in parts of this size, at about 30 us an event. A source that never waits lets other tasks
+# run after this time.
 MAX_PART = 100
 MAX_TURN_SECONDS = 0.002
 
@@ -72,39 +73,41 @@ class Intake:
         self.name = source.name
         self._hub = hub
         self._source = source
-        self._namespace = namespace("source", self.name)  # of its name: in several processes it is one publisher
+        self._namespace = namespace(
+            "source", self.name
+        )  # derived from its name: in several processes it is one publisher
         self._backoff = backoff or Backoff(first_seconds=RESTART_FIRST_SECONDS, limit_seconds=RESTART_LIMIT_SECONDS)
         self._leaving = self._publishing = False
         self._task: asyncio.Task[None] | None = None
-        self._refused = 0  # and not told of yet
+        self._refused = 0  # not logged yet
         self._said_at = -SAY_EVERY_SECONDS
         self._turned_at = 0.0
         hub.metrics.knows_source(self.name)
 
     def start(self) -> None:
-        """Run, on the running loop."""
+        """Start on the running loop."""
         self._task = asyncio.get_running_loop().create_task(self.run(), name=f"source {self.name}")
 
     @property
     def is_running(self) -> bool:
-        """Whether it was started and has not come to its end."""
+        """Whether the source was started and has not ended."""
         return self._task is not None and not self._task.done()
 
     def leave(self) -> None:
-        """End soon. What is on its way into the log gets there, and the generator may clean up."""
+        """Stop soon. Events on their way into the log are stored, and the generator may clean up."""
         self._leaving = True
         if self._task is not None and not self._publishing:
             self._task.cancel()
 
     def stop(self, *, late: bool = True) -> None:
-        """End now; `late` says that it had its time."""
+        """Stop now; `late` says that the source had its time to stop."""
         if self._task is not None and not self._task.done():
             if late:
                 log.warning("source.stuck", extra={"source": self.name})
             self._task.cancel()
 
     async def run(self) -> None:
-        """Run the source until it is over, again after each failure."""
+        """Run the source until it is over, and again after each failure."""
         while not self._leaving:
             began = time.monotonic()
             try:
@@ -112,7 +115,7 @@ class Intake:
                     log.info("source.started", extra={"source": self.name})
                     async with aclosing(cast(Events, self._source.events())) as events:
                         await self._take_all(events)
-            except (Exception, asyncio.CancelledError) as error:  # of somebody else's code, and the server outlives it
+            except (Exception, asyncio.CancelledError) as error:  # from a user's code, which must not end the server
                 if isinstance(error, asyncio.CancelledError) and _was_cancelled():
                     raise
                 delay = self._delay(began)
@@ -139,7 +142,7 @@ class Intake:
     async def _take_all(self, events: Events) -> None:
         async for item in events:
             items = item if isinstance(item, list | tuple) else [item]
-            self._publishing = True  # what was yielded is not dropped because the server leaves
+            self._publishing = True  # yielded events are stored even if the server is draining
             try:
                 for start in range(0, len(items), MAX_PART):
                     await self._take(items[start : start + MAX_PART])
@@ -150,19 +153,19 @@ class Intake:
             await self._turn()
 
     async def _take(self, items: Sequence[object], *, tell: bool = True) -> None:
-        """Into the log, however long that takes; the source is not asked for more before. `tell`: of those that are no
-        events."""
+        """Store the items, however long that takes; the source is asked for more afterwards. `tell` is called with the
+        items that are no events."""
         publications = self._checked(items, tell=tell)
         patience = Backoff()
         while publications:
             try:
                 await self._hub.publish_all(publications)
             except Unavailable:
-                # The broker says in the log when it went and when it is back.
+                # The broker logs when it went down and when it is back.
                 await asyncio.sleep(patience.seconds())
-                # Anew: what became of the others is not known, and the log may hold them.
+                # Again with the whole part: the result of the others is unknown, and the log may contain them.
                 publications = self._checked(items, tell=False)
-            except (BadRequest, TooLarge) as error:  # the broker can never take one of them
+            except (BadRequest, TooLarge) as error:  # the broker can never accept one of these events
                 if len(items) == 1:
                     self._refuse(str(error))
                     break
@@ -203,7 +206,7 @@ class Intake:
 
 
 def _was_cancelled() -> bool:
-    """Whether somebody cancelled this task; a source may also wait for one of its own that was cancelled."""
+    """Return whether this task was cancelled. A source may also wait for a task of its own that was cancelled."""
     task = asyncio.current_task()
     return task is not None and bool(task.cancelling())
 
@@ -216,20 +219,20 @@ class Intakes:
 
     @property
     def running(self) -> bool:
-        """Whether one of them has not come to its end."""
+        """Whether one of the sources has not ended."""
         return any(intake.is_running for intake in self._intakes)
 
     def start(self) -> None:
-        """Begin all of them."""
+        """Start all sources."""
         for intake in self._intakes:
             intake.start()
 
     def leave(self) -> None:
-        """End all of them soon."""
+        """Stop all sources soon."""
         for intake in self._intakes:
             intake.leave()
 
     def stop(self, *, late: bool = True) -> None:
-        """End those that have not ended, now; `late` says that they had their time."""
+        """Stop now the sources that have not ended; `late` says that they had their time."""
         for intake in self._intakes:
             intake.stop(late=late)

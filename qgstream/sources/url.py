@@ -1,4 +1,4 @@
-"""A document somewhere on the web, asked for again and again: each change is an event."""
+"""A document on the web that is requested at intervals: each change is an event."""
 
 from __future__ import annotations
 
@@ -27,12 +27,13 @@ async def url(
     timeout_seconds: Seconds = 10,
     headers: dict[str, str] | None = None,
 ) -> Events:
-    """A document, when it is first had and whenever it has changed. Asked with `If-None-Match` and `If-Modified-Since`.
+    """Yield a document when it is first received and whenever it has changed. Requests use `If-None-Match` and
+    `If-Modified-Since`.
 
-    The interval is jittered by a tenth. What cannot be had is logged and counted, and asked for again. Redirects are
-    not followed: where they lead was not configured.
+    The interval is jittered by a tenth. A failed request is logged and counted, and repeated at the next interval.
+    Redirects are not followed, because their targets were not configured.
     """
-    # Not the client that a program may have configured for itself: its bounds would not be these.
+    # Not the client that a program may have configured for itself: that client has other limits.
     client = SimpleAsyncHTTPClient(
         force_instance=True, max_body_size=MAX_DOCUMENT_BYTES, max_buffer_size=2 * MAX_DOCUMENT_BYTES
     )
@@ -46,11 +47,11 @@ async def url(
                 request_timeout=timeout_seconds, follow_redirects=False,
                 ssl_options=system_tls(os.environ) if url.scheme == "https" else None,
             )  # fmt: skip
-            # What is said of a failure does not repeat the URL, which may hold a password.
+            # The error text does not repeat the URL, which may contain a password.
             try:
                 response = await client.fetch(request, raise_error=False)
-            except Exception as error:  # noqa: BLE001  # whatever is at the other end, it is asked again
-                yield Refused(f"cannot be had: {explained(error, os.environ)}")
+            except Exception as error:  # noqa: BLE001 # the server may fail in any way, and the source asks again
+                yield Refused(f"request failed: {explained(error, os.environ)}")
             else:
                 if response.code == 200:
                     conditions = _conditions(response)

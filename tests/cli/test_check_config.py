@@ -284,5 +284,5 @@ def test_an_admin_key_that_no_header_can_carry_is_not_repeated(
     monkeypatch.setenv("QGSTREAM_ADMIN_KEY", key)
     assert main(["check-config", "--offline", "--diff", "--url", "http://127.0.0.1:1"]) == 1
     out, err = capsys.readouterr()
-    assert "the key or token has a character that no HTTP header can carry" in err
+    assert "the key or token has a character that no HTTP header can contain" in err
     assert "hush" not in out + err

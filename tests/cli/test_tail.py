@@ -156,7 +156,7 @@ def test_a_token_that_no_header_can_carry_is_said_with_its_variable(
     assert run("--url", "http://127.0.0.1:1") == 1
     out, err = capsys.readouterr()
     assert out == ""
-    assert "no HTTP header can carry" in err
+    assert "no HTTP header can contain" in err
     assert err.endswith("a key or token comes from the environment: QGSTREAM_TOKEN\n")
     assert "hüsh" not in err
 

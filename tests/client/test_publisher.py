@@ -143,7 +143,7 @@ async def test_what_json_cannot_hold_is_not_sent(both: Both, data: object) -> No
 async def test_text_that_json_cannot_hold_names_its_field(both: Both) -> None:
     for name in ("topic", "event", "idempotency_key"):
         fields: dict[str, Any] = {"topic": "a", "data": 1, name: "\udc80"}
-        with pytest.raises(InvalidField, match=f"^{name}: got str, expected what JSON can hold"):
+        with pytest.raises(InvalidField, match=f"^{name}: got str, expected a value that JSON can represent"):
             await both.publish("http://127.0.0.1:1", **fields)
 
 
@@ -253,7 +253,7 @@ async def test_what_is_beyond_its_deadline_is_not_waited_for(both: Both, header:
 @pytest.mark.gen_test
 async def test_a_key_that_no_header_can_carry_is_not_sent(both: Both) -> None:
     async with Script([TAKEN]) as server:
-        with pytest.raises(ClientError, match="has a character that no HTTP header can carry"):
+        with pytest.raises(ClientError, match="has a character that no HTTP header can contain"):
             await both.publish(server.url, "a", 1, setup={"key": "a\nb"})
         assert server.asked == []
 
@@ -310,7 +310,7 @@ async def test_a_server_that_says_nothing_is_asked_again(both: Both, monkeypatch
 async def test_an_answer_of_something_else_is_no_success(both: Both) -> None:
     for body in ("<html>hello", "{}", "[]"):
         async with Script([refused(200, body)]) as server:
-            with pytest.raises(RequestRefused, match=r"200 http_200: .*expected an answer of qgstream"):
+            with pytest.raises(RequestRefused, match=r"200 http_200: .*expected a response of a qgstream server"):
                 await both.publish(server.url, "a", 1)
 
 

@@ -80,7 +80,7 @@ def test_each_status_is_of_its_kind(status: int, kind: type[Refused]) -> None:
 def test_an_answer_of_something_else_says_so(body: bytes) -> None:
     found = refusal(502, {}, body)
     assert found.code == "http_502"
-    assert "expected an answer of qgstream" in found.message
+    assert "expected a response of a qgstream server" in found.message
     assert len(str(found)) < 400
 
 
@@ -206,8 +206,8 @@ def test_a_token_that_no_header_can_carry(token: str) -> None:
 
 
 def test_an_error_without_words_is_named() -> None:
-    assert sentence(httpx.ReadTimeout("")) == "nothing came for too long"
-    assert sentence(httpx.ConnectTimeout("")) == "no connection came about in time"
+    assert sentence(httpx.ReadTimeout("")) == "timeout: nothing was received for too long"
+    assert sentence(httpx.ConnectTimeout("")) == "timeout: no connection was made in time"
     assert sentence(httpx.WriteTimeout("")) == "WriteTimeout"
     assert sentence(httpx.WriteTimeout("what")) == "what"
 

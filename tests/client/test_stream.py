@@ -152,7 +152,10 @@ async def test_it_comes_back_with_the_last_id_whatever_ended_the_stream() -> Non
     assert [state.replay for state in states if state.name == "connected"] == replays
     reasons = [state.reason for state in states if state.name == "waiting"]
     assert reasons[3:6] == ["the stream ended", "the stream ended", "drain"]
-    assert reasons[6:] == ["502 http_502: got '<html>bad gateway', expected an answer of qgstream", "max_connections"]
+    assert reasons[6:] == [
+        "502 http_502: got '<html>bad gateway', expected a response of a qgstream server",
+        "max_connections",
+    ]
 
 
 @pytest.mark.gen_test
@@ -288,7 +291,7 @@ async def test_a_silent_connection_is_given_up() -> None:
         qgstream.connect(server.url, heartbeat_seconds=0.3, on_state=states.append) as events,
     ):
         assert ids(await take(events, 2)) == ["e-1", "e-2"]
-    assert states[1].reason == "nothing came for too long"
+    assert states[1].reason == "timeout: nothing was received for too long"
 
 
 @pytest.mark.gen_test
@@ -422,7 +425,7 @@ async def test_what_would_be_refused_again_is_an_exception(status: int, kind: ty
             "got 'text/html', expected text",
         ),
         (stream("data: 1"), r"got an event without an envelope \('1'\)"),
-        (stream("data: no JSON"), "expected a stream of qgstream"),
+        (stream("data: no JSON"), "expected a stream of a qgstream server"),
         (stream("event: x\n" + own("closing")), "got an event without an envelope"),
         (STREAM + b"data: " + b"x" * 2000, "got an event that is too long, expected at most 1000 bytes"),
         (refused(302, "", "Location: /again"), "redirect"),

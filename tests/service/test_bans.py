@@ -159,7 +159,7 @@ def test_what_is_no_text_is_refused(kind: BanKind, value: object) -> None:
         ("address", "10.0.0", "expected an IPv4 or IPv6 address"),
         ("address", "010.0.0.1", "expected an IPv4 or IPv6 address"),
         ("address", "9" * 1000, "expected an IPv4 or IPv6 address"),
-        ("network", "10.0.0.1/8", "no bits set behind its prefix"),
+        ("network", "10.0.0.1/8", "no bits set after its prefix"),
         ("network", "10.0.0.0/33", "expected a network"),
         ("network", "10.0.0.0/-1", "expected a network"),
         ("network", "10.0.0.0/8/8", "expected a network"),

@@ -84,7 +84,7 @@ def test_a_limit_of_one_key_needs_none_for_all() -> None:
     error = refusal(rates, settings, key="slow")
     assert error is not None
     assert (error.code, error.retry_after_seconds) == ("publish_rate_per_key", 1)
-    assert "at most 1 a second (and 1 at once)" in str(error)
+    assert "limit 1 events/s, burst 1" in str(error)
     assert refusal(rates, settings, 10_000, key="other") is None
 
 

@@ -217,4 +217,6 @@ async def test_a_package_brings_a_source(monkeypatch: pytest.MonkeyPatch) -> Non
 
 def test_two_packages_that_bring_the_same_name(monkeypatch: pytest.MonkeyPatch) -> None:
     bring(monkeypatch, weather="one:x", weather_="two:x")
-    assert problems(settings(use="weather")) == ["sources[0].use: weather: brought by several packages: one:x, two:x"]
+    assert problems(settings(use="weather")) == [
+        "sources[0].use: weather: several packages have a source of this name: one:x, two:x"
+    ]

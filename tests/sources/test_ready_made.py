@@ -384,7 +384,7 @@ async def test_a_document_that_cannot_be_had_is_asked_for_again() -> None:
             *refused, good, nonsense, better = await taken.until(8)
         said = [item.reason for item in refused]
         assert said[:3] == [f"got status {status}, expected 200 or 304" for status in (500, 302, 304)]
-        assert all(reason.startswith("cannot be had: ") for reason in said[3:])
+        assert all(reason.startswith("request failed: ") for reason in said[3:])
         assert "hush" not in "".join(said)
         assert bytes(good) == b'{"n": 1}'
         assert isinstance(nonsense, Refused)
@@ -399,7 +399,7 @@ async def test_a_server_that_is_not_there() -> None:
     async with taking(web.source()) as taken:
         (refused, *_) = await taken.until(1)
     assert isinstance(refused, Refused)
-    assert refused.reason.startswith("cannot be had: ")
+    assert refused.reason.startswith("request failed: ")
 
 
 @pytest.mark.gen_test
