@@ -220,9 +220,9 @@ def _document(response: httpx.Response) -> dict[str, Any]:
 class Publisher:
     """Publishes events to a server over HTTP.
 
-    A call returns when the event is in the log. It repeats a try that got no response, 429, 503 or another fault that may
-    pass, and waits as long as the server asks for. Every event has an idempotency key, so the server never publishes an
-    event twice. Threads may share a publisher. `with` closes it at the end of the block.
+    A call returns when the event is in the log. It repeats a try after no response, after 429 and 503, and after other
+    temporary faults, and waits as long as the server asks for. Every event has an idempotency key, so the server never
+    publishes an event twice. Threads may share a publisher. `with` closes it at the end of the block.
 
     Args:
         url: The server's address; `/events` is added to an address without a path.

@@ -237,7 +237,7 @@ def events_url(url: str) -> str:
     # The wrong value is not repeated: it may contain a token.
     try:
         parts = urlsplit(url)
-        parts.port  # noqa: B018 # raises for a port out of range
+        parts.port  # noqa: B018  # raises for a port out of range
         httpx.URL(url)
     except (ValueError, httpx.InvalidURL):
         raise ValueError("url: got something that is not a URL, expected http://host... or https://host...") from None
