@@ -1,7 +1,7 @@
-"""An OpenAPI description as people read it: operations and schemas, as rows for a page. Pure.
+"""An OpenAPI description for readers: operations and schemas as the rows of a page. Pure.
 
-Texts are Markdown of two kinds only, code in backticks and links to an anchor of the same page, so that the page at
-`/docs` and the documentation site show the same.
+Its texts use only two kinds of Markdown: code in backticks, and links to an anchor of the same page. So the page at
+`/docs` and the documentation site show the same texts.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ Schema = Mapping[str, Any]
 
 @dataclass(frozen=True)
 class Row:
-    """A parameter, a header or a field: `kind` says what it can be, and `name` has dots where fields are nested."""
+    """A parameter, a header or a field: `kind` is its type, and `name` contains dots for nested fields."""
 
     name: str
     kind: str
@@ -32,7 +32,7 @@ class Row:
 
 @dataclass(frozen=True)
 class Shape:
-    """What a body or a schema is: `kind` in one line, and the fields of an object."""
+    """A body or a schema: `kind` is its type in one line, and `rows` are the fields of an object."""
 
     kind: str
     description: str = ""
@@ -52,7 +52,7 @@ class Content:
 
 @dataclass(frozen=True)
 class Response:
-    """A response: `codes` are the words in its `error.code`, if the description has them."""
+    """A response: `codes` are the values of its `error.code`, if the description lists them."""
 
     status: str
     description: str
@@ -69,7 +69,7 @@ class Operation:
     path: str
     summary: str
     description: str
-    credentials: tuple[str, ...]  # the names of the ways to show them; empty where none are needed
+    credentials: tuple[str, ...]  # the names of the accepted credentials; empty where none are needed
     credentials_required: bool
     parameters: tuple[Row, ...]
     body: str
@@ -78,7 +78,7 @@ class Operation:
 
     @property
     def title(self) -> str:
-        """As people write it: `GET /events`."""
+        """Method and path, such as `GET /events`."""
         return f"{self.method} {self.path}"
 
 
@@ -104,7 +104,7 @@ class Reference:
 
 
 def read(document: Schema) -> Reference:
-    """The description as rows. Raises `KeyError` for a reference that leads nowhere."""
+    """Return the description as rows. Raises `KeyError` for a reference without a target."""
     reader = _Reader(document)
     groups = [
         Group(tag["name"], tag.get("description", ""), tuple(reader.operations(tag["name"])))
@@ -122,12 +122,12 @@ def read(document: Schema) -> Reference:
 
 
 def anchor(title: str) -> str:
-    """The anchor of a heading, as GitHub makes it."""
+    """Return the anchor of a heading, as GitHub makes it."""
     return re.sub(r"[^\w\- ]", "", title.lower()).replace(" ", "-")
 
 
 def to_html(text: str) -> str:
-    """A text of this module as HTML, escaped."""
+    """Return a text of this module as escaped HTML."""
     from tornado.escape import xhtml_escape
 
     parts, end = [], 0
@@ -211,7 +211,7 @@ class _Reader:
     # Schemas.
 
     def shape(self, schema: Schema, *, title: str = "") -> Shape:
-        """A schema with its fields. Another one that it refers to is a link."""
+        """Return a schema with its fields. A reference to another schema becomes a link."""
         variants = schema.get("oneOf", schema.get("anyOf", ()))
         if any("properties" in variant for variant in variants):
             shapes = tuple(self.shape(variant) for variant in variants)
@@ -234,7 +234,7 @@ class _Reader:
         return Row(name, self.kind(schema), required, said, place)
 
     def kind(self, schema: Schema) -> str:
-        """What a value can be, in one line."""
+        """Return the type of a value in one line."""
         if "$ref" in schema:
             name = schema["$ref"].rpartition("/")[2]
             return f"[{name}](#{anchor(name)})"

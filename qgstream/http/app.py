@@ -1,4 +1,4 @@
-"""The URL table on one screen, and the application that has it."""
+"""The table of paths, and the Tornado applications that use it."""
 
 from __future__ import annotations
 
@@ -41,18 +41,18 @@ from qgstream.logs import access_log, quote
 from qgstream.net.allowed_hosts import is_allowed
 from qgstream.service.service import Service
 
-# The escapes of what RFC 3986, 2.3 calls unreserved: letters, digits and - . _ ~
+# The escapes of the characters that RFC 3986, 2.3 calls unreserved: letters, digits and - . _ ~
 _ESCAPED = re.compile(r"%(2[DdEe]|3[0-9]|4[1-9A-Fa-f]|5[0-9AaFf]|6[1-9A-Fa-f]|7[0-9AaEe])")
 
 
 class PublicPath(PathMatches):
-    """A path in which letters may be escaped (RFC 3986, 6.2.2.2): "/%65vents" is "/events".
+    """A path that also matches with escaped letters (RFC 3986, 6.2.2.2): "/%65vents" is "/events".
 
-    The paths of operators are compared letter by letter: a proxy that guards them may compare so, too.
+    Operator paths are compared letter by letter, because a proxy that guards them may compare them in this way too.
     """
 
     def match(self, request: HTTPServerRequest) -> dict[str, Any] | None:
-        """The match of the path."""
+        """Match the path."""
         if "%" not in request.path or self.regex.groups:
             return super().match(request)
         path = _ESCAPED.sub(lambda escape: chr(int(escape[1], 16)), request.path)
@@ -60,21 +60,22 @@ class PublicPath(PathMatches):
 
 
 class MethodMatches(PublicPath):
-    """A path for one method: `POST /events` reads a body that `GET /events` must not wait for."""
+    """A path for one method: `POST /events` reads a body, and `GET /events` must not wait for one."""
 
     def __init__(self, method: str, path: str) -> None:
         super().__init__(path)
         self.method = method
 
     def match(self, request: HTTPServerRequest) -> dict[str, Any] | None:
-        """The match of the path, for this method only."""
+        """Match the path, for this method only."""
         return super().match(request) if request.method == self.method else None
 
 
 class UnknownHost(Matcher):
-    """Requests whose `Host` the service does not answer to; with `rules` only those that one of the rules would match.
+    """Matches requests with a `Host` that the service does not accept; with `rules`, only requests that one of the
+    rules matches.
 
-    It is asked first, so that no path or method is answered, those that do not exist included.
+    This rule comes first, so that such a request gets no other response, whatever its path and method.
     """
 
     def __init__(self, service: Service, *, on_loopback: bool = False, rules: Sequence[Rule] | None = None) -> None:
@@ -83,7 +84,7 @@ class UnknownHost(Matcher):
         self._rules = rules
 
     def match(self, request: HTTPServerRequest) -> dict[str, Any] | None:
-        """The match of everything, unless the host is a name of this server."""
+        """Match everything, unless the host is a name of this server."""
         if is_allowed(request.host, self._service.allowed_hosts, on_loopback=self._on_loopback):
             return None
         is_ours = self._rules is None or any(rule.matcher.match(request) is not None for rule in self._rules)
@@ -134,7 +135,7 @@ def operator_routes(service: Service) -> list[Rule]:
 
 
 def _checked(service: Service, rules: list[Rule]) -> list[Rule]:
-    # The other paths of the application that has them are not ours to refuse.
+    # This server must not refuse the other paths of the application that embeds it.
     return [Rule(UnknownHost(service, rules=rules), MisdirectedHandler, {"service": service}), *rules]
 
 
@@ -178,7 +179,8 @@ def _operator_routes(service: Service, *, demo: str = "") -> list[Rule]:
 
 
 def public_app(service: Service, *, with_operator_routes: bool = True, on_loopback: bool = False) -> Application:
-    """What the public port serves. `on_loopback` says that all of its sockets are on the loopback."""
+    """Return the application of the public port. `on_loopback` says that all its sockets are on the loopback
+    interface."""
     shared: dict[str, Any] = {"service": service}
     described = shared | {"with_operator_paths": with_operator_routes}
     table = _routes(service)
@@ -199,7 +201,7 @@ def public_app(service: Service, *, with_operator_routes: bool = True, on_loopba
 
 
 def admin_app(service: Service, *, on_loopback: bool = False) -> Application:
-    """What `admin.port` serves."""
+    """Return the application of `admin.port`."""
     return _application(service, _operator_routes(service), on_loopback)
 
 
@@ -216,7 +218,8 @@ def _application(
 
 
 def _log_request(handler: RequestHandler) -> None:
-    # Streams have lines of their own. Errors of clients are theirs: info, as everything that is no fault of ours.
+    # Streams have their own log lines. Errors of clients are logged at info, as is everything that is not a fault of
+    # the server.
     request = handler.request
     access_log.debug(
         "request",

@@ -1,4 +1,4 @@
-"""`GET /client.js`: the JavaScript client, for pages of every origin that may read a stream; and its types."""
+"""`GET /client.js`: the JavaScript client and its types, for pages of every origin that may read a stream."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from qgstream.http.base import BaseHandler
 from qgstream.net.content_codings import prefers_gzip
 
 MINIFIED = "client.min.js"
-# One year, the longest that caches are asked for (RFC 9111 has no bound; older standards had this one).
+# One year, the usual maximum for caches (RFC 9111 has no maximum; older standards had this one).
 _FOR_EVER = "public, max-age=31536000, immutable"
 
 
@@ -26,14 +26,14 @@ class _File:
 
 @cache
 def _load(name: str) -> _File:
-    """A file of qgstream/web. It is compressed here, once, and not for each request."""
+    """Load a file of qgstream/web. It is compressed once here, and not for each request."""
     content = files("qgstream").joinpath("web", name).read_bytes()
-    # mtime: every process and every host has the same bytes for the same ETag.
+    # mtime: all processes and machines produce the same bytes for the same ETag.
     return _File(content, gzip.compress(content, 9, mtime=0), hashlib.sha256(content).hexdigest()[:32])
 
 
 def minified_version() -> str:
-    """The part of the address of the minified client that changes with its content: 16 hexadecimal digits."""
+    """Return the part of the minified client's URL that changes with its content: 16 hexadecimal digits."""
     return _load(MINIFIED).digest[:16]
 
 
@@ -44,15 +44,16 @@ class ClientHandler(BaseHandler):
     content_type: ClassVar = "text/javascript; charset=utf-8"
 
     def get(self) -> None:
-        """The file. Browsers keep it and ask each time whether it is still the one: 304 with a matching ETag."""
+        """Send the file. Browsers store it and revalidate it each time: 304 for a matching ETag."""
         self._give(cache_control="no-cache")
 
     def head(self) -> None:
-        """The same without its body."""
+        """Send the headers of GET."""
         self.get()
 
     def compute_etag(self) -> str | None:
-        """Of the file: this is the one answer that a cache may keep. Each coding has its own (RFC 9110, 8.8.3.3)."""
+        """Return the ETag of the file: a cache may store this response. Each content coding has its own ETag (RFC 9110,
+        8.8.3.3)."""
         digest = _load(self.name).digest
         return f'"{digest}-gzip"' if self._is_gzipped else f'"{digest}"'
 
@@ -74,23 +75,24 @@ class ClientHandler(BaseHandler):
 
 
 class MinifiedClientHandler(ClientHandler):
-    """The same client, minified. `Content-Location` is its address that never changes what it gives."""
+    """Serves the same client, minified. `Content-Location` is the URL whose content never changes."""
 
     name = MINIFIED
 
     def get(self) -> None:
-        """The file."""
+        """Send the file."""
         self.set_header("Content-Location", f"client-{minified_version()}.min.js")
         super().get()
 
 
 class VersionedClientHandler(ClientHandler):
-    """The minified client of one version: caches may keep it for ever."""
+    """The minified client of one version: caches may store it for ever."""
 
     name = MINIFIED
 
     def get(self, version: str) -> None:  # type: ignore[override]  # Tornado calls it with the groups of the path
-        """The file; for another version the way to this server's, so that a page outlives an upgrade."""
+        """Send the file. For another version, redirect to this server's version, so that a page still works after an
+        upgrade."""
         if version == minified_version():
             self._give(cache_control=_FOR_EVER)
         else:
@@ -98,12 +100,12 @@ class VersionedClientHandler(ClientHandler):
             self.redirect(f"client-{minified_version()}.min.js", status=307)
 
     def head(self, version: str) -> None:  # type: ignore[override]
-        """The same without its body."""
+        """Send the headers of GET."""
         self.get(version)
 
 
 class ClientTypesHandler(ClientHandler):
-    """The same for TypeScript."""
+    """The types of the client for TypeScript."""
 
     name = "client.d.ts"
     content_type = "text/plain; charset=utf-8"

@@ -1,4 +1,5 @@
-"""`GET /admin`: the operator's page. It needs no key and knows nothing: it asks for one, and sends that along."""
+"""`GET /admin`: the dashboard for operators. The page itself needs no key and contains no data: it asks for a key and
+sends it with its requests."""
 
 from __future__ import annotations
 

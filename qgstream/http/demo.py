@@ -11,11 +11,11 @@ _DEV_KEY = "dev"
 
 
 class DemoHandler(LinkedPageHandler):
-    """Live events, connection state, a publish form."""
+    """Shows live events, the connection state, and a publish form."""
 
     page = "demo.html"
-    # Its own server, or with ?api= one on the reader's own machine. Any host would let a crafted link send the publish
-    # key that somebody types there to a stranger.
+    # The page connects to its own server, or with ?api= to a server on the reader's machine. If any host were allowed,
+    # a crafted link could send the publish key that a reader types to a stranger.
     connect = ("'self'", "http://localhost:*", "http://127.0.0.1:*")
 
     def facts(self) -> Mapping[str, str]:

@@ -1,4 +1,4 @@
-"""`GET /docs` and `GET /openapi.json`: the public interface, described for people and for programs."""
+"""`GET /docs` and `GET /openapi.json`: the description of the public interface, for readers and for programs."""
 
 from __future__ import annotations
 
@@ -13,13 +13,13 @@ from qgstream.http import openapi
 from qgstream.http.base import BaseHandler
 from qgstream.http.page import PageHandler, load
 
-# The page is a template, and these are the parts that it repeats.
+# The page is a template; these files are the parts that it repeats.
 _TEMPLATES = ("page.html", "rows.html", "shape.html")
 
 
 @cache
 def _page(with_operator_paths: bool) -> bytes:
-    """Made once, when somebody asks for it: that takes 20 to 40 ms."""
+    """Make the page at the first request; this takes 20 to 40 ms."""
     from tornado.template import DictLoader
 
     from qgstream.http import api_reference
@@ -39,7 +39,7 @@ def _document(with_operator_paths: bool) -> bytes:
 
 
 class _DescriptionHandler(BaseHandler):
-    """`with_operator_paths`: whether the port that this handler is on serves `/ready` and `/metrics`, too."""
+    """`with_operator_paths`: whether the port of this handler also serves `/ready` and `/metrics`."""
 
     def __init__(
         self, application: Application, request: HTTPServerRequest, *, with_operator_paths: bool, **kwargs: Any
@@ -49,24 +49,24 @@ class _DescriptionHandler(BaseHandler):
 
 
 class DocsHandler(_DescriptionHandler, PageHandler):
-    """The page. It has no script, and needs nothing from anywhere."""
+    """Serves the page. The page has no script and loads nothing."""
 
     connect = ("'none'",)
 
     def content(self) -> bytes:
-        """The description, in the words of the template."""
+        """Return the page with the description."""
         return _page(self.with_operator_paths)
 
 
 class PublicOpenApiHandler(_DescriptionHandler):
-    """The description for programs."""
+    """Serves the description for programs."""
 
     def get(self) -> None:
-        """OpenAPI 3.1."""
+        """Send the OpenAPI 3.1 document."""
         self.set_header("Content-Type", "application/json; charset=utf-8")
         self.set_header("Cache-Control", "no-cache")
         self.write(_document(self.with_operator_paths))
 
     def head(self) -> None:
-        """The same without its body."""
+        """Send the headers of GET."""
         self.get()

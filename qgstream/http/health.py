@@ -1,4 +1,4 @@
-"""`/health` for who restarts the process, `/ready` for who sends it clients."""
+"""`/health` for a supervisor that restarts the process, `/ready` for a load balancer."""
 
 from __future__ import annotations
 
@@ -7,22 +7,22 @@ from qgstream.service.status import readiness
 
 
 class HealthHandler(BaseHandler):
-    """200 while the process lives and its loop turns."""
+    """200 while the process is alive and its event loop runs."""
 
     def get(self) -> None:
         """`{"status": "ok"}`"""
         self.answer({"status": "ok"})
 
     def head(self) -> None:
-        """The same without its body."""
+        """Send the headers of GET."""
         self.get()
 
 
 class ReadyHandler(BaseHandler):
-    """200 while new streams are welcome, else 503 with the reason."""
+    """200 while the server accepts new streams, otherwise 503 with the reason."""
 
     def get(self) -> None:
-        """`ready`, or `degraded` with a reason; 503 with `draining`, `maintenance`, `full` or `broker_down`."""
+        """Send `ready`, or `degraded` with a reason; 503 with `draining`, `maintenance`, `full` or `broker_down`."""
         status = readiness(self.service.hub)
         if status == "degraded":
             self.answer({"status": status, "reason": "broker_down"})
@@ -31,5 +31,5 @@ class ReadyHandler(BaseHandler):
         self.answer({"status": status})
 
     def head(self) -> None:
-        """The same without its body."""
+        """Send the headers of GET."""
         self.get()

@@ -1,4 +1,4 @@
-"""`GET /metrics`: for Prometheus."""
+"""`GET /metrics` for Prometheus."""
 
 from __future__ import annotations
 
@@ -8,18 +8,18 @@ from qgstream.http.base import BaseHandler
 
 
 class MetricsHandler(BaseHandler):
-    """The Prometheus text format, or OpenMetrics for those who ask for it."""
+    """Serves the Prometheus text format, or OpenMetrics if the client accepts that."""
 
     def get(self) -> None:
-        """All instruments of this process."""
+        """Send all metrics of this process."""
         try:
             encode, content_type = choose_encoder(self.request.headers.get("Accept", ""))
-        except (TypeError, ValueError):  # what it makes of `version=banana`
+        except (TypeError, ValueError):  # for instance for `version=banana`
             encode, content_type = choose_encoder("")
         self.set_header("Content-Type", content_type)
         self.set_header("Cache-Control", "no-store")
         self.write(encode(self.service.hub.metrics.registry))
 
     def head(self) -> None:
-        """The same without its body."""
+        """Send the headers of GET."""
         self.get()

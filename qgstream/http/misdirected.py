@@ -1,4 +1,4 @@
-"""Every path and method of a request whose `Host` this server does not answer to."""
+"""The response to a request whose `Host` this server does not accept, for every path and method."""
 
 from __future__ import annotations
 
@@ -13,14 +13,14 @@ from qgstream.http.base import BaseHandler
 
 @stream_request_body
 class MisdirectedHandler(BaseHandler):
-    """Refuses whatever is asked for, preflights too."""
+    """Refuses every request, preflights included."""
 
     def __init__(self, application: Application, request: HTTPServerRequest, **kwargs: Any) -> None:
         super().__init__(application, request, **kwargs)
-        self.SUPPORTED_METHODS = (request.method or "",)  # any: Tornado would answer the others before `prepare`
+        self.SUPPORTED_METHODS = (request.method or "",)  # any: Tornado refuses unknown ones before `prepare`
 
     def prepare(self) -> None:
-        """421, as in RFC 9110, 15.5.20."""
+        """Respond with 421, as in RFC 9110, 15.5.20."""
         self.read_body_up_to(self.service.limits.max_body_bytes)
         raise UnknownHost(
             f"Host: got {self.request.host[:200]!r}, expected localhost or a name in server.allowed_hosts; "
@@ -28,4 +28,4 @@ class MisdirectedHandler(BaseHandler):
         )
 
     def data_received(self, chunk: bytes) -> None:
-        """Nothing here looks at it."""
+        """Ignore the body."""

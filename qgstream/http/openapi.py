@@ -1,4 +1,4 @@
-"""The description of the HTTP interface: OpenAPI 3.1, from web/openapi.json and the limits' own declaration. Pure."""
+"""The description of the HTTP interface: OpenAPI 3.1, from web/openapi.json and the declaration of the limits. Pure."""
 
 from __future__ import annotations
 
@@ -11,21 +11,21 @@ from typing import Any
 from qgstream.limits import LimitSettings
 from qgstream.version import __version__
 
-# What the operator asks, besides everything below /admin: on `admin.port` when that is set.
+# The operator paths outside of /admin: on `admin.port` when that is set.
 _OPERATOR_PATHS = ("/ready", "/metrics")
 
 
 @cache
 def document() -> dict[str, Any]:
-    """The whole document, the public interface and `/admin`; not to be changed."""
+    """Return the whole document, the public interface and `/admin`; do not change it."""
     text = files("qgstream").joinpath("web", "openapi.json").read_text(encoding="utf-8")
     described: dict[str, Any] = json.loads(text)
     described["info"]["version"] = __version__
-    # What a limit may be is said once, where it is declared.
+    # The bounds of a limit are written once, in its declaration.
     schema = LimitSettings.model_json_schema(ref_template="#/components/schemas/{model}")
     properties = schema["properties"]
     limits = {"type": "object", "additionalProperties": False, "properties": properties}
-    # Null takes the limits of a key away.
+    # Null removes the limits of a key.
     per_key = properties["per_key"] | {
         "additionalProperties": {"anyOf": [properties["per_key"]["additionalProperties"], {"type": "null"}]}
     }
@@ -38,8 +38,8 @@ def document() -> dict[str, Any]:
 
 @cache
 def public_document(*, with_operator_paths: bool = True) -> dict[str, Any]:
-    """The part that the public port serves, without `/admin`; not to be changed. Without `with_operator_paths` also
-    without `/ready` and `/metrics`, which `admin.port` serves then."""
+    """Return the part that the public port serves, without `/admin`; do not change it. Without `with_operator_paths`,
+    the part does not contain `/ready` and `/metrics` either, because `admin.port` serves these."""
     hidden = () if with_operator_paths else _OPERATOR_PATHS
     paths = {
         path: item for path, item in document()["paths"].items() if not path.startswith("/admin") and path not in hidden
@@ -49,7 +49,7 @@ def public_document(*, with_operator_paths: bool = True) -> dict[str, Any]:
 
 @cache
 def admin_document() -> dict[str, Any]:
-    """The part below `/admin`; not to be changed."""
+    """Return the part below `/admin`; do not change it."""
     return _part({path: item for path, item in document()["paths"].items() if path.startswith("/admin")})
 
 
@@ -67,7 +67,7 @@ def _part(paths: dict[str, Any]) -> dict[str, Any]:
     return whole | {
         "tags": [tag for tag in whole["tags"] if tag["name"] in tags],
         "paths": paths,
-        # In the order of the whole document, whatever was found first.
+        # In the order of the whole document, whatever order they were found in.
         "components": {
             kind: {name: item for name, item in whole["components"][kind].items() if name in found}
             for kind, found in components.items()
@@ -76,7 +76,7 @@ def _part(paths: dict[str, Any]) -> dict[str, Any]:
 
 
 def _references(value: object) -> Iterator[tuple[str, str]]:
-    """The components that a part of the document refers to, as kind and name."""
+    """Yield the components that a part of the document refers to, as kind and name."""
     if isinstance(value, list):
         for item in value:
             yield from _references(item)

@@ -1,4 +1,4 @@
-"""A page that is one file, and may load nothing else."""
+"""HTML pages: each is one file, and may load nothing else."""
 
 from __future__ import annotations
 
@@ -19,14 +19,14 @@ _INLINE = re.compile(rb"<(script|style)>(.*?)</\1>", re.DOTALL)
 
 @cache
 def load(name: str) -> bytes:
-    """A file of qgstream/web."""
+    """Load a file of qgstream/web."""
     return files("qgstream").joinpath("web", name).read_bytes()
 
 
-# Of a few pages, each of which is one object for as long as the process lives.
+# There are few pages, and each is one object for the lifetime of the process.
 @cache
 def _policy(page: bytes, connect: Sequence[str]) -> str:
-    """The page's own script and style and nothing else, known by their hashes (CSP 3, 2.3.1)."""
+    """Return the policy that allows only the page's own script and style, identified by their hashes (CSP 3, 2.3.1)."""
     hashes, none = {"script": "", "style": ""}, " 'none'"
     for kind, text in _INLINE.findall(page):
         hashes[kind.decode()] += f" 'sha256-{base64.b64encode(hashlib.sha256(text).digest()).decode()}'"
@@ -43,13 +43,13 @@ def _policy(page: bytes, connect: Sequence[str]) -> str:
 
 
 class PageHandler(BaseHandler):
-    """Serves the file `page` of qgstream/web. It may `connect` to these sources (CSP) and to no other."""
+    """Serves the file `page` of qgstream/web. The page may `connect` to these sources (CSP) and to no others."""
 
     page: ClassVar[str]
     connect: ClassVar[Sequence[str]] = ("'self'",)
 
     def content(self) -> bytes:
-        """What is served; the same object each time."""
+        """Return the content of the page, the same object each time."""
         return load(self.page)
 
     def facts(self) -> Mapping[str, str]:
@@ -58,7 +58,7 @@ class PageHandler(BaseHandler):
         return {}
 
     def get(self) -> None:
-        """The page."""
+        """Send the page."""
         page = self.content()
         self.set_header("Content-Type", "text/html; charset=utf-8")
         self.set_header("Cache-Control", "no-cache")
@@ -69,7 +69,7 @@ class PageHandler(BaseHandler):
         self.write(page.replace(_BODY, _BODY + facts.encode(), 1))
 
     def head(self) -> None:
-        """The same without its body."""
+        """Send the headers of GET."""
         self.get()
 
 

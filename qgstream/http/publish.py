@@ -30,17 +30,17 @@ from qgstream.talkers import data_bytes
 JSON = "application/json"
 NDJSON = "application/x-ndjson"
 
-# A refused body is read and forgotten so that the client gets its answer, but only up to this many times the limit.
+# A refused body is read and discarded so that the client gets its response, but only up to this multiple of the limit.
 _PATIENCE = 4
-# A shorter body is parsed in the turn of the loop in which it has come.
+# A shorter body is parsed as soon as it has arrived.
 _LOOKS_AT_ONCE = 4
-# Comparisons of a topic with a pattern of a token between two looks at the clock: about half a millisecond.
+# The number of comparisons of a topic with a token's pattern between two looks at the clock: about half a millisecond.
 _CHECKS_PER_LOOK = 2000
 
 
 @stream_request_body
 class PublishHandler(BaseHandler):
-    """Reads the body itself, so that credentials and size are checked before it is held."""
+    """Reads the body itself, so that credentials and size are checked before the body is held in memory."""
 
     is_counted = False  # by its result
     refusal: QgstreamError | None = None
@@ -50,7 +50,7 @@ class PublishHandler(BaseHandler):
     is_posting = False
 
     def prepare(self) -> None:
-        """Decide what can be decided before the body is read: nothing of a refused one is held."""
+        """Check the request before its body is read: nothing of a refused body is held in memory."""
         self.under_way = True
         self.service.publishing += 1
         self.limit = self.service.limits.max_body_bytes
@@ -67,14 +67,14 @@ class PublishHandler(BaseHandler):
                 raise TooLarge("body", declared, self.limit)
             self.service.bodies.check(declared, self.service.limits.max_inflight_body_bytes)
         except QgstreamError as error:
-            # Who waits for `100 Continue` has not sent it, and nobody reads for ever.
+            # A client that waits for `100 Continue` has not sent the body, and the server does not read for ever.
             if "Expect" in self.request.headers or declared > self.limit * _PATIENCE:
                 self.close_after_answer = True
                 raise
             self.refusal = error.with_traceback(None)
 
     def _declared_bytes(self) -> int:
-        # int() refuses thousands of digits with a ValueError.
+        # int() raises ValueError for thousands of digits.
         declared = self.request.headers.get("Content-Length", "0")[:19]
         return int(declared) if declared.isdecimal() else 0
 
@@ -98,10 +98,11 @@ class PublishHandler(BaseHandler):
         if principal.kind == "anonymous":
             raise Unauthorized("got no credentials, expected a publish key or a token in Authorization: Bearer")
         if not principal.publish:
-            raise Forbidden("these credentials do not allow to publish")
+            raise Forbidden("these credentials do not allow publishing")
 
     def data_received(self, chunk: bytes) -> Awaitable[None] | None:
-        """A part of the body. What there is to wait for, if it has to be decoded: nothing more is read until then."""
+        """Store a part of the body. A part that must be decoded returns an awaitable: nothing more is read until it is
+        done."""
         self.received_bytes += len(chunk)
         if self.refusal is not None or self.received_bytes > self.limit:
             self._let_go()
@@ -138,7 +139,7 @@ class PublishHandler(BaseHandler):
         self._hold(piece)
 
     def _refuse(self, error: QgstreamError) -> None:
-        self.refusal = error.with_traceback(None)  # which would keep what was received
+        self.refusal = error.with_traceback(None)  # its traceback would keep the received data
         self._let_go()
 
     def _end_decoding(self) -> None:
@@ -149,7 +150,7 @@ class PublishHandler(BaseHandler):
                 self._refuse(error)
 
     async def post(self) -> None:
-        """Publish. Answered when the events are in the log."""
+        """Publish. The response is sent when the events are in the log."""
         self.is_posting = True
         try:
             await self._post()
@@ -165,10 +166,10 @@ class PublishHandler(BaseHandler):
             try:
                 raise self.refusal
             finally:
-                self.refusal = None  # or it would hold this frame, and with that the handler, in a cycle
+                self.refusal = None  # otherwise it would hold this frame and so the handler in a cycle
         publications = await self._parse()
         await self.service.hub.slices.result(self._check_grants(publications), looks_at_once=_LOOKS_AT_ONCE)
-        self.service.check_ban(self.remote_ip, self.principal)  # by now it may be
+        self.service.check_ban(self.remote_ip, self.principal)  # the client may have been banned meanwhile
         self.service.charge(self.principal, len(publications), self.remote_ip)
         receipt = await self._publish(publications)
         self._accepted(publications, receipt)
@@ -189,14 +190,16 @@ class PublishHandler(BaseHandler):
 
     async def _publish(self, publications: list[Publication]) -> Receipt:
         if not self.service.takes_events:
-            raise Unavailable("the server is leaving, another one will answer", retry_after_seconds=1, code="draining")
+            raise Unavailable(
+                "the server is draining; retry to reach another one", retry_after_seconds=1, code="draining"
+            )
         self._check_maintenance()
         return await self.service.hub.publish_all(publications)
 
     def _check_maintenance(self) -> None:
         self.service.maintenance.check_publish(self.service.retry_after_seconds())
 
-    # Each publish is counted once, by what came of it.
+    # Each publish is counted once, by its result.
 
     def _accepted(self, publications: list[Publication], receipt: Receipt) -> None:
         fresh = len(publications) - receipt.repeated
@@ -209,7 +212,7 @@ class PublishHandler(BaseHandler):
         self.service.hub.metrics.publish_ended(result)
 
     def see_failure(self, error: BaseException | None) -> None:
-        """See `BaseHandler`. None: the client went away before its request was whole."""
+        """See `BaseHandler`. None: the client disconnected before its request was complete."""
         if self.is_counted:
             return
         result = "incomplete" if error is None else result_of(error)
@@ -219,19 +222,19 @@ class PublishHandler(BaseHandler):
         self.service.refusals.see("publish.refused", asker, result, error)
 
     def _broken_off(self) -> QgstreamError | None:
-        # Its connection refuses a body that is far too large, or breaks HTTP.
+        # The connection refuses a body that is far too large, or a malformed request.
         is_too_large = getattr(self.request.connection, "refusal_status", 0) == TooLarge.status
         if is_too_large or self.received_bytes > self.limit:
             return TooLarge("body", self.received_bytes, self.limit)
         return None
 
     def on_finish(self) -> None:
-        """It is answered."""
+        """The response is sent."""
         super().on_finish()
         self._over()
 
     def on_connection_close(self) -> None:
-        """Nobody waits for the answer any more."""
+        """The client has disconnected."""
         super().on_connection_close()
         self._over()
 
@@ -239,7 +242,7 @@ class PublishHandler(BaseHandler):
         if self.under_way:
             self.under_way = False
             self.service.publishing -= 1
-        if not self.is_posting:  # else it is held, and counted, until that is over
+        if not self.is_posting:  # otherwise the body is held and counted until the publish is done
             if not self.is_counted:
                 self.see_failure(self.refusal or self._broken_off())
             self._let_go()

@@ -1,4 +1,4 @@
-"""What handlers that open a stream share: what is asked for, and whether it may be had."""
+"""The shared part of handlers that open a stream: they parse the request, and admit or refuse it."""
 
 from __future__ import annotations
 
@@ -31,8 +31,8 @@ _PARAMETERS = frozenset({"topic", "event", "envelope", "replay", "access_token",
 
 @dataclass(frozen=True, slots=True)
 class Wanted:
-    """What somebody asked for: `last_event_id` is where to go on (None for a new stream), and with `latest` who has
-    nothing to resume begins with the newest event of each topic. `ignored` are the parameters that mean nothing."""
+    """The parsed request. `last_event_id` is the position to resume from (None for a new stream). With `latest`, a
+    stream without such a position begins with the newest event of each topic. `ignored` are the unknown parameters."""
 
     principal: Principal
     subscription: Subscription
@@ -42,34 +42,34 @@ class Wanted:
 
 
 class Admitted(NamedTuple):
-    """A stream that may begin: what was asked for, and what the broker found (see `Hub.look_up`) where the window alone
-    cannot tell how it begins."""
+    """A stream that was admitted: the parsed request, and the result of `Hub.look_up` if the window alone cannot tell
+    how the stream begins."""
 
     wanted: Wanted
     older: Position | ResetReason | None = None
 
 
 class StreamHandler(BaseHandler):
-    """Reads the parameters of a stream, refuses one too many, and hands the others to the hub."""
+    """Parses the parameters of a stream, refuses a stream over a limit, and passes the others to the hub."""
 
-    is_counted = False  # a refusal: the error that comes of it is not another one
+    is_counted = False  # a refusal: its error is not counted again
 
-    # What is asked for.
+    # Parsing the request.
 
     def wanted(self, framing: Framing) -> Wanted | Rejection:
-        """Who asks for what; a refusal of a banned client, or while nobody can tell who asks. Raises `Unauthorized`,
-        which is counted, `Forbidden` or `InvalidField`."""
+        """Return the parsed request, or the rejection of a banned client or of a client that cannot be authenticated at
+        the moment. Raises `Unauthorized`, which is counted, `Forbidden` or `InvalidField`."""
         ban = self.service.ban_of(self.remote_ip)
         if ban is not None:
             return self._banned(ban)
         try:
             principal = self.authenticate()
         except Unauthorized as error:
-            # A real 401: a client that was told anything else would come back with the same token for ever.
+            # A real 401: with any other response, a client would reconnect with the same token for ever.
             self._rejected("unauthorized", error)
             raise
         except Unavailable as error:
-            # Later it can be told, so an EventSource must come back.
+            # The check may succeed later, so an EventSource must reconnect.
             self._rejected("auth_unavailable", error)
             return Rejection("auth_unavailable", str(error), False)
         except TooManyRequests as error:
@@ -87,9 +87,9 @@ class StreamHandler(BaseHandler):
         return ban.rejection(now)
 
     def subscription(self, principal: Principal, framing: Framing) -> Subscription:
-        """What the query asks for, if this principal may have it."""
+        """Return the requested subscription, if this principal may have it."""
         limits, private = self.service.limits, self.service.private_topics
-        if not self.request.query:  # by far the most common, so nothing is parsed for it
+        if not self.request.query:  # by far the most common case, so nothing is parsed
             principal.require_subscribe(("*",), private.patterns)
             grants = frozenset(principal.subscribe)
             return narrow(Subscription(framing=framing, grants=grants, private_topics=private))
@@ -118,7 +118,7 @@ class StreamHandler(BaseHandler):
             grants=frozenset(principal.subscribe),
             private_topics=private,
         )
-        return narrow(asked)  # whose grants differ only elsewhere shares a feed
+        return narrow(asked)  # principals whose grants differ only for other topics share a feed
 
     def _wants_latest(self) -> bool:
         value = self.get_query_argument("replay", "") if self.request.query else ""
@@ -137,7 +137,7 @@ class StreamHandler(BaseHandler):
         return tuple([name.encode("latin-1").decode("utf-8", "replace") for name in in_order])
 
     def _values(self, name: str) -> list[str]:
-        # Not get_query_arguments: it turns control characters into spaces, and the topic into another one.
+        # Not get_query_arguments: it turns control characters into spaces, which would change the topic.
         return [self.decode_argument(value, name) for value in self.request.query_arguments.get(name, ())]
 
     def _flag(self, name: str) -> bool:
@@ -152,19 +152,19 @@ class StreamHandler(BaseHandler):
             # Headers arrive decoded as latin-1; a browser sends UTF-8.
             return header.encode("latin-1").decode("utf-8", "replace")
         for name in _LAST_EVENT_ID_PARAMETERS if self.request.query else ():
-            # Not get_query_argument: it refuses what is not UTF-8, and no id is answered with an error.
-            # An empty one is none: a client that adds a parameter for the id it has not got must not lose the other.
+            # Not get_query_argument: it refuses values that are not UTF-8, but a bad id must not get an error. An empty
+            # value counts as absent: a client that adds an empty parameter must not hide its other id.
             for value in filter(None, reversed(self.request.query_arguments.get(name, ()))):
                 return value.decode("utf-8", "replace")
         return None
 
-    # Whether it may be had.
+    # Admission.
 
     async def admitted(self, framing: Framing) -> Admitted | Rejection:
-        """Everything before the first byte: what is asked for, admission, and the broker where it must be asked.
+        """Do everything before the first byte: parse the request, admit the stream, and ask the broker if necessary.
 
-        A refused client causes no work of the broker; an admitted one keeps its place while the broker is asked. Raises
-        what `wanted` raises.
+        A refused client causes no work for the broker. An admitted client keeps its place while the broker is asked.
+        Raises the errors of `wanted`.
         """
         wanted = self.wanted(framing)
         if isinstance(wanted, Rejection):
@@ -179,10 +179,11 @@ class StreamHandler(BaseHandler):
             with hub.registry.place(client_key(self.remote_ip)):
                 older = await hub.look_up(wanted.subscription, wanted.last_event_id or "")
         except Unavailable as error:
-            # It cannot be known now what this client has missed. Later it can: it keeps its id and comes back.
+            # At the moment the server cannot tell what this client has missed. The client keeps its id and reconnects
+            # later.
             self._rejected("broker_down", error)
             return Rejection("broker_down", str(error), False)
-        # What was allowed when the broker was asked may have been changed by a reload since.
+        # A reload may have changed the permissions while the broker was asked.
         wanted = self.wanted(framing)
         if isinstance(wanted, Rejection):
             return wanted
@@ -199,7 +200,7 @@ class StreamHandler(BaseHandler):
         self.service.rejected(reason, self.remote_ip, asker=self.asker, error=error)
 
     def see_failure(self, error: BaseException) -> None:
-        """See `BaseHandler`: the refusals that have no reason of their own in the metrics of streams."""
+        """See `BaseHandler`. This counts the refusals that have no reason of their own in the metrics of streams."""
         if self.is_counted:
             return
         asker, reason = self.asker, result_of(error)
@@ -207,8 +208,10 @@ class StreamHandler(BaseHandler):
         self.service.refusals.see("events.rejected", asker, reason, error)
 
     def refusal(self, rejection: Rejection) -> Banned | TooManyRequests | Unavailable:
-        """What a refused client is answered: 403 if it is banned, 429 if it is over a limit of its own, else 503."""
-        # The socket goes too: kept alive it would still cost a descriptor, which is what there is too little of.
+        """Return the error of a refused client: 403 if it is banned, 429 if it exceeds a limit of its own, otherwise
+        503."""
+        # The socket is closed as well: a kept-alive socket would still use a descriptor, and descriptors are scarce
+        # now.
         self.close_after_answer = True
         retry_after = self.service.retry_after_seconds(rejection.wait_seconds)
         if rejection.reason == "banned":
@@ -216,10 +219,10 @@ class StreamHandler(BaseHandler):
         error = TooManyRequests if rejection.per_client else Unavailable
         return error(rejection.message, retry_after_seconds=retry_after, code=rejection.reason)
 
-    # How it begins. Both are called in the same tick, as in `Hub`.
+    # Opening the stream. Both functions are called in the same tick, as in `Hub`.
 
     def opening(self, admitted: Admitted) -> Opening:
-        """What the stream is told first."""
+        """Return the first messages of the stream."""
         wanted, older = admitted
         return self.service.hub.open(
             wanted.subscription, wanted.last_event_id, latest=wanted.latest, older=older, ignored=wanted.ignored
@@ -227,8 +230,8 @@ class StreamHandler(BaseHandler):
 
     def adopt(self, stream: IOStream, wanted: Wanted, opening: Opening) -> None:
         """Give the hub a detached stream whose headers and first bytes are written."""
-        # The client may have gone by now, or this may be the second of two pipelined requests: then there would be no
-        # close callback any more, and the slot would leak.
+        # The client may have disconnected by now, or this may be the second of two pipelined requests. Then no close
+        # callback would run any more, and the slot would leak.
         if stream.closed():
             return
         ip, origin = self.remote_ip, self.other_origin()

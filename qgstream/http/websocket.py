@@ -1,4 +1,4 @@
-"""`GET /ws`: the same streams over a WebSocket. Tornado shakes hands; then the stream is the hub's."""
+"""`GET /ws`: the same streams over a WebSocket. Tornado does the handshake. Then the hub takes the stream over."""
 
 from __future__ import annotations
 
@@ -17,38 +17,39 @@ SUBPROTOCOL = "qgstream.v1"
 
 
 class WebSocketEventsHandler(WebSocketHandler, StreamHandler):
-    """Opens a stream on a WebSocket. Its life as a handler ends with the handshake.
+    """Opens a stream on a WebSocket. The handler is freed after the handshake.
 
-    What is wrong is refused before it, in HTTP and JSON as everywhere: Tornado checks again, in plain text.
+    A bad request is refused before the handshake, with JSON as elsewhere. Tornado would check again and respond in
+    plain text.
     """
 
     def head(self) -> None:
-        """There is no stream without a handshake."""
+        """Refuse HEAD: there is no stream without a handshake."""
         self._check_handshake()
         raise UpgradeRequired("got HEAD, expected GET")
 
     async def get(self) -> None:
-        """The handshake."""
+        """Do the handshake."""
         self._check_handshake()
         admitted = await self.admitted(Framing.WEBSOCKET)
         if isinstance(admitted, Rejection):
-            # No answer makes a browser's WebSocket stop for good, so here it is the one that says what is wrong.
+            # No response makes a browser's WebSocket stop for good, so this error can say what is wrong.
             raise self.refusal(admitted)
         self._admitted = admitted
         await super().get()
 
     def wanted(self, framing: Framing) -> Wanted | Rejection:
-        """See `StreamHandler`; the page is asked for first."""
+        """See `StreamHandler`; the page's origin is checked first."""
         self._check_page()
         return super().wanted(framing)
 
     def open(self) -> None:
-        """The 101 is written: take the stream, before Tornado begins to read it."""
+        """The 101 is written: take the stream over before Tornado begins to read it."""
         protocol = self.ws_connection
         if protocol is None or protocol.stream is None:
             return
         stream, protocol.stream = protocol.stream, None
-        # Its loop ends before it has begun, and so lets go of the handler, the request and the protocol: 4 KiB a stream
+        # Its loop ends before it has begun, and so frees the handler, the request and the protocol: 4 KiB a stream
         # instead of 13.
         protocol.client_terminated = True
         self.ws_connection = None
@@ -61,12 +62,13 @@ class WebSocketEventsHandler(WebSocketHandler, StreamHandler):
     # The handshake.
 
     def select_subprotocol(self, subprotocols: list[str]) -> str | None:
-        """Ours, if it is offered: a browser hangs up when it has offered some and none is taken."""
+        """Select this server's subprotocol if it is offered: a browser disconnects if it has offered some and none is
+        selected."""
         return SUBPROTOCOL if SUBPROTOCOL in subprotocols else None
 
     @property
     def ping_interval(self) -> float | None:
-        """None, also in an application that has set `websocket_ping_interval`: the heartbeats do that."""
+        """Return None, also in an application that has set `websocket_ping_interval`: the heartbeats replace pings."""
         return None
 
     def _check_handshake(self) -> None:
@@ -89,22 +91,24 @@ class WebSocketEventsHandler(WebSocketHandler, StreamHandler):
             raise InvalidField("Sec-WebSocket-Key", f"got {key[:50]!r}, expected 16 bytes in base64")
 
     def _check_page(self) -> None:
-        # Browsers let any page open a WebSocket to anywhere and read it: there is no CORS, so this stands for it.
+        # Browsers let any page open a WebSocket to any server and read it. WebSockets have no CORS, so this check
+        # replaces it.
         origin = self.request.headers.get("Origin")
         if origin is None:
             if self.request.headers.get("Sec-Fetch-Site", "none") in ("none", "same-origin"):
-                return  # no browser
+                return  # not a browser
             origin = ""
         if not self.check_origin(origin):
             raise self.foreign_origin(origin)
 
     def check_origin(self, origin: str) -> bool:
-        """Whether this origin's pages may open one."""
+        """Return whether pages of this origin may open a stream."""
         return self.is_own_origin(origin) or cors.is_allowed(self.service.cors, origin)
 
     @property
     def takes_cookie(self) -> bool:
-        """A page of another origin has its visitor's cookie here only where CORS would let it use it."""
+        """Return whether a cookie may authenticate: for a page of another origin, only if CORS allows it to use the
+        cookie."""
         origin = self.request.headers.get("Origin")
         return origin is None or self.is_own_origin(origin) or self.service.cors.allow_credentials
 

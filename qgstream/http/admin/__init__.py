@@ -1,1 +1,1 @@
-"""The paths below `/admin`: what operators ask and change. `base` asks for an admin key."""
+"""The paths below `/admin`, for operators. `base` checks the admin key."""

@@ -1,4 +1,4 @@
-"""`/admin/bans`: who is kept away, until when, and why."""
+"""`/admin/bans`: the bans, with their ends and reasons."""
 
 from __future__ import annotations
 
@@ -23,14 +23,14 @@ class BansHandler(AdminHandler):
     """All bans of this process."""
 
     def get(self) -> None:
-        """Those in effect, the oldest first."""
+        """Return the bans in effect, the oldest first."""
         bans = self.service.bans
         bans.purge(time.monotonic())
         self.answer({"bans": [ban.document() for ban in bans], "max_bans": MAX_BANS})
 
     async def post(self) -> None:
-        """Ban somebody, at once. The answer comes when the last of their streams has been told. A ban that is there
-        already gets the new reason and end."""
+        """Ban a client at once. The response is sent when its last stream has been told. An existing ban gets the new
+        reason and end."""
         body = self.json_object()
         self.check_fields(body, _FIELDS)
         kind, value = self._target(body)
@@ -41,7 +41,7 @@ class BansHandler(AdminHandler):
             kind, value, reason=reason, by=self.principal.name, seconds=self._seconds(body),
             now=time.monotonic(), unix_now=time.time(),
         )  # fmt: skip
-        # Before its streams are ended: whatever becomes of this request, the ban holds from now on.
+        # Before the streams are ended: the ban holds from now on, even if this request fails.
         self.audit("admin.banned", **_facts(ban))
         kicked = await self.service.end_banned()
         self.set_status(201 if is_new else 200)
@@ -59,7 +59,7 @@ class BansHandler(AdminHandler):
         return kind, value
 
     def _check_key(self, name: str) -> None:
-        # A name that is misspelt would ban nobody. It is not repeated: it may be the key itself.
+        # A misspelt name would ban no client. The name is not repeated: it may be the key itself.
         known = self.service.auth.settings.publish_keys
         if name not in known:
             hint = did_you_mean(name, known)
@@ -75,11 +75,11 @@ class BanHandler(AdminHandler):
     """One ban, by its id."""
 
     def get(self, id: str) -> None:
-        """It."""
+        """Return the ban."""
         self.answer(self._find(id).document())
 
     def delete(self, id: str) -> None:
-        """Lift it, at once."""
+        """Lift the ban at once."""
         ban = self._find(id)
         self.service.bans.remove(ban.id)
         self.audit("admin.unbanned", **_facts(ban))
@@ -90,7 +90,7 @@ class BanHandler(AdminHandler):
         bans.purge(time.monotonic())
         ban = bans.get(int(id))
         if ban is None:
-            raise NotFound(f"got {id}, expected the id of a ban: this one is over, or never was")
+            raise NotFound(f"got {id}, expected the id of a ban that has not ended")
         return ban
 
 

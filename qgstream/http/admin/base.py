@@ -1,4 +1,4 @@
-"""What every handler below `/admin` does: ask for an admin key, and read what is asked for to the letter."""
+"""The base of the handlers below `/admin`: it checks the admin key and parses requests strictly."""
 
 from __future__ import annotations
 
@@ -23,12 +23,12 @@ _NUMBER = re.compile(r"[0-9]{1,15}(\.[0-9]{1,20})?([eE][+-]?[0-9]{1,3})?")
 
 
 class AdminHandler(BaseHandler):
-    """Answers those who have an admin key. `parameters` are the names that its query may have."""
+    """Responds only to clients with an admin key. `parameters` are the names that the query may contain."""
 
     parameters: Collection[str] = ()
 
     def prepare(self) -> None:
-        """Nothing is done, and nothing told, without a key. A preflight needs none."""
+        """Check the key: without a key, the server changes and tells nothing. A preflight needs no key."""
         if self.request.method == "OPTIONS":
             return
         auth = self.service.auth
@@ -37,26 +37,27 @@ class AdminHandler(BaseHandler):
                 "got no admin keys in the configuration, expected at least one in auth.admin_keys "
                 '(QGSTREAM_AUTH__ADMIN_KEYS=\'{"name": "key"}\'): without them nobody may use /admin'
             )
-        # From the header alone: a URL is kept in histories and in logs of proxies, and a cookie comes by itself.
+        # From the header alone: URLs are stored in histories and in the logs of proxies, and browsers send cookies on
+        # their own.
         credentials = Credentials(authorization=self.request.headers.get("Authorization"))
         self.principal = self.service.authenticate(credentials, self.remote_ip, place="admin")
         self.principal.require_admin()
         self._check_parameters()
 
     def see_failure(self, error: BaseException) -> None:
-        """See `BaseHandler`: keys are guessed here. What else may be wrong has its answer."""
+        """See `BaseHandler`. Log a wrong key, because keys are guessed here. Other errors only get their response."""
         if getattr(error, "status", None) in (401, 403):
             self.see_refusal("admin.refused", error)
 
     def head(self, *path: str) -> Any:  # a coroutine where `get` is one
-        """As GET, without its body."""
+        """Send the headers of GET."""
         return self.get(*path)
 
     def audit(self, event: str, **fields: object) -> None:
-        """One line for what an operator did: who, from where, and what."""
+        """Log one line for an operator's change: the operator, the address, and the change."""
         log.info(event, extra={"admin_key": self.principal.name, "remote_ip": self.remote_ip, **fields})
 
-    # What is asked for. Nothing unknown is passed over: a misspelt filter would mean every stream.
+    # Parsing the request. Unknown parameters are refused: a misspelt filter would match every stream.
 
     def _check_parameters(self) -> None:
         for name, values in self.request.query_arguments.items():
@@ -64,15 +65,15 @@ class AdminHandler(BaseHandler):
                 expected = ", ".join(self.parameters) or "no parameters"
                 raise InvalidField(name[:100] or "query", f"unknown parameter, expected {expected}")
             if len(values) > 1:
-                raise InvalidField(name, f"got it {len(values)} times, expected once")
+                raise InvalidField(name, f"got the parameter {len(values)} times, expected it once")
 
     def text(self, name: str) -> str | None:
-        """A parameter as it was sent; None without it."""
+        """Return a parameter as it was sent, or None without it."""
         value: str | None = self.get_query_argument(name, None, strip=False)
         return value
 
     def whole(self, name: str, default: int, *, low: int = 0, high: int = 10**15) -> int:
-        """A parameter that is a whole number from `low` to `high`."""
+        """Return a parameter that is a whole number from `low` to `high`."""
         text = self.text(name)
         if text is None:
             return default
@@ -81,7 +82,7 @@ class AdminHandler(BaseHandler):
         return int(text)
 
     def number(self, name: str, default: float, *, high: float) -> float:
-        """A parameter that is a number from 0 to `high`."""
+        """Return a parameter that is a number from 0 to `high`."""
         text = self.text(name)
         if text is None:
             return default
@@ -90,21 +91,21 @@ class AdminHandler(BaseHandler):
         return float(text)
 
     def flag(self, name: str) -> bool:
-        """A parameter that is `true` or `false`."""
+        """Return a parameter that is `true` or `false`."""
         text = self.text(name)
         if text not in (None, "true", "false"):
             raise InvalidField(name, f"got {text[:100]!r}, expected true or false")
         return text == "true"
 
     def check_fields(self, body: dict[str, Any], expected: Collection[str]) -> None:
-        """Raise `InvalidField` for a field of the body that is none of these."""
+        """Raise `InvalidField` for a field of the body that is not in `expected`."""
         for name in body:
             if name not in expected:
                 hint = did_you_mean(name, expected) or f", expected {' or '.join(expected)}"
                 raise InvalidField(name[:100], f"unknown field{hint}")
 
     def number_of(self, body: dict[str, Any], name: str, default: float, *, low: float, high: float) -> float:
-        """A field of the body that is a number from `low` to `high`; null is the default."""
+        """Return a field of the body that is a number from `low` to `high`; null means the default."""
         value = body.get(name)
         if value is None:
             return default
@@ -115,14 +116,14 @@ class AdminHandler(BaseHandler):
         return value
 
     def flag_of(self, body: dict[str, Any], name: str, *, default: bool) -> bool:
-        """A field of the body that is true or false."""
+        """Return a field of the body that is true or false."""
         value = body.get(name, default)
         if not isinstance(value, bool):
             raise InvalidField(name, f"got {type(value).__name__}, expected true or false")
         return value
 
     def json_object(self, *, required: bool = True) -> dict[str, Any]:
-        """The body, a JSON object; without `required` none at all is an empty one."""
+        """Return the body, a JSON object. Unless it is `required`, a missing body counts as an empty object."""
         if not self.request.body and not required:
             return {}
         media_type = self.request.headers.get("Content-Type", "").partition(";")[0].strip().lower()

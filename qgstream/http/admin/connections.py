@@ -1,4 +1,4 @@
-"""`/admin/connections`: who is connected, and goodbye."""
+"""`/admin/connections`: lists the open streams, and ends them."""
 
 from __future__ import annotations
 
@@ -26,9 +26,9 @@ class ConnectionsHandler(AdminHandler):
     parameters = (*_FILTERS, "sort", "limit", "cursor", "all")
 
     async def get(self) -> None:
-        """One page of them."""
+        """Return one page of the streams."""
         if self.text("all") is not None:
-            raise InvalidField("all", "unknown parameter here, it is for DELETE")
+            raise InvalidField("all", "got a parameter of DELETE, expected a parameter of GET")
         sort = self.text("sort") or "oldest"
         if sort not in SORTS:
             raise InvalidField("sort", f"got {sort[:100]!r}, expected one of {', '.join(SORTS)}")
@@ -43,10 +43,10 @@ class ConnectionsHandler(AdminHandler):
         self.answer({"connections": page.connections, "cursor": page.cursor, "matching": page.matching})
 
     async def delete(self) -> None:
-        """Say goodbye to all that match. Answered when the last has been told."""
+        """End all matching streams. The response is sent when the last one has been told."""
         for name in ("sort", "limit", "cursor"):
             if self.text(name) is not None:
-                raise InvalidField(name, "unknown parameter here, it is for GET")
+                raise InvalidField(name, "got a parameter of GET, expected a parameter of DELETE")
         wanted = self._filter()
         if wanted.is_everything and not self.flag("all"):
             raise BadRequest(
@@ -71,7 +71,8 @@ class ConnectionsHandler(AdminHandler):
         )
 
     def _name(self, name: str) -> str | None:
-        # As names are shown: what an operator copies from the list, from the log and from the token itself all match.
+        # In the form for display: a name matches whether the operator copies it from the list, from the log or from the
+        # token.
         text = self.text(name)
         return None if text is None else printable(text, MAX_NAME_CHARACTERS)
 
@@ -90,11 +91,11 @@ class ConnectionHandler(AdminHandler):
     """One stream, by its id in the log."""
 
     def get(self, id: str) -> None:
-        """What an operator sees of it."""
+        """Return the stream's description for operators."""
         self.answer(connection_query.describe(self.service.hub, self._find(id), time.time()))
 
     def delete(self, id: str) -> None:
-        """Say goodbye to it. `kicked` is 0 if it was leaving already."""
+        """End the stream. `kicked` is 0 if it was ending already."""
         connection = self._find(id)
         kicked = int(connection.reason is None)
         if kicked:
@@ -105,5 +106,5 @@ class ConnectionHandler(AdminHandler):
     def _find(self, id: str) -> Connection:
         connection = self.service.hub.registry.get(int(id))
         if connection is None:
-            raise NotFound(f"got {id}, expected the id of an open stream: this one has ended, or never was")
+            raise NotFound(f"got {id}, expected the id of an open stream")
         return connection

@@ -8,16 +8,16 @@ from qgstream.wire.framing import Framing
 
 
 class AdminEventsHandler(AdminHandler):
-    """Opens a stream of snapshots. As every stream it detaches, and the handler is freed."""
+    """Opens an admin stream. The handler detaches its socket and is freed, as for every stream."""
 
     def head(self, *_path: str) -> None:
-        """The headers alone."""
+        """Send the headers of GET."""
         self._set_stream_headers()
-        self.flush()  # now: finish() would add a Content-Length, and there is none
+        self.flush()  # now: finish() would add a Content-Length, and a stream has none
         self.finish()
 
     def get(self) -> None:
-        """The stream."""
+        """Open the stream."""
         viewers = self.service.viewers
         framing = Framing.CHUNKED if self.request.version == "HTTP/1.1" else Framing.RAW
         first = viewers.first()
@@ -25,7 +25,7 @@ class AdminEventsHandler(AdminHandler):
         self.write(first)
         self.flush()
         stream = self.detach()
-        if stream.closed():  # gone by now: there would be no close callback
+        if stream.closed():  # the client has disconnected: no close callback would run
             return
         viewers.adopt(stream, framing, self.principal, ip=self.remote_ip)
         self.audit("admin.watching", viewers=len(viewers))

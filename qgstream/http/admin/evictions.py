@@ -1,4 +1,4 @@
-"""`/admin/shed` and `/admin/evictions`: some of the streams end over a while, and the server goes on."""
+"""`/admin/shed` and `/admin/evictions`: some streams end over a period, and the server continues to serve."""
 
 from __future__ import annotations
 
@@ -12,10 +12,10 @@ _FIELDS = ("percent", "seconds")
 
 
 class ShedHandler(AdminHandler):
-    """A part of the streams goes elsewhere, to balance processes."""
+    """Ends a part of the streams, to balance the load between processes."""
 
     async def post(self) -> None:
-        """Begin."""
+        """Begin an eviction."""
         body = self.json_object()
         self.check_fields(body, _FIELDS)
         if body.get("percent") is None:
@@ -35,25 +35,27 @@ class ShedHandler(AdminHandler):
 
 
 class EvictionsHandler(AdminHandler):
-    """All that are under way."""
+    """All evictions under way."""
 
     def get(self) -> None:
-        """The oldest first."""
+        """Return them, the oldest first."""
         self.answer({"evictions": [eviction.document() for eviction in self.service.evictions]})
 
 
 class EvictionHandler(AdminHandler):
-    """One of them, by its id."""
+    """One eviction, by its id."""
 
     def get(self, id: str) -> None:
-        """How far it is."""
+        """Return its progress."""
         self.answer(self._find(id).document())
 
     def delete(self, id: str) -> None:
-        """Cancel it: streams whose turn has not come stay."""
+        """Cancel the eviction: streams that have not been told yet stay open."""
         eviction = self._find(id)
         if eviction.cause == "maintenance":
-            raise InvalidField("id", f"got {id}, which is of a maintenance: end that with DELETE /admin/maintenance")
+            raise InvalidField(
+                "id", f"got {id}, which belongs to a maintenance: end the maintenance with DELETE /admin/maintenance"
+            )
         stay = self.service.evictions.cancel(eviction)
         self.audit("admin.eviction_cancelled", eviction=eviction.id, cause=eviction.cause, stayed=stay)
         self.answer({"id": eviction.id, "stayed": stay})
@@ -61,5 +63,5 @@ class EvictionHandler(AdminHandler):
     def _find(self, id: str) -> Eviction:
         eviction = self.service.evictions.get(int(id))
         if eviction is None:
-            raise NotFound(f"got {id}, expected the id of an eviction: this one is over, or never was")
+            raise NotFound(f"got {id}, expected the id of an eviction under way")
         return eviction

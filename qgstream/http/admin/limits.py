@@ -1,4 +1,4 @@
-"""`/admin/limits`: what this process accepts, changed while it runs."""
+"""`/admin/limits`: the limits of this process, and changes to them while it runs."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ class LimitsHandler(AdminHandler):
     """The limits in effect, and changes to them."""
 
     def get(self) -> None:
-        """All limits, and which of them were changed here."""
+        """Return all limits, and the names of those that were changed here."""
         service = self.service
         self.answer({
             "limits": service.limits.model_dump(mode="json"),
@@ -20,7 +20,7 @@ class LimitsHandler(AdminHandler):
         })  # fmt: skip
 
     def patch(self) -> None:
-        """Change some: all of them at once, or none for a single wrong one."""
+        """Change limits: all of them at once, or none if one is wrong."""
         changed = self.service.tune(self.json_object())
         if changed:
             self.audit(

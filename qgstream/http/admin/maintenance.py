@@ -1,4 +1,4 @@
-"""`/admin/maintenance`: without clients for a while, and back."""
+"""`/admin/maintenance`: the process runs without clients for a while."""
 
 from __future__ import annotations
 
@@ -12,10 +12,10 @@ _FIELDS = ("seconds", "publishes")
 
 
 class MaintenanceHandler(AdminHandler):
-    """The reversible drain: the process stays."""
+    """Maintenance: a drain that can be undone. The process keeps running."""
 
     def get(self) -> None:
-        """Whether it is in effect, and how many streams are left."""
+        """Return whether maintenance is in effect, and how many streams are left."""
         maintenance = self.service.maintenance
         self.answer({
             "maintenance": maintenance.is_on,
@@ -26,7 +26,7 @@ class MaintenanceHandler(AdminHandler):
         })  # fmt: skip
 
     def post(self) -> None:
-        """Begin, or change how it goes on."""
+        """Begin the maintenance, or change its arguments."""
         body = self.json_object(required=False)
         self.check_fields(body, _FIELDS)
         seconds = self.number_of(body, "seconds", DEFAULT_SECONDS, low=0, high=MAX_SECONDS)
@@ -40,8 +40,8 @@ class MaintenanceHandler(AdminHandler):
         self.get()
 
     def delete(self) -> None:
-        """Take clients again."""
+        """End the maintenance: admit clients again."""
         if not self.service.maintenance.end():
-            raise NotFound("got no maintenance that could end")
+            raise NotFound("maintenance is not in effect")
         self.audit("admin.maintenance_ended", connections=len(self.service.hub.registry))
         self.get()

@@ -1,4 +1,5 @@
-"""`/admin`: the process itself. Its topics, its configuration in effect, its leaving, and the description of it all."""
+"""`/admin`: the process itself, with its topics, its configuration in effect, its drain, and the OpenAPI
+description."""
 
 from __future__ import annotations
 
@@ -20,21 +21,21 @@ _DRAIN_FIELDS = ("seconds", "now", "topic", "exact")
 
 
 class TopicsHandler(AdminHandler):
-    """What is published to most, and what is asked for most."""
+    """The topics with the most events, and the patterns with the most subscribers."""
 
     parameters = ("limit",)
 
     async def get(self) -> None:
-        """At most `limit` of each."""
+        """Return at most `limit` of each."""
         limit = self.whole("limit", 100, low=1, high=_MAX_TOPICS)
         self.answer(await self.service.hub.slices.result(status.topics(self.service.hub, limit)))
 
 
 class OverviewHandler(AdminHandler):
-    """Everything at a glance, once."""
+    """One snapshot of the process."""
 
     def get(self) -> None:
-        """A snapshot, as `/admin/events` sends them."""
+        """Return a snapshot, as `/admin/events` sends them."""
         self.answer(self.service.viewers.take())
 
 
@@ -52,7 +53,7 @@ class ConfigHandler(AdminHandler):
     """The configuration in effect."""
 
     def get(self) -> None:
-        """Each key's value and where it came from. Secrets are not shown."""
+        """Return the value and the origin of each key. Secrets are not shown."""
         if self.service.effective is None:
             raise NotFound("got no configuration: the program that embeds this server has its own")
         entries = {key: {"value": value, "source": source} for key, value, source in self.service.effective()}
@@ -63,10 +64,10 @@ class ConfigHandler(AdminHandler):
 
 
 class ReloadHandler(AdminHandler):
-    """Reading the configuration again, as on SIGHUP."""
+    """Loads the configuration again, as SIGHUP does."""
 
     def post(self) -> None:
-        """What has changed; with `dry_run` what would change."""
+        """Return the changes; with `dry_run`, the changes that a reload would make."""
         body = self.json_object(required=False)
         for name in body:
             if name != "dry_run":
@@ -75,7 +76,7 @@ class ReloadHandler(AdminHandler):
         if not isinstance(dry_run, bool):
             raise InvalidField("dry_run", f"got {type(dry_run).__name__}, expected true or false")
         if self.service.reload is None:
-            raise NotFound("got no configuration to read again: the program that embeds this server has its own")
+            raise NotFound("got no configuration to load again: the program that embeds this server has its own")
         if not dry_run:
             self.audit("admin.reload")
         try:
@@ -86,12 +87,12 @@ class ReloadHandler(AdminHandler):
 
 
 class DrainHandler(AdminHandler):
-    """Leaving, as on SIGTERM; or, with a topic, the end of the streams that listen to it."""
+    """Drains the server, as SIGTERM does; or, with a topic, ends the streams that subscribe to the topic."""
 
     parameters = ("topic", "exact")
 
     async def post(self) -> None:
-        """Begin. Of a server that leaves only `now` changes anything afterwards."""
+        """Begin the drain. Once a server is draining, only `now` changes anything."""
         body = self.json_object(required=False)
         self.check_fields(body, _DRAIN_FIELDS)
         seconds = self.number_of(body, "seconds", -1, low=0, high=MAX_SECONDS)
@@ -99,11 +100,11 @@ class DrainHandler(AdminHandler):
         topic, exact = self._topic(body)
         if topic is not None:
             if now:
-                raise InvalidField("now", "unknown field beside topic; to end the streams at once set seconds to 0")
+                raise InvalidField("now", "not allowed with topic; to end the streams at once, set seconds to 0")
             await self._drain_topic(topic, exact, DEFAULT_SECONDS if seconds < 0 else seconds)
             return
         if exact:
-            raise InvalidField("exact", "got it without topic, expected both or neither")
+            raise InvalidField("exact", "got this field without topic, expected both or neither")
         if self.service.leave is None:
             raise NotFound("got no process of its own to end: the program that embeds this server decides")
         in_effect = self.service.leave(None if seconds < 0 else seconds, now)
@@ -116,7 +117,7 @@ class DrainHandler(AdminHandler):
     def _topic(self, body: dict[str, Any]) -> tuple[str | None, bool]:
         for name in self.parameters:
             if name in body and self.text(name) is not None:
-                raise InvalidField(name, "got it in the query and in the body, expected it once")
+                raise InvalidField(name, "got this field in the query and in the body, expected it once")
         topic = body.get("topic", self.text("topic"))
         exact = self.flag_of(body, "exact", default=self.flag("exact"))
         return (None, exact) if topic is None and "topic" not in body else (check_pattern(topic), exact)
@@ -138,5 +139,5 @@ class OpenApiHandler(AdminHandler):
     """The description of the HTTP interface."""
 
     def get(self) -> None:
-        """OpenAPI 3.1."""
+        """Return the OpenAPI 3.1 document."""
         self.answer(openapi.document())

@@ -1,4 +1,4 @@
-"""`/admin/publishers` and `/admin/talkers`: who publishes what, and who asks for how much."""
+"""`/admin/publishers` and `/admin/talkers`: the clients that publish, and the clients that send the most requests."""
 
 from __future__ import annotations
 
@@ -15,23 +15,23 @@ _ROWS_PER_LOOK = 32
 
 
 class PublishersHandler(AdminHandler):
-    """Who publishes, by the name of the key, the subject of the token, the source."""
+    """The publishers, by the name of the key, the subject of the token, or the source."""
 
     parameters = ("limit",)
 
     async def get(self) -> None:
-        """At most `limit` of them, those with the most events now first."""
+        """Return at most `limit` publishers; those with the most events now come first."""
         limit = self.whole("limit", 100, low=1, high=_MAX_LIMIT)
         self.answer(await self.service.hub.slices.result(_publishers(self.service.hub.talkers, limit)))
 
 
 class TalkersHandler(AdminHandler):
-    """Who sends the most requests, by address, key, user and agent. Refused requests are among them."""
+    """The clients with the most requests, by address, key, user and agent. Refused requests are counted too."""
 
     parameters = ("limit",)
 
     async def get(self) -> None:
-        """At most `limit` of each, those with the most requests now first."""
+        """Return at most `limit` of each; those with the most requests now come first."""
         limit = self.whole("limit", 20, low=1, high=_MAX_LIMIT)
         self.answer(await self.service.hub.slices.result(_talkers(self.service.hub.talkers, limit)))
 
@@ -65,7 +65,7 @@ def _talkers(talkers: Talkers, limit: int) -> _Job:
 def _describe(
     rows: Iterable[tuple[dict[str, object], Row]], found: list[dict[str, object]]
 ) -> Generator[None, None, None]:
-    # The rows are counted in while this waits between two slices, so the time is asked for again.
+    # Rows are still counted while this job waits between two slices, so the time is read again.
     for number, (named, row) in enumerate(rows, 1):
         now, unix_now = time.monotonic(), time.time()
         found.append({
