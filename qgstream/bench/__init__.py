@@ -1,5 +1,5 @@
-"""What `qgstream bench` is made of: a cheap load, servers to compare with, and what is measured between them.
+"""The parts of `qgstream bench`: a cheap load, servers for comparison, and the measurements.
 
-It needs Linux (epoll and /proc). It measures any server of event streams over HTTP, not only this one: benchmarks/
-puts it in front of others.
+The bench needs Linux (epoll and /proc). It measures any server of event streams over HTTP, not only qgstream: the
+scripts in benchmarks/ run it against other servers.
 """

@@ -1,4 +1,4 @@
-"""Callers: a request sent again and again, and how long each answer took."""
+"""Callers: a request that is sent repeatedly, and the time until each response."""
 
 from __future__ import annotations
 
@@ -18,16 +18,17 @@ _CHUNKED = re.compile(rb"(?i)\r\ntransfer-encoding: *chunked")
 
 
 class Caller(Thread):
-    """Sends what `request()` makes, `rate` times a second or, without a rate, as soon as the last one is answered.
+    """Sends the request that `request()` makes, `rate` times a second; without a rate, as soon as the last response has
+    arrived.
 
-    A call that is due while another is waited for is late, not left out. `stop` ends it after the answer it waits for.
+    A call that is due during another call is late, not left out. `stop` ends the caller after its current call.
     """
 
     def __init__(
         self, subject: Subject, request: Callable[[], bytes], *, rate: float | None, seconds: float,
         keep_alive: bool = True,
     ) -> None:  # fmt: skip
-        super().__init__(daemon=True)  # a server that never answers must not keep the command from ending
+        super().__init__(daemon=True)  # a server that never responds must not keep the command from ending
         self._subject = subject
         self._request = request
         self._rate = rate
@@ -57,7 +58,7 @@ class Caller(Thread):
         self._hang_up()
 
     def stop(self) -> None:
-        """Make no further call."""
+        """Make no further calls."""
         self._stopped.set()
 
     def _call(self) -> None:
@@ -85,7 +86,7 @@ class Caller(Thread):
         while not _is_complete(received):
             more = self._socket.recv(1024 * 1024)
             if not more:
-                raise ConnectionError("closed without an answer")
+                raise ConnectionError("closed without a response")
             received += more
         return received[9:12].decode("latin-1")
 

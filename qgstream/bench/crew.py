@@ -1,4 +1,4 @@
-"""The crew: the load processes, spoken to as one."""
+"""The crew: all load processes, controlled as one."""
 
 from __future__ import annotations
 
@@ -16,14 +16,14 @@ from qgstream.bench.histogram import Histogram
 from qgstream.bench.processes import Cores, Program
 from qgstream.bench.subjects import Subject
 
-# How often the crew is asked how far it is.
+# How often the crew is asked for its progress.
 LOOK_SECONDS = 0.1
 OPEN_SECONDS = 120.0
 
 
 @dataclass(frozen=True, slots=True)
 class Status:
-    """What the whole crew has seen so far."""
+    """What the whole crew has received so far."""
 
     opened: int
     failed: int
@@ -36,7 +36,7 @@ class Status:
 
 @dataclass(frozen=True, slots=True)
 class Report:
-    """The status, and how long things took."""
+    """The status, and the durations."""
 
     status: Status
     latencies: Histogram
@@ -60,9 +60,9 @@ class Crew:
     def open(
         self, streams: int, request: str, *, stalled: int = 0, look: Callable[[Status], None] = lambda _status: None
     ) -> Report:
-        """Open streams; the first `stalled` of them never read. Raises `BenchError` unless all of them opened.
+        """Open streams; the first `stalled` of them never read. Raises `BenchError` unless all streams opened.
 
-        `look` is called with how far it is, about ten times a second.
+        `look` is called with the progress, about ten times a second.
         """
         subject, size, first = self._subject, len(self._members), 0
         for index, member in enumerate(self._members):
@@ -93,15 +93,15 @@ class Crew:
         return report
 
     def begin(self, *, sample_every: int = 1) -> None:
-        """Count deliveries from now on; take latencies from one of `sample_every` reads."""
+        """Count deliveries from now on, and measure latencies in one of `sample_every` reads."""
         self._ask({"do": "begin", "sample_every": sample_every})
 
     def status(self) -> Status:
-        """How far it is."""
+        """Return the progress."""
         return _sum(self._ask({"do": "status"}))
 
     def report(self) -> Report:
-        """Everything that was seen since `begin`, and while opening."""
+        """Return the counts since `begin`, and the durations of the opening."""
         answers = self._ask({"do": "report"})
         latencies, handshakes = Histogram(), Histogram()
         failures: Counter[str] = Counter()
@@ -112,7 +112,7 @@ class Crew:
         return Report(_sum(answers), latencies, handshakes, failures)
 
     def close(self) -> None:
-        """Drop all streams."""
+        """Close all streams."""
         self._ask({"do": "close"})
 
     def _ask(self, command: dict[str, Any]) -> list[dict[str, Any]]:

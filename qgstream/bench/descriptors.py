@@ -1,4 +1,5 @@
-"""Whether so many streams fit into the descriptors and ports that there are, or the arithmetic why not. Pure."""
+"""Checks whether `streams` streams fit into the available descriptors and ports; an error shows the arithmetic.
+Pure."""
 
 from __future__ import annotations
 
@@ -12,20 +13,20 @@ from qgstream.net.sockets import RESERVED_DESCRIPTORS
 
 @dataclass(frozen=True, slots=True)
 class Room:
-    """What this system has: descriptors of one process (its hard limit), and ports for outgoing connections."""
+    """The resources of this system: descriptors of one process (its hard limit), and ports for outgoing connections."""
 
     descriptors: int
     ports: int
 
 
 def crew_size(streams: int, room: Room, *, processes: int) -> int:
-    """How many load processes to start: at least `processes`, and enough to hold all streams."""
+    """Return the number of load processes: at least `processes`, and enough to hold all streams."""
     each = max(1, room.descriptors - RESERVED_DESCRIPTORS)
     return max(processes, -(-streams // each))
 
 
 def check(streams: int, room: Room, *, starts_server: bool, is_loopback: bool) -> None:
-    """Raise `BenchError`, saying what to raise, when `streams` streams cannot be."""
+    """Raise `BenchError` when `streams` streams are not possible; the message says what to raise."""
     if starts_server:
         needed = streams + OTHER_SOCKETS + RESERVED_DESCRIPTORS
         if needed > room.descriptors:

@@ -1,4 +1,4 @@
-"""What stops a measurement."""
+"""The error of a measurement."""
 
 from __future__ import annotations
 
@@ -6,6 +6,6 @@ from qgstream.errors import QgstreamError
 
 
 class BenchError(QgstreamError):
-    """A measurement that cannot be made, or that would measure something else than was asked for."""
+    """A measurement that is not possible, or that would measure something other than requested."""
 
     code = "bench_failed"

@@ -1,7 +1,8 @@
-"""The floor: the least a server in Python could do. `python -m qgstream.bench.floor` prints its port and serves.
+"""The floor: the minimal work of a server in Python. `python -m qgstream.bench.floor` prints its port and serves.
 
-One epoll; every GET is a stream, every POST's body is framed once and sent to every stream with one `send` each. There
-is no HTTP to speak of, no limit and no history, and a slow reader is waited for: it is a yardstick, not a server.
+It uses one epoll. Every GET is a stream, and the body of every POST is framed once and sent to every stream with one
+`send` each. It parses almost no HTTP, has no limits and no history, and waits for slow readers: it is a yardstick, not
+a server.
 """
 
 from __future__ import annotations
@@ -21,7 +22,7 @@ _ANSWER = b"HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n"
 
 
 class Floor:
-    """Sends each body it gets to everybody."""
+    """Sends each body to every stream."""
 
     def __init__(self) -> None:
         self._listener = socket.create_server(("127.0.0.1", 0), backlog=1024)
@@ -85,7 +86,7 @@ class Floor:
             except BlockingIOError:
                 taken = 0
             except OSError:
-                continue  # it has gone, and is found by reading
+                continue  # the client has disconnected, which the next read finds
             if taken < len(chunk):
                 self._wait(self._sockets[fd], chunk[taken:])
 
@@ -109,7 +110,7 @@ def main() -> None:
     _soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
     floor = Floor()
-    print(floor.port, flush=True)  # noqa: T201  # who started it reads this
+    print(floor.port, flush=True)  # noqa: T201  # the parent process reads this line
     floor.serve()
 
 

@@ -1,8 +1,8 @@
-"""The load: a process that opens streams and counts what comes, `python -m qgstream.bench.load`.
+"""The load: a process that opens streams and counts their events, `python -m qgstream.bench.load`.
 
-It is told what to do by lines: each command is a JSON object on standard input with a `do`, and is answered with one on
-standard output. It ends with its standard input. It costs little: one epoll, one shared buffer, and of what is received
-only one byte is looked for.
+Each line of standard input is a command, a JSON object with a `do`. The reply is a JSON object on standard output. The
+process ends with its standard input. It costs little: one epoll and one shared buffer, and it searches the received
+bytes for only one byte.
 """
 
 from __future__ import annotations
@@ -23,21 +23,22 @@ from typing import Any
 from qgstream.bench.histogram import Histogram
 from qgstream.bench.stamps import MARK, ages
 
-# One read of a stream at most: what the kernel holds for it when this side is late.
+# The most bytes of one read of a stream: what the kernel holds for the stream when this side is late.
 BUFFER_BYTES = 256 * 1024
-# How many streams are between connect and first byte at a time, as if so many clients came at once.
+# How many streams are between connect and first byte at a time, as if this many clients connected at once.
 INFLIGHT = 256
-# A stalled reader's receive buffer, so that the server and not the kernel has the problem.
+# The receive buffer of a stalled reader: small, so that the backlog is in the server and not in the kernel.
 STALLED_BUFFER_BYTES = 2048
-# Streams from one source address; the kernel has some 28 000 ports for it. Only loopback has more than one.
+# The most streams from one source address, for which the kernel has about 28 000 ports. Only loopback has more than
+# one.
 STREAMS_PER_SOURCE = 20_000
-# Linux, ip(7); Python has no name for it: the port is chosen at connect, so it may be in use towards other addresses.
+# Linux, ip(7); Python has no name for this option. The port is chosen at connect, so other destinations may use it too.
 _IP_BIND_ADDRESS_NO_PORT = 24
 
 
 @dataclass(slots=True)
 class _Opening:
-    """A stream that has not got its first byte of the body yet."""
+    """A stream that has not received the first byte of its body yet."""
 
     sock: socket.socket
     number: int
@@ -47,13 +48,13 @@ class _Opening:
 
 
 class Load:
-    """The streams of one process, and what they received."""
+    """The streams of one process, and the data that they received."""
 
     def __init__(self) -> None:
         self._epoll = select.epoll()
         self._buffer = bytearray(BUFFER_BYTES)
-        self._sockets: dict[int, socket.socket] = {}  # all that are open, also while opening
-        self._receive: dict[int, Callable[[bytearray], int]] = {}  # of those that are read
+        self._sockets: dict[int, socket.socket] = {}  # all open sockets, also those that are opening
+        self._receive: dict[int, Callable[[bytearray], int]] = {}  # of the sockets that are read
         self._opening: dict[int, _Opening] = {}
         self._waiting: deque[int] = deque()  # numbers of streams to open
         self._plan: dict[str, Any] = {}
@@ -65,13 +66,14 @@ class Load:
     # Commands.
 
     def command(self, line: str) -> dict[str, Any]:
-        """Do what a line says; the answer."""
+        """Execute a command and return the reply."""
         told = json.loads(line)
         commands = {"open": self._open, "begin": self._begin, "status": self._status, "report": self._report}
         return (commands | {"close": self._close})[told["do"]](told)
 
     def _open(self, told: dict[str, Any]) -> dict[str, Any]:
-        """Begin to open `streams` streams with `request`, in which `{n}` is a stream's number, from `first` on."""
+        """Begin to open `streams` streams with `request`, in which `{n}` is the number of a stream, starting with
+        `first`."""
         self._plan = told
         self._handshakes = Histogram()
         self._opened = self._failed = self._closed = 0
@@ -80,7 +82,7 @@ class Load:
         return {}
 
     def _begin(self, told: dict[str, Any]) -> dict[str, Any]:
-        """Count deliveries from here on, and take the latency of those in one of `sample_every` reads."""
+        """Count deliveries from now on, and measure the latency in one of `sample_every` reads."""
         self._deliveries = 0
         self._latencies = Histogram()
         self._sample_every = self._until_sample = told.get("sample_every", 1)
@@ -101,7 +103,8 @@ class Load:
         }
 
     def _close(self, _told: dict[str, Any]) -> dict[str, Any]:
-        """Drop all streams. With a reset: ten thousand sockets in TIME_WAIT would leave no port for the next ones."""
+        """Close all streams with a reset: ten thousand sockets in TIME_WAIT would leave no ports for the next
+        streams."""
         self._waiting.clear()
         for sock in self._sockets.values():
             _reset(sock)
@@ -113,7 +116,7 @@ class Load:
     # The loop.
 
     def run(self, commands: int, answers: int) -> None:
-        """Serve commands and streams until the commands end. Both are file descriptors."""
+        """Serve commands and streams until the commands end. Both arguments are file descriptors."""
         self._epoll.register(commands, select.EPOLLIN)
         pending = b""
         while True:
@@ -163,7 +166,7 @@ class Load:
             self._last_delivery_ns = time.monotonic_ns()
 
     def _sample(self, received: bytes) -> None:
-        # Every event of one read out of many: as each read is as likely, so is each event.
+        # Every event of one read out of many: all reads are equally likely, and so are all events.
         for seconds in ages(received, time.monotonic_ns()):
             self._latencies.add(seconds)
 

@@ -1,7 +1,7 @@
-"""A plain Tornado server: what one writes first. `python -m qgstream.bench.plain` prints its port and serves.
+"""A plain Tornado server, as most programs begin. `python -m qgstream.bench.plain` prints its port and serves.
 
-A handler for each stream that stays in its `get`, a publish that calls `write` and `flush` on each of them. Nothing is
-tuned, as in most tutorials; `/headers` opens a stream that never says anything.
+Each stream has a handler that stays in its `get`, and a publish calls `write` and `flush` on each of them. Nothing is
+tuned, as in most tutorials; `/headers` opens a stream that sends nothing else.
 """
 
 from __future__ import annotations
@@ -15,10 +15,10 @@ from tornado.web import Application, RequestHandler
 
 
 class HeadersHandler(RequestHandler):
-    """A stream that only writes its headers."""
+    """A stream that only sends its headers."""
 
     async def get(self) -> None:
-        """The headers; it lasts until the client leaves."""
+        """Send the headers, and wait until the client disconnects."""
         self.left = asyncio.Event()
         self.set_header("Content-Type", "text/event-stream; charset=utf-8")
         self.set_header("Cache-Control", "no-cache, no-transform")
@@ -26,18 +26,18 @@ class HeadersHandler(RequestHandler):
         await self.left.wait()
 
     def on_connection_close(self) -> None:
-        """The client left."""
+        """The client has disconnected."""
         if hasattr(self, "left"):
             self.left.set()
 
 
 class EventsHandler(HeadersHandler):
-    """A stream that gets what is published."""
+    """A stream that receives the published events."""
 
     open_streams: dict[EventsHandler, None] = {}  # noqa: RUF012  # one server a process
 
     async def get(self) -> None:
-        """The stream; it lasts until the client leaves."""
+        """Open the stream, and wait until the client disconnects."""
         self.open_streams[self] = None
         try:
             await super().get()
@@ -48,19 +48,19 @@ class EventsHandler(HeadersHandler):
         """Send the body to every stream."""
         for handler in list(self.open_streams):
             handler.write(b"data: %b\n\n" % self.request.body)
-            handler.flush()  # nobody waits for it: one stalled reader would stop the publisher
+            handler.flush()  # not awaited: one stalled reader would block the publisher
 
 
 async def _serve() -> None:
     sockets = bind_sockets(0, "127.0.0.1", backlog=1024)
     server = HTTPServer(Application([("/events", EventsHandler), ("/headers", HeadersHandler)], log_function=_silent))
     server.add_sockets(sockets)
-    print(sockets[0].getsockname()[1], flush=True)  # noqa: T201  # who started it reads this
+    print(sockets[0].getsockname()[1], flush=True)  # noqa: T201  # the parent process reads this line
     await asyncio.Event().wait()
 
 
 def _silent(_handler: RequestHandler) -> None:
-    """No access log."""
+    """Log nothing."""
 
 
 def main() -> None:

@@ -1,4 +1,4 @@
-"""Processes that are started, pinned to cores, and read from /proc."""
+"""Starts processes, pins them to cores, and reads their usage from /proc."""
 
 from __future__ import annotations
 
@@ -16,25 +16,26 @@ from typing import IO, Self, cast
 from qgstream.bench.errors import BenchError
 
 STOP_SECONDS = 10.0
-# How long a program may take to end by itself: what measures the tests' coverage in it writes its figures meanwhile.
+# How long a program may take to end by itself: when the tests measure coverage, the program writes its data in this
+# time.
 POLITE_SECONDS = 2.0
 
 
 @dataclass(frozen=True, slots=True)
 class Usage:
-    """What processes have used: CPU time since they started, resident memory now."""
+    """The resources that processes have used: CPU time since their start, and resident memory now."""
 
     cpu_seconds: float
     rss_bytes: int
 
 
 def usage(pids: Iterable[int]) -> Usage:
-    """The sum over some processes of this machine; raises `BenchError` when one is gone."""
+    """Return the sum over some processes of this machine; raises `BenchError` when one has ended."""
     cpu_seconds, rss_bytes = 0.0, 0
     for pid in pids:
         try:
             # clock_getcpuclockid(3), which Python does not have: a process's CPU clock in nanoseconds. /proc/PID/stat
-            # says the same in hundredths of a second.
+            # has the same time in hundredths of a second.
             cpu_seconds += time.clock_gettime(~pid << 3 | 2)
             rollup = Path(f"/proc/{pid}/smaps_rollup").read_text()
         except OSError as error:
@@ -45,14 +46,14 @@ def usage(pids: Iterable[int]) -> Usage:
 
 @dataclass(frozen=True, slots=True)
 class Cores:
-    """Which cores the server gets, and which the load; the same one where there is only one."""
+    """The cores for the server and for the load; the same core on a machine with only one."""
 
     server: frozenset[int]
     load: frozenset[int]
 
     @classmethod
     def divide(cls) -> Cores:
-        """One core for the server, the others for the load."""
+        """Return one core for the server, and the others for the load."""
         if not hasattr(os, "sched_setaffinity"):
             return cls(frozenset(), frozenset())
         first, *others = sorted(os.sched_getaffinity(0))
@@ -60,27 +61,27 @@ class Cores:
 
     @property
     def are_shared(self) -> bool:
-        """Whether the load takes time from the server: then absolute figures say little."""
+        """Whether the load takes time from the server: then absolute figures mean little."""
         return self.server == self.load
 
 
 def pin(pid: int, cores: frozenset[int]) -> None:
-    """Keep a process on some cores, where the system can (Linux); 0 is this one."""
+    """Keep a process on some cores, where the system supports it (Linux); 0 is this process."""
     if cores and hasattr(os, "sched_setaffinity"):
         os.sched_setaffinity(pid, cores)
 
 
 class Program:
-    """A child process with a pipe to its input and from its output; what it says as errors is kept in a file.
+    """A child process with pipes to its input and from its output; its standard error goes to a file.
 
-    It ignores the terminal's Ctrl-C, because it is in a session of its own: its parent ends it.
+    The child is in a session of its own, so Ctrl-C on the terminal does not reach it: the parent ends it.
     """
 
     def __init__(
         self, argv: Sequence[str], *, cores: frozenset[int] = frozenset(), environment: Mapping[str, str] | None = None
     ) -> None:
         self.errors = tempfile.TemporaryFile()  # noqa: SIM115  # closed by stop()
-        self._process = subprocess.Popen(  # noqa: S603  # the caller's own words
+        self._process = subprocess.Popen(  # noqa: S603  # the caller chose the command
             argv, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=self.errors, env=environment,
             start_new_session=True,
         )  # fmt: skip
@@ -96,7 +97,7 @@ class Program:
 
     @property
     def is_running(self) -> bool:
-        """Whether it has not ended."""
+        """Whether it is still running."""
         return self._process.poll() is None
 
     def tell(self, line: str) -> None:
@@ -108,36 +109,36 @@ class Program:
             raise self.ended() from None
 
     def hear(self) -> str:
-        """The next line of its standard output; raises `BenchError` with its last words when it has ended."""
+        """Return the next line of its standard output; raises `BenchError` with its last output when it has ended."""
         line = self._output.readline()
         if not line.endswith(b"\n"):
             raise self.ended()
         return line.decode().rstrip("\n")
 
     def ended(self) -> BenchError:
-        """What to raise when it is not there any more."""
+        """Return the error to raise when it has ended."""
         status = self._process.wait(STOP_SECONDS)
         last_words = self.said().strip()[-2000:]
         return BenchError(f"{self.name} ended with status {status}" + (f":\n{last_words}" if last_words else ""))
 
     def said(self) -> str:
-        """Everything it wrote as errors so far."""
-        # Never seek: the child writes where this file stands.
+        """Return all that it has written to standard error so far."""
+        # Never seek: the child writes at the position of this file.
         fd = self.errors.fileno()
         return os.pread(fd, os.fstat(fd).st_size, 0).decode(errors="replace")
 
     def stop(self) -> None:
-        """Ask it to end, and end it if it does not."""
+        """Ask it to end, and kill it if it does not."""
         self._process.terminate()
         try:
             with suppress(subprocess.TimeoutExpired):
                 self._process.wait(POLITE_SECONDS)
         finally:
-            self._process.kill()  # nothing, if it has ended
+            self._process.kill()  # does nothing if it has ended
             self._process.wait()
         self.errors.close()
         self._output.close()
-        with suppress(BrokenPipeError):  # a line that it did not read any more
+        with suppress(BrokenPipeError):  # a line that it no longer read
             self._input.close()
 
     def __enter__(self) -> Self:

@@ -21,7 +21,7 @@ from qgstream.version import __version__
 
 @dataclass(frozen=True, slots=True)
 class Ratio:
-    """How one figure compares with the same one of another server, in the same run."""
+    """One figure divided by the same figure of another server, in the same run."""
 
     figure: str
     base: str
@@ -30,7 +30,7 @@ class Ratio:
 
 @dataclass(frozen=True, slots=True)
 class Table:
-    """How a scenario is shown. `columns` are figures and their headings; `title` may name options."""
+    """The table of a scenario. `columns` are figures and their headings; `title` may name options."""
 
     title: str
     columns: Mapping[str, str]
@@ -85,7 +85,7 @@ TABLES: dict[str, Table] = {
         Ratio("deliveries_per_second", FLOOR.name, "x floor's deliveries"),
     ),
     "topics": Table(
-        "topics: publishing one by one to topics that nobody hears",
+        "topics: publishing one by one to topics without subscribers",
         {"publish_p50_ms": "p50 ms", "publish_p99_ms": "p99 ms", "cpu_us_per_publish": "CPU us/publish"},
         Ratio("cpu_us_per_publish", "no streams", "x no streams"),
     ),
@@ -99,7 +99,7 @@ TABLES: dict[str, Table] = {
         },
     ),
     "stalled": Table(
-        "stalled: 900 readers, 20 events/s of 20 000 bytes, beside readers that never read",
+        "stalled: 900 readers, 20 events/s of 20 000 bytes, together with readers that never read",
         {
             "deliveries_per_second": "deliveries/s",
             "lost": "lost",
@@ -113,7 +113,7 @@ TABLES: dict[str, Table] = {
 
 @dataclass(frozen=True, slots=True)
 class Row:
-    """One server in one scenario: the median of each figure, and the runs that it comes from."""
+    """One server in one scenario: the median of each figure, and its runs."""
 
     scenario: str
     server: str
@@ -122,7 +122,7 @@ class Row:
 
 
 def rows(results: Iterable[Result]) -> list[Row]:
-    """One row for each server in each scenario."""
+    """Return one row for each server in each scenario."""
     runs: dict[tuple[str, str], list[Figures]] = {}
     for result in results:
         runs.setdefault((result.scenario, result.server), []).append(result.figures)
@@ -138,7 +138,7 @@ def _medians(runs: Sequence[Figures]) -> Figures:
 
 
 def ratio(table: Table, row: Row, all_rows: Sequence[Row]) -> float | None:
-    """The row's figure divided by that of the table's base, where both were measured."""
+    """Return the row's figure divided by the figure of the table's base, if both were measured."""
     if table.ratio is None:
         return None
     base = next((r for r in all_rows if r.scenario == row.scenario and r.server == table.ratio.base), None)
@@ -147,7 +147,7 @@ def ratio(table: Table, row: Row, all_rows: Sequence[Row]) -> float | None:
 
 
 def tables(results: Iterable[Result], options: Options) -> str:
-    """All tables, in the order of TABLES; a scenario without a result has none."""
+    """Return all tables in the order of TABLES; a scenario without results has no table."""
     all_rows = rows(results)
     blocks = []
     for scenario, table in TABLES.items():
@@ -181,7 +181,7 @@ def _cell(value: float | None) -> str:
 def document(
     results: Iterable[Result], options: Options, *, cores: Cores, started_at: str, finished: bool
 ) -> dict[str, Any]:
-    """Everything, for a script: figures are by name with their unit, ratios are in the tables' terms."""
+    """Return all results for a script: figures are named with their unit, ratios are named as in the tables."""
     all_rows = rows(results)
     return {
         "qgstream": __version__,
@@ -193,7 +193,7 @@ def document(
         "options": {
             name: sorted(value) if isinstance(value, frozenset) else value
             for name, value in asdict(options).items()
-            if name != "broker"  # its URL may hold a password
+            if name != "broker"  # its URL may contain a password
         },
         "results": [
             {
@@ -209,7 +209,7 @@ def document(
 
 
 def machine(cores: Cores) -> dict[str, Any]:
-    """What the figures were taken on."""
+    """Return the machine on which the figures were measured."""
     model = next(
         (
             line.partition(":")[2].strip()

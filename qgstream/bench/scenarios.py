@@ -1,4 +1,4 @@
-"""The scenarios: what `qgstream bench` measures, in which order, and what each result is compared with."""
+"""The scenarios: the measurements of `qgstream bench`, their order, and the server with which each is compared."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from qgstream.bench.processes import Cores
 from qgstream.bench.session import Figures, Progress, Session
 from qgstream.bench.subjects import FLOOR, HEADERS_ONLY, PLAIN, Dialect, Subject, start_module, start_qgstream
 
-# A heartbeat would be counted as the cost of what is measured, where little is.
+# Heartbeats are off: otherwise they would count as a part of small measurements.
 NO_HEARTBEAT = {"heartbeat.interval_seconds": 3600}
 PUBLISHES = 3000
 # Enough to fill a stalled reader's socket and its backlog of 1 MiB within the shortest run.
@@ -21,7 +21,7 @@ STALLED_SECONDS = 5.0
 
 @dataclass(frozen=True, slots=True)
 class Options:
-    """What the operator chose."""
+    """The operator's options."""
 
     scenarios: frozenset[str]
     streams: int = 10_000
@@ -44,29 +44,30 @@ class Result:
 
 @dataclass(frozen=True, slots=True)
 class Bench:
-    """Everything that the scenarios need. `subject` is a server that runs already; without one they start their own."""
+    """The parameters of the scenarios. `subject` is a server that is already running; without it, each scenario starts
+    its own."""
 
     options: Options
     cores: Cores
     progress: Progress
     subject: Subject | None = None
     processes: int = 1
-    # A server elsewhere has nothing to do with what this machine's floor is.
+    # The floor of this machine says nothing about a server elsewhere.
     with_floor: bool = True
 
     def run(self) -> Iterator[Result]:
-        """Measure everything that was chosen, and yield each result as soon as there is one."""
+        """Measure the chosen scenarios, and yield each result as soon as there is one."""
         for names, scenario in _SCENARIOS:
             if self.options.scenarios & names:
                 yield from scenario(self)
 
     def wants(self, name: str) -> bool:
-        """Whether a scenario was chosen."""
+        """Return whether a scenario was chosen."""
         return name in self.options.scenarios
 
     @contextmanager
     def ours(self, streams: int, **settings: object) -> Iterator[Session]:
-        """A session with the server under test."""
+        """Return a session with the server under test."""
         if self.subject is not None:
             with self.session(self.subject) as session:
                 yield session
@@ -80,13 +81,13 @@ class Bench:
 
     @contextmanager
     def other(self, dialect: Dialect, module: str) -> Iterator[Session]:
-        """A session with a server to compare with."""
+        """Return a session with a server for comparison."""
         self.progress(f"starting {dialect.name}")
         with start_module(dialect, f"qgstream.bench.{module}", self.cores) as subject, self.session(subject) as session:
             yield session
 
     def session(self, subject: Subject) -> Session:
-        """A session whose progress names its server."""
+        """Return a session whose progress names its server."""
         return Session(
             subject, self.cores, size=self.processes,
             progress=lambda text: self.progress(f"{subject.name}: {text}"),
@@ -94,7 +95,7 @@ class Bench:
 
 
 def _streams(bench: Bench) -> Iterator[Result]:
-    """What is measured with all streams open on one topic."""
+    """Measure with all streams open on one topic."""
     options = bench.options
     with bench.ours(options.streams) as session:
         yield from _on_streams(bench, session, idle_seconds=max(6.0, options.seconds))
@@ -149,10 +150,10 @@ def _flatout_1000(bench: Bench) -> Iterator[Result]:
 
 
 def _topics(bench: Bench) -> Iterator[Result]:
-    """Publishing to a topic that nobody hears must not depend on how many hear others."""
+    """The cost of a publish to a topic without subscribers must not depend on the subscribers of other topics."""
     options = bench.options
     with bench.ours(options.streams, **NO_HEARTBEAT) as session:
-        session.unheard(PUBLISHES // 10, options.payload_bytes)  # warm
+        session.unheard(PUBLISHES // 10, options.payload_bytes)  # warm up
         yield Result("topics", "no streams", session.unheard(PUBLISHES, options.payload_bytes))
         session.open(options.streams, topic="own-{n}")
         figures = session.unheard(PUBLISHES, options.payload_bytes)
@@ -160,15 +161,15 @@ def _topics(bench: Bench) -> Iterator[Result]:
 
 
 def _ndjson(bench: Bench) -> Iterator[Result]:
-    """How fast events can be put into the log."""
+    """Measure how fast events can be written to the log."""
     options = bench.options
     with bench.ours(options.streams) as session:
-        session.batches(0.5, options.payload_bytes)  # warm
+        session.batches(0.5, options.payload_bytes)  # warm up
         yield Result("ndjson", session.subject.name, session.batches(options.seconds, options.payload_bytes))
 
 
 def _stalled(bench: Bench) -> Iterator[Result]:
-    """Readers that never read must cost the others nothing, and no more memory than their backlogs."""
+    """Readers that never read must not slow down the others, and must cost no more memory than their backlogs."""
     streams = min(1000, bench.options.streams)
     stalled = streams // 10
     seconds = max(STALLED_SECONDS, bench.options.seconds)

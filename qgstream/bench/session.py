@@ -1,4 +1,4 @@
-"""A session: streams open on one subject, and what is measured with them."""
+"""A session: streams open on one subject, and the measurements with them."""
 
 from __future__ import annotations
 
@@ -16,16 +16,16 @@ from qgstream.bench.processes import Cores, Usage
 from qgstream.bench.stamps import MIN_BYTES, stamped
 from qgstream.bench.subjects import Subject
 
-# By the name that they have in the JSON: each says its unit. None is what could not be measured.
+# Keyed by the name in the JSON, which contains the unit. None means that the figure could not be measured.
 Figures = dict[str, float | None]
 Progress = Callable[[str], None]
 
-# After opening: what the server does behind its answers (logs, accepting the last ones) is over by then.
+# After opening: by then the server has finished its work after the responses (logs, the last accepts).
 SETTLE_SECONDS = 1.0
-# After the last publish: with nothing new for so long, what has not come is lost.
+# After the last publish: when nothing has arrived for this long, the missing events are lost.
 QUIET_SECONDS = 2.0
 DRAIN_SECONDS = 60.0
-# Latencies that are taken of each measurement, about: enough for a p99, and cheap.
+# The approximate number of latencies for each measurement: enough for a p99, and cheap.
 SAMPLES = 200_000
 HEALTH_PROBES_PER_SECOND = 50.0
 BATCH_EVENTS = 100
@@ -33,7 +33,7 @@ BATCH_CONNECTIONS = 4
 
 
 def _silent(_text: str) -> None:
-    """No progress."""
+    """Report no progress."""
 
 
 class Session:
@@ -56,7 +56,7 @@ class Session:
     # Opening.
 
     def open(self, streams: int, *, topic: str = "bench", stalled: int = 0) -> Figures:
-        """Open streams, all on one topic or, with `{n}` in it, each on its own."""
+        """Open streams, all on one topic; with `{n}` in the topic, each on its own topic."""
 
         def look(status: Status) -> None:
             self._progress(f"opening streams: {status.opened} of {streams}")
@@ -80,17 +80,19 @@ class Session:
         time.sleep(SETTLE_SECONDS)
         closed = self._crew.status().closed
         if closed:
-            raise BenchError(f"the server closed {closed} of {streams} streams right after it opened them: its limits?")
+            raise BenchError(
+                f"the server closed {closed} of {streams} streams right after it opened them: check its limits"
+            )
 
     def memory(self, streams: int) -> float | None:
-        """KiB of resident memory for each stream, more than before they opened."""
+        """Return the KiB of resident memory for each stream, compared with the memory before they opened."""
         now = self.subject.usage()
         if now is None or self._rss_before is None:
             return None
         return (now.rss_bytes - self._rss_before) / 1024 / streams
 
     def idle(self, seconds: float) -> Figures:
-        """Publish nothing: what heartbeats cost."""
+        """Publish nothing, and measure the cost of heartbeats."""
         before, bytes_before = self.subject.usage(), self._crew.status().bytes
         self._wait(seconds, lambda left: f"idle streams: {left:.0f} s left")
         after = self.subject.usage()
@@ -103,7 +105,7 @@ class Session:
     # Publishing.
 
     def fan_out(self, rate: float, seconds: float, payload_bytes: int, *, topic: str = "bench") -> Figures:
-        """Publish at a rate for some seconds, and wait until everything has come, or comes no more."""
+        """Publish at a rate for some seconds, and wait until all events have arrived, or no more arrive."""
         crew, subject = self._crew, self.subject
         payload_bytes = max(payload_bytes, MIN_BYTES)
         crew.begin(sample_every=max(1, int(rate * seconds * self.readers / SAMPLES)))
@@ -119,7 +121,7 @@ class Session:
         status = report.status
         took = (status.last_delivery_ns - began) / 1e9
         if not publisher.answered:
-            raise BenchError(f"nothing was published: {dict(publisher.failures) or 'no answer'}")
+            raise BenchError(f"nothing was published: {dict(publisher.failures) or 'no response'}")
         return {
             "published": publisher.answered,
             "publish_failed": publisher.failed,
@@ -131,7 +133,7 @@ class Session:
             "publish_p50_ms": _ms(publisher.latencies, 0.5),
             "publish_p99_ms": _ms(publisher.latencies, 0.99),
             "cpu_us_per_delivery": _cpu_us(before, after, status.deliveries),
-            # Near 100 the load is what is measured, not the server.
+            # Near 100, the figures show the limit of the load, not of the server.
             "load_percent_of_core": 100 * (status.cpu_seconds - load_before) / took,
         }
 
@@ -146,7 +148,7 @@ class Session:
             time.sleep(0.02)
 
     def health(self, rate: float, seconds: float, payload_bytes: int) -> Figures:
-        """What a supervisor's probe sees while events go out: a new connection for each."""
+        """Measure a supervisor's probe while events are published: a new connection for each request."""
         subject = self.subject
         self._crew.begin(sample_every=1_000_000)
         publisher = Caller(
@@ -167,9 +169,9 @@ class Session:
         }
 
     def unheard(self, publishes: int, payload_bytes: int) -> Figures:
-        """Publish to topics that nobody has heard of, one after the other."""
+        """Publish to topics without subscribers, one after the other."""
         subject, numbers = self.subject, count()
-        run = time.monotonic_ns()  # so that a second measurement has fresh topics too
+        run = time.monotonic_ns()  # so that a second measurement has new topics too
         seconds = 60.0
 
         def request() -> bytes:
@@ -191,7 +193,7 @@ class Session:
         }
 
     def batches(self, seconds: float, payload_bytes: int) -> Figures:
-        """Publish batches of newline-delimited JSON as fast as they are answered."""
+        """Publish batches of newline-delimited JSON, each when the last response has arrived."""
         subject = self.subject
         body = subject.batch_request([b"x" * payload_bytes] * BATCH_EVENTS)
         callers = [Caller(subject, lambda: body, rate=None, seconds=seconds) for _ in range(BATCH_CONNECTIONS)]
@@ -202,7 +204,7 @@ class Session:
         events = BATCH_EVENTS * sum(caller.answered for caller in callers)
         failures = {why: number for caller in callers for why, number in caller.failures.items()}
         if failures or not events:
-            raise BenchError(f"publishing batches failed: {failures or 'no answer'}")
+            raise BenchError(f"publishing batches failed: {failures or 'no response'}")
         latencies = Histogram()
         for caller in callers:
             latencies.merge(caller.latencies)
@@ -221,7 +223,7 @@ class Session:
         try:
             while any(caller.is_alive() for caller in callers):
                 answered = sum(caller.answered for caller in callers)
-                self._progress(f"{doing}: {answered} answers")
+                self._progress(f"{doing}: {answered} responses")
                 for caller in callers:
                     caller.join(0.1)
                 self.subject.check()

@@ -1,4 +1,4 @@
-"""Subjects: servers to be measured, and how each is spoken to."""
+"""Subjects: the servers to be measured, and their dialects."""
 
 from __future__ import annotations
 
@@ -21,18 +21,18 @@ from qgstream.bench.processes import Cores, Program, Usage, usage
 from qgstream.net.addresses import is_loopback
 
 START_SECONDS = 20.0
-# Sockets of a server that are not streams: publishers, probes, and what lingers.
+# Sockets of a server that are not streams: publishers, probes, and sockets that are closing.
 OTHER_SOCKETS = 200
 
 
 @dataclass(frozen=True, slots=True)
 class Dialect:
-    """How a server wants to be asked. `{topic}` is a topic's name, `{n}` the number of a stream."""
+    """The requests of a server. `{topic}` is a topic's name, `{n}` the number of a stream."""
 
     name: str
     subscribe: str = "/events?topic={topic}"
     publish: str = "/events"
-    # What is put around a payload, which is ASCII without quotes: the body is prefix + payload + suffix.
+    # The body is prefix + payload + suffix; the payload is ASCII without quotes.
     prefix: str = '{"topic":"{topic}","data":"'
     suffix: str = '"}'
     headers: Sequence[str] = ("Content-Type: application/json",)
@@ -42,13 +42,13 @@ class Dialect:
 QGSTREAM = Dialect("qgstream")
 FLOOR = Dialect("bare send loop", prefix="", suffix="", headers=())
 PLAIN = Dialect("plain Tornado", prefix="", suffix="", headers=())
-# Asked exactly as the server under test is: parsing a query is part of what is compared.
+# The same requests as for the server under test: parsing a query is part of the comparison.
 HEADERS_ONLY = Dialect("Tornado, headers only", "/headers?topic={topic}", prefix="", suffix="", headers=())
 
 
 @dataclass
 class Subject:
-    """A server that runs: where it is, how it is spoken to, and which processes' time and memory count."""
+    """A running server: its address, its dialect, and the processes whose time and memory count."""
 
     dialect: Dialect
     host: str
@@ -69,31 +69,31 @@ class Subject:
 
     @property
     def name(self) -> str:
-        """What the tables call it."""
+        """Its name in the tables."""
         return self.dialect.name
 
     @property
     def is_loopback(self) -> bool:
-        """Whether it is on this machine for sure."""
+        """Whether the server is known to be on this machine."""
         return is_loopback(self.host)
 
     def get_request(self, topic: str = "bench", *, headers: Sequence[str] = ()) -> str:
-        """The request that opens a stream."""
+        """Return the request that opens a stream."""
         target = self.dialect.subscribe.replace("{topic}", topic)
         return "\r\n".join([f"GET {target} HTTP/1.1", self._head, "Accept: text/event-stream", *headers, "", ""])
 
     def publish_request(self, payload: bytes, topic: str = "bench") -> bytes:
-        """The request that publishes a payload."""
+        """Return the request that publishes a payload."""
         body = self.event(payload, topic)
         return self._post(topic, body, self.dialect.headers)
 
     def batch_request(self, payloads: Sequence[bytes], topic: str = "bench") -> bytes:
-        """The request that publishes many payloads at once, as newline-delimited JSON."""
+        """Return the request that publishes many payloads at once, as newline-delimited JSON."""
         body = b"\n".join(self.event(payload, topic) for payload in payloads)
         return self._post(topic, body, ("Content-Type: application/x-ndjson",))
 
     def event(self, payload: bytes, topic: str) -> bytes:
-        """One event as this server takes it."""
+        """Return one event in the server's format."""
         return self.dialect.prefix.replace("{topic}", topic).encode() + payload + self.dialect.suffix.encode()
 
     def _post(self, topic: str, body: bytes, headers: Sequence[str]) -> bytes:
@@ -102,24 +102,25 @@ class Subject:
         return "\r\n".join(lines).encode() + body
 
     def health_request(self) -> bytes:
-        """A request as a supervisor's probe makes it."""
+        """Return the request of a supervisor's probe."""
         lines = [f"GET {self.dialect.health} HTTP/1.1", self._head, "Connection: close", "", ""]
         return "\r\n".join(lines).encode()
 
     def usage(self) -> Usage | None:
-        """CPU time and memory: from /proc for processes of this machine, else from the server's own /metrics."""
+        """Return CPU time and memory: from /proc for processes of this machine, otherwise from the server's own
+        /metrics."""
         if self.pids:
             return usage(self.pids)
         return _usage_by_metrics(self.metrics_url) if self.metrics_url is not None else None
 
     def check(self) -> None:
-        """Raise `BenchError` when a process that was started here has ended."""
+        """Raise `BenchError` when a process that this bench started has ended."""
         for program in self.programs:
             if not program.is_running:
                 raise program.ended()
 
     def stop(self) -> None:
-        """End what was started here."""
+        """Stop the processes that this bench started."""
         for program in self.programs:
             program.stop()
 
@@ -131,7 +132,7 @@ class Subject:
 
 
 def start_module(dialect: Dialect, module: str, cores: Cores, *arguments: str) -> Subject:
-    """Start a Python module that prints the port it serves on."""
+    """Start a Python module that prints the port on which it serves."""
     program = Program([sys.executable, "-m", module, *arguments], cores=cores.server)
     return Subject(dialect, "127.0.0.1", int(program.hear()), pids=(program.pid,), programs=(program,))
 
@@ -144,10 +145,10 @@ def start_qgstream(
     command: Sequence[str] = ("-m", "qgstream"),
     name: str | None = None,
 ) -> Subject:
-    """Start a server of ours on a free port of the loopback, with room for `streams`.
+    """Start a qgstream server on a free loopback port, with capacity for `streams`.
 
-    `settings` are dotted keys; they travel in the environment, because a broker's URL may hold a password. `command`
-    is what Python runs instead of the package, for experiments.
+    `settings` are dotted keys; they are passed in the environment, because a broker's URL may contain a password.
+    `command` is what Python runs instead of the package, for experiments.
     """
     key = secrets.token_urlsafe(16)
     wanted: dict[str, Any] = {
@@ -186,7 +187,8 @@ def _port_from_log(program: Program) -> int:
 
 
 def at(url: str, *, key: str | None, pid: int | None, metrics_url: str | None, allow_remote: bool) -> Subject:
-    """A server of ours that runs already. Raises `BenchError` for one that is not on this machine, unless allowed."""
+    """Return a running qgstream server as the subject. Raises `BenchError` for a server that is not on this machine,
+    unless allowed."""
     parts = urlsplit(url)
     if parts.scheme != "http" or not parts.hostname or parts.path.strip("/"):
         raise BenchError(f"--url: got {url!r}, expected http://HOST:PORT (the plain port: the load does not speak TLS)")
@@ -199,24 +201,24 @@ def at(url: str, *, key: str | None, pid: int | None, metrics_url: str | None, a
     if not allow_remote and not is_loopback(host):
         raise BenchError(
             f"--url: {parts.hostname} is {host}, which is not this machine; "
-            "what is sent there may look like an attack: give --allow-remote if it is yours"
+            "what is sent there may look like an attack: pass --allow-remote if the machine is yours"
         )
     pids = () if pid is None else (pid,)
     subject = Subject(QGSTREAM, host, port, key=key, pids=pids, metrics_url=metrics_url, family=family)
     if not pids and metrics_url is None:
         subject.metrics_url = f"{parts.scheme}://{parts.netloc}/metrics"
         if subject.usage() is None:
-            subject.metrics_url = None  # they are on another port, or not for us
+            subject.metrics_url = None  # they are on another port, or not accessible
     return subject
 
 
 def _usage_by_metrics(url: str) -> Usage | None:
     try:
-        # As the load goes: never through a proxy that the environment names.
+        # Directly, as the load: never through a proxy of the environment.
         direct = urllib.request.build_opener(urllib.request.ProxyHandler({}))
         with direct.open(url, timeout=10) as answer:
             text = answer.read().decode()
-    except (OSError, HTTPException, ValueError):  # nobody there, or something that does not speak HTTP
+    except (OSError, HTTPException, ValueError):  # no server there, or a server that does not speak HTTP
         return None
     values = dict(line.rsplit(" ", 1) for line in text.splitlines() if line.startswith("process_"))
     try:

@@ -1,9 +1,9 @@
-"""The command line: one module a subcommand.
+"""The command line: one module for each subcommand.
 
 A module here whose name has no leading underscore is a subcommand. It has `add_parser(subparsers)`, which adds its
-parser and sets `run` as a default, and `run(args) -> int`, which returns the exit status: 0 is well, 1 is a problem
-that was printed, 2 is a command line that cannot be understood. All of them are imported to build the parser, so what
-is heavy is imported in `run`.
+parser and sets `run` as a default, and `run(args) -> int`, which returns the exit status: 0 is success, 1 is a problem
+that was printed, 2 is an invalid command line. All modules are imported to build the parser, so slow imports belong
+into `run`.
 """
 
 from __future__ import annotations
@@ -34,11 +34,11 @@ def main(argv: Sequence[str] | None = None) -> int:
         try:
             status = _run(argv)
         finally:
-            sys.stdout.flush()  # what --help printed too, which ends by SystemExit
+            sys.stdout.flush()  # also the output of --help, which ends with SystemExit
     except KeyboardInterrupt:
-        return 130  # 128 + SIGINT, as shells say it
+        return 130  # 128 + SIGINT, as in shells
     except BrokenPipeError:
-        # Whoever read the output has left (`qgstream ... | head`).
+        # The reader of the output has closed it (`qgstream ... | head`).
         _streams.drop(sys.stdout)
         return 141  # 128 + SIGPIPE
     except OSError as error:

@@ -1,4 +1,4 @@
-"""What a configuration would change: of another file, or of the server that runs."""
+"""The changes that a configuration would make, compared with another file or with the running server."""
 
 from __future__ import annotations
 
@@ -16,11 +16,11 @@ if TYPE_CHECKING:
     from qgstream.process.config import Config, Loaded
 
 KEY_VARIABLE = "QGSTREAM_ADMIN_KEY"
-# What --diff stands for without a file.
+# The value of --diff without a file.
 RUNNING = ""
 _HIDDEN = "(not shown)"
 _TIMEOUT_SECONDS = 10.0
-_MAX_CHARACTERS = 10_000  # of what a server says
+_MAX_CHARACTERS = 10_000  # of a text from a server
 
 
 @dataclass(frozen=True)
@@ -32,7 +32,7 @@ class Diff:
 
 
 def compare(args: argparse.Namespace, loaded: Loaded, old: str) -> Diff:
-    """What `loaded` changes. Raises `QgstreamError` when there is nothing to compare with."""
+    """Return the changes that `loaded` makes. Raises `QgstreamError` when there is nothing to compare with."""
     return _with_running(loaded, args.url) if old == RUNNING else _with_file(args, loaded, Path(old))
 
 
@@ -40,7 +40,7 @@ def _with_file(args: argparse.Namespace, loaded: Loaded, path: Path) -> Diff:
     from qgstream.auth.authenticator import Authenticator
     from qgstream.process.config_diff import Side, between
 
-    # The environment and the flags are the same for both.
+    # Both configurations have the same environment and flags.
     before = _settings.load(argparse.Namespace(**vars(args) | {"config": path})).config
     config = loaded.config
     changes = between(Side.of(before, Authenticator(before.auth)), Side.of(config, Authenticator(config.auth)))
@@ -52,7 +52,7 @@ def _with_running(loaded: Loaded, url: str | None) -> Diff:
     from qgstream.process.config_diff import Change
 
     running = _ask(url or _url_of(loaded.config), _key(loaded.config))
-    # As JSON, so that both sides are compared as they are shown.
+    # As JSON, so that both sides are compared in the form in which they are shown.
     ours = json.loads(json.dumps({key: value for key, value, _ in loaded.effective()}))
     changes, hidden = [], []
     for key in sorted(ours.keys() | running.keys()):
@@ -68,7 +68,7 @@ def _with_running(loaded: Loaded, url: str | None) -> Diff:
         },
         "not_compared": hidden,
     }
-    lines = [printable(str(change), _MAX_CHARACTERS) for change in changes]  # a server said a part of it
+    lines = [printable(str(change), _MAX_CHARACTERS) for change in changes]  # a part of it comes from a server
     lines += [f"{key}: not compared, because a server shows no secret" for key in hidden]
     return Diff(lines, document)
 
@@ -77,7 +77,7 @@ def _url_of(config: Config) -> str:
     host, port = (
         (config.admin.host, config.admin.port) if config.admin.port else (config.server.host, config.server.port)
     )
-    # What listens everywhere is reached here.
+    # A server that listens on all addresses is reached on this one.
     host = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(host, host)
     scheme = "https" if config.server.certfile is not None and not config.admin.port else "http"
     return f"{scheme}://{f'[{host}]' if ':' in host else host}:{port}"
@@ -110,7 +110,7 @@ def _ask(url: str, key: str) -> dict[str, Any]:
     except httpx.InvalidURL as error:
         raise QgstreamError(f"--url: got {url!r}, expected http://HOST:PORT: {error}") from error
     except httpx.HTTPError as error:
-        raise QgstreamError(f"--diff: {target} cannot be asked: {sentence(error)}") from error
+        raise QgstreamError(f"--diff: {target}: request failed: {sentence(error)}") from error
     try:
         document = answer.json()
     except (ValueError, RecursionError):
@@ -120,12 +120,12 @@ def _ask(url: str, key: str) -> dict[str, Any]:
         message = _at(document, "error", "message")
         said = printable(message, _MAX_CHARACTERS) if isinstance(message, str) else "no configuration"
         hint = f"; the key comes from the environment: {KEY_VARIABLE}" if answer.status_code in (401, 403) else ""
-        raise QgstreamError(f"--diff: {target} answered {answer.status_code}: {said}{hint}")
+        raise QgstreamError(f"--diff: {target}: got status {answer.status_code}: {said}{hint}")
     return {printable(name, _MAX_CHARACTERS): _at(entry, "value") for name, entry in config.items()}
 
 
 def _at(document: object, *names: str) -> Any:
-    """What stands there in a document that anybody may have sent: None where there is nothing."""
+    """Return the value at a place in a document from an untrusted server, or None without one."""
     for name in names:
         document = document.get(name) if isinstance(document, dict) else None
     return document

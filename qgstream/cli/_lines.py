@@ -1,4 +1,4 @@
-"""Lines of files and of standard input: whoever takes them gets what has come, and never waits for more."""
+"""Lines of files and of standard input. A caller gets the lines that have arrived, and never waits for more."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 from qgstream.errors import QgstreamError
 
-# No server takes a body of more unless it is told to (limits.max_body_bytes).
+# A server accepts a larger body only if configured (limits.max_body_bytes).
 MAX_LINE_BYTES = 8 * 1024 * 1024
 _READ_BYTES = 64 * 1024
 _READS_AHEAD = 16
@@ -19,14 +19,14 @@ STANDARD_INPUT = "-"
 
 
 class BadInput(QgstreamError):
-    """What is to be published cannot be read."""
+    """The input cannot be read."""
 
     code = "bad_input"
 
 
 @dataclass(frozen=True, slots=True)
 class Line:
-    """A line without its end, and where it stands."""
+    """A line without its end, and its place."""
 
     source: str
     number: int
@@ -55,9 +55,10 @@ def size(sources: Sequence[str]) -> int | None:
 
 
 def batches(sources: Sequence[str], *, most_lines: int, most_bytes: int) -> Iterator[list[Line]]:
-    """The lines that are not blank, of one source after the other; each time all that have come, within the bounds.
+    """Yield the lines that are not blank, of one source after the other. Each batch has all lines that have arrived,
+    within the bounds.
 
-    So a slow pipe is published line by line, a long file in large batches, and neither waits for the other's sake.
+    So a slow pipe is published line by line, and a long file in large batches; a batch never waits for more lines.
     """
     ready: queue.Queue[list[Line] | Exception | None] = queue.Queue(_READS_AHEAD)
     threading.Thread(target=_read, args=(sources, ready), daemon=True).start()
@@ -98,8 +99,8 @@ def _read(sources: Sequence[str], ready: queue.Queue[list[Line] | Exception | No
 
 
 def _lines_of(source: str) -> Iterator[list[Line]]:
-    number, begun = 0, bytearray()  # to which a part is added without a copy of what came before it
-    # Unbuffered: a buffer that this thread waits in would be in the way of the interpreter's end.
+    number, begun = 0, bytearray()  # a part is appended without a copy of the earlier parts
+    # Unbuffered: a thread that waits in a buffered read would block the exit of the interpreter.
     with open(0 if source == STANDARD_INPUT else source, "rb", buffering=0, closefd=source != STANDARD_INPUT) as file:
         while True:
             received = file.read(_READ_BYTES)
@@ -110,7 +111,7 @@ def _lines_of(source: str) -> Iterator[list[Line]]:
                 *between, last = others or [b""]
                 complete = [bytes(begun), *between]
                 begun = bytearray(last)
-            # What comes before a line that is wrong is published.
+            # The lines before a wrong line are published.
             lines, wrong = [], None
             for raw in complete:
                 number += 1
@@ -137,7 +138,7 @@ def _line(source: str, number: int, raw: bytes) -> Line:
     if len(raw) > MAX_LINE_BYTES:
         raise _too_long(source, number)
     if number == 1:
-        raw = raw.removeprefix(b"\xef\xbb\xbf")  # a byte order mark, which editors on Windows put there
+        raw = raw.removeprefix(b"\xef\xbb\xbf")  # a byte order mark, which editors on Windows write
     try:
         return Line(source, number, raw.removesuffix(b"\r").decode())
     except UnicodeDecodeError as error:

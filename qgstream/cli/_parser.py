@@ -57,7 +57,7 @@ class Parser(argparse.ArgumentParser):
         return text
 
     def parse_args(self, args: Sequence[str] | None = None, namespace: Any = None) -> Any:  # type: ignore[override]
-        """Parse everything, or exit with status 2 and what is wrong."""
+        """Parse all arguments, or exit with status 2 and an error."""
         parsed, extras = self.parse_known_args(args, namespace)
         if extras:
             used: Parser = getattr(parsed, "parser", self)
@@ -90,7 +90,7 @@ class Parser(argparse.ArgumentParser):
         return f"unknown flag {flag}{did_you_mean(flag, known)}"
 
     def error(self, message: str) -> NoReturn:
-        """Say what is wrong in one line and where the help is."""
+        """Print the error in one line, and how to get help."""
         self.exit(2, f"{self.prog}: {message}\nTry: {self.prog} --help\n")
 
     def exit(self, status: int = 0, message: str | None = None) -> NoReturn:
@@ -100,7 +100,7 @@ class Parser(argparse.ArgumentParser):
         sys.exit(status)
 
     def _print_message(self, message: str, file: Any = None) -> None:
-        # argparse passes over a failure: --help and --version would end with status 0 and nothing said.
+        # argparse ignores a failure to write: --help and --version would end with status 0 and no output.
         if message:
             (file or sys.stderr).write(message)
 

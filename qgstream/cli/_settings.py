@@ -1,4 +1,4 @@
-"""The flags by which a command gets the configuration."""
+"""The flags that select and change the configuration."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def load(args: argparse.Namespace) -> Loaded:
-    """The configuration of this command line and environment, or `ConfigError`."""
+    """Return the configuration of this command line and environment. Raises `ConfigError`."""
     from qgstream.process import config
 
     flags: dict[str, object] = dict(args.settings)
@@ -52,7 +52,7 @@ def load(args: argparse.Namespace) -> Loaded:
 
 
 def path(args: argparse.Namespace) -> Path | None:
-    """The configuration file of this command line and environment; None without one."""
+    """Return the configuration file of this command line and environment; None without one."""
     from qgstream.process.config import ENVIRONMENT_FILE
 
     named = os.environ.get(ENVIRONMENT_FILE)
@@ -63,6 +63,6 @@ def path(args: argparse.Namespace) -> Path | None:
 def _assignment(text: str) -> tuple[str, str]:
     key, equals, value = text.partition("=")
     if not equals:
-        # Not repeated: it may be a secret that somebody tried to pass.
+        # The text is not repeated: it may be a secret.
         raise argparse.ArgumentTypeError("got no '=', expected section.key=value")
     return key.strip(), value.strip()

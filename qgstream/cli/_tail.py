@@ -16,12 +16,12 @@ from qgstream.terminal import colours
 
 
 class ForPrograms:
-    """The envelope, one a line."""
+    """The envelope, one on each line."""
 
     def event(self, event: ReceivedEvent) -> None:
         topic = event.topic if len(event.topics) == 1 else list(event.topics)
         head = json.dumps({"id": event.id, "topic": topic, "event": event.event})
-        # Line ends in JSON text are only between tokens, and what a server sends has none.
+        # In JSON text, line ends occur only between tokens, and a server sends none.
         print(f'{head[:-1]}, "data": {event.raw}}}', flush=True)
 
     def reset(self, reset: Reset) -> None:
@@ -29,7 +29,7 @@ class ForPrograms:
 
 
 class ForPeople:
-    """When, which, where, what."""
+    """Time, id, topics, type and data."""
 
     def __init__(self) -> None:
         self._dim, self._bold, self._red, _, self._plain = colours(sys.stdout)
@@ -43,7 +43,7 @@ class ForPeople:
             data = "\n" + data
         shown = "\n    ".join(map(_printable, data.split("\n")))
         topics, kind = _printable(", ".join(event.topics)), _printable(event.event)
-        at = f"{datetime.now():%H:%M:%S}"  # noqa: DTZ005  # the clock on the wall
+        at = f"{datetime.now():%H:%M:%S}"  # noqa: DTZ005  # the local time
         print(f"{dim}{at} {_printable(event.id)}{plain} {bold}{topics}{plain} {kind} {shown}", flush=True)
 
     def reset(self, reset: Reset) -> None:
@@ -51,7 +51,7 @@ class ForPeople:
 
 
 def _printable(text: str) -> str:
-    """What a publisher wrote must not move the cursor, or worse."""
+    """Return the text without control characters: a publisher's text must not control the terminal."""
     if text.isprintable():
         return text
     return "".join(c if c.isprintable() or c == "\t" else c.encode("unicode_escape").decode() for c in text)
@@ -66,7 +66,7 @@ def say_state(server: str, state: State) -> None:
 
 
 async def tail(stream: Stream, show: ForPrograms | ForPeople, count: int | None) -> None:
-    """Show `count` events, or all that come. Raises BrokenPipeError when nobody reads them any more."""
+    """Show `count` events, or all events. Raises BrokenPipeError when the output has no reader any more."""
     showing = asyncio.ensure_future(_show(stream, show, count))
     try:
         await asyncio.wait({showing, _reader_of_stdout()}, return_when=asyncio.FIRST_COMPLETED)
@@ -89,8 +89,8 @@ async def _show(stream: Stream, show: ForPrograms | ForPeople, count: int | None
 
 
 def _reader_of_stdout() -> asyncio.Future[None]:
-    """Done when whoever reads the output has left: `qgstream tail | head -1` ends with its head, and does not wait for
-    the next event to find that out."""
+    """Return a future that is done when the reader of the output has closed it: `qgstream tail | head -1` ends with its
+    head, without waiting for the next event."""
     loop = asyncio.get_running_loop()
     has_left: asyncio.Future[None] = loop.create_future()
 
@@ -101,8 +101,8 @@ def _reader_of_stdout() -> asyncio.Future[None]:
     try:
         descriptor = sys.stdout.fileno()
         if stat.S_ISFIFO(os.fstat(descriptor).st_mode):
-            # Nothing can be read from this end of a pipe: epoll tells of its other end's closing all the same.
+            # This end of a pipe cannot be read, but epoll still reports that the other end was closed.
             loop.add_reader(descriptor, tell)
     except (OSError, ValueError):
-        pass  # no descriptor, or not one that can be watched: the next event will tell
+        pass  # no descriptor, or one that cannot be watched: the next write will fail
     return has_left

@@ -1,4 +1,4 @@
-"""`qgstream bench`: what a server does on this machine, beside the least that any server could do."""
+"""`qgstream bench`: the performance of a server on this machine, compared with a minimal server."""
 
 from __future__ import annotations
 
@@ -25,12 +25,12 @@ SCENARIOS = {
     "memory": "resident memory for each stream, idle and after traffic",
     "idle": "heartbeats alone",
     "fanout": "--rate events a second to all streams",
-    "health": "GET /health during the same",
+    "health": "GET /health during fanout",
     "flatout": "--flat-rate events a second: as fast as it goes",
     "flatout-1000": "the same with 1000 streams and more events",
-    "topics": "publishing to topics that nobody hears, without and with a topic for each stream",
-    "ndjson": "publishing batches, nobody listening",
-    "stalled": "readers, without and with others that never read",
+    "topics": "publishing to topics without subscribers, without and with a topic for each stream",
+    "ndjson": "publishing batches, without subscribers",
+    "stalled": "readers, without and with other readers that never read",
 }
 QUICK = ("handshakes", "memory", "idle", "fanout", "health", "flatout", "ndjson")
 KEY_VARIABLE = "QGSTREAM_PUBLISH_KEY"
@@ -38,7 +38,7 @@ _EPILOG = "\n".join(
     [
         "scenarios:",
         *(f"  {name:13} {about}" for name, about in SCENARIOS.items()),
-        f"Without names: {', '.join(QUICK)}. `all` is every one.",
+        f"Without names: {', '.join(QUICK)}. `all` means every scenario.",
         "",
         f"With --url, the publish key comes from the environment: {KEY_VARIABLE}.",
     ]
@@ -49,8 +49,8 @@ def add_parser(subparsers: _SubParsersAction[argparse.ArgumentParser]) -> None:
     """Add the command."""
     parser = subparsers.add_parser(
         "bench",
-        help="measure this machine, or a server that runs",
-        description="Starts a server on one core, loads it from the others, shows its cost beside a bare send loop.",
+        help="measure this machine, or a running server",
+        description="Starts a server on one core, loads it from the others, compares its cost with a bare send loop.",
         epilog=_EPILOG,
         formatter_class=argparse.RawDescriptionHelpFormatter,
         examples=[
@@ -64,22 +64,29 @@ def add_parser(subparsers: _SubParsersAction[argparse.ArgumentParser]) -> None:
     add("--streams", type=_whole, default=10_000, metavar="N", help="streams to open (10000)")
     add("--rate", type=_positive, default=4.0, metavar="R", help="events a second in fanout and health (4)")
     add("--flat-rate", type=_positive, default=200.0, metavar="R", help="events a second in flatout (200)")
-    add("--seconds", type=_positive, default=3.0, metavar="S", help="how long each measurement publishes (3)")
-    add("--payload", type=_payload, default=100, metavar="BYTES", help="of each event (100)")
-    add("--repeat", type=_whole, default=1, metavar="K", help="measure everything so often and show medians (1)")
+    add(
+        "--seconds", type=_positive, default=3.0, metavar="S", help="duration of the publishing in each measurement (3)"
+    )
+    add("--payload", type=_payload, default=100, metavar="BYTES", help="size of each event (100)")
+    add("--repeat", type=_whole, default=1, metavar="K", help="number of runs; the medians are shown (1)")
     add("--compare", action="store_true", help="also measure a plain Tornado server: write and flush on each handler")
-    add("--json", type=Path, metavar="FILE", help="write all figures there")
-    add("--processes", type=_whole, metavar="P", help="load processes (one for each core but the server's, 4 at most)")
-    add("--broker", metavar="URL", help="broker of the server that is started (memory://)")
-    add("--url", metavar="URL", help="measure the server there instead of starting one")
-    add("--pid", type=_whole, help="process of the server at --url, on this machine: its CPU and memory are read")
-    add("--metrics-url", metavar="URL", help="metrics of the server at --url (its /metrics): the same from there")
-    add("--allow-remote", action="store_true", help="let --url be another machine")
+    add("--json", type=Path, metavar="FILE", help="write all figures to this file")
+    add(
+        "--processes",
+        type=_whole,
+        metavar="P",
+        help="number of load processes (one for each core except the server's, at most 4)",
+    )
+    add("--broker", metavar="URL", help="broker of the started server (memory://)")
+    add("--url", metavar="URL", help="measure the server at this URL instead of starting one")
+    add("--pid", type=_whole, help="process of the server at --url, on this machine: CPU and memory are read from it")
+    add("--metrics-url", metavar="URL", help="/metrics of the server at --url: CPU and memory are read from there")
+    add("--allow-remote", action="store_true", help="allow --url to be another machine")
     parser.set_defaults(run=run, parser=parser)
 
 
 def run(args: argparse.Namespace) -> int:
-    """Measure, and print what there is, also after Ctrl-C."""
+    """Measure, and print the results so far, also after Ctrl-C."""
     from qgstream.bench import report
     from qgstream.bench.errors import BenchError
     from qgstream.bench.processes import pin
@@ -92,7 +99,7 @@ def run(args: argparse.Namespace) -> int:
     pin(0, bench.cores.load)
     if bench.cores.are_shared:
         _streams.say("one core for server and load: compare ratios, not figures")
-    # Whoever ends this command ends its servers too, and still wants what there is.
+    # A signal that ends this command must also end its servers, and the results so far are still printed.
     before = signal.signal(signal.SIGTERM, signal.default_int_handler)
     started_at = datetime.now(UTC).isoformat(timespec="seconds")
     results: list[Result] = []
@@ -103,7 +110,7 @@ def run(args: argparse.Namespace) -> int:
                 _say(f"{result.scenario}: {result.server} done", keep=True)
         status = 0
     except KeyboardInterrupt:
-        _say("stopped; this is what there is", keep=True)
+        _say("stopped; these are the results so far", keep=True)
     except BenchError as error:
         _say(f"stopped: {error}", keep=True)
         status = 1
@@ -128,7 +135,7 @@ def _options(args: argparse.Namespace) -> Options:
 
 
 def _bench(args: argparse.Namespace, options: Options) -> Bench:
-    """Everything that can be refused is refused here, before anything is started."""
+    """Check all arguments before anything is started."""
     import resource
 
     from qgstream.bench import descriptors
@@ -165,7 +172,7 @@ def _subject(args: argparse.Namespace) -> Subject | None:
 
 
 def _say(text: str, *, keep: bool = False) -> None:
-    """Progress: one line that is written over on a terminal; elsewhere only the lines to keep."""
+    """Print the progress: on a terminal, one line that is overwritten; elsewhere, only the lines to keep."""
     if sys.stderr.isatty():
         _streams.say(f"\r\x1b[K{text[:100]}", end="\n" if keep else "")
     elif keep:

@@ -1,4 +1,4 @@
-"""`qgstream check-config`: whether `serve` would find what it needs, without starting anything."""
+"""`qgstream check-config`: checks whether `serve` would find what it needs, without starting the server."""
 
 from __future__ import annotations
 
@@ -22,10 +22,10 @@ def add_parser(subparsers: _SubParsersAction[argparse.ArgumentParser]) -> None:
     """Add the command."""
     parser = subparsers.add_parser(
         "check-config",
-        help="check the configuration, and what it needs, without starting",
-        description="Checks the configuration, and tries what `serve` will need: the broker, the certificate, the "
+        help="check the configuration and its resources without starting the server",
+        description="Checks the configuration, and tries what `serve` needs: the broker, the certificate, the "
         "keys, the ports, the descriptors. Prints ok and warnings, or every problem on standard error. Exit status 0: "
-        "no problem; 1: a problem; 2: wrong usage. `qgstream doctor` also says what this host can hold.",
+        "no problem; 1: a problem; 2: wrong usage. `qgstream doctor` also checks what this machine can hold.",
         epilog=f"The admin key for --diff comes from the environment: {_diff.KEY_VARIABLE}; else it is the first of "
         "auth.admin_keys.",
         examples=[
@@ -39,8 +39,8 @@ def add_parser(subparsers: _SubParsersAction[argparse.ArgumentParser]) -> None:
     parser.add_argument(
         "--offline",
         action="store_true",
-        help="check the configuration and its files alone, as before a reload or for another machine: nothing is asked "
-        "of the network and of this host, and what `serve` starts with all the same is a warning",
+        help="check only the configuration and its files, for a reload or for another machine: the network and this "
+        "machine are not checked, and a problem that does not prevent a start is a warning",
     )
     parser.add_argument("--strict", action="store_true", help="exit with status 1 for warnings too")
     parser.add_argument(
@@ -48,17 +48,17 @@ def add_parser(subparsers: _SubParsersAction[argparse.ArgumentParser]) -> None:
         nargs="?",
         const=_diff.RUNNING,
         metavar="OLD",
-        help="also print what this configuration changes: of the file OLD, or without it of the server that runs",
+        help="also print the changes compared with the file OLD, or without OLD compared with the running server",
     )
     parser.add_argument(
-        "--url", help="of the running server's admin port, for --diff (by default this configuration's)"
+        "--url", help="URL of the running server's admin port, for --diff (by default that of this configuration)"
     )
     parser.add_argument("--json", action="store_true", help="print one JSON object, for programs")
     parser.set_defaults(run=run)
 
 
 def run(args: argparse.Namespace) -> int:
-    """Load the configuration, check it, and say what there is to say."""
+    """Load the configuration, check it, and print the findings."""
     from qgstream.errors import ConfigError
 
     if args.url is not None and args.diff != _diff.RUNNING:
@@ -71,7 +71,7 @@ def run(args: argparse.Namespace) -> int:
         print(json.dumps({"ok": False, "problems": error.problems, "warnings": [], "checks": []}, indent=2))
         return 1
     checked = Checked(loaded, _findings(args, loaded), is_strict=args.strict)
-    # Before anything is printed, so that a server that does not answer leaves no half of an answer.
+    # Before anything is printed, so that a server that does not respond leaves no partial output.
     diff = _diff.compare(args, loaded, args.diff) if args.diff is not None and not checked.problems else None
     (_print_json if args.json else _print)(checked, diff, show=args.show)
     return int(not checked.is_ok)
@@ -79,7 +79,7 @@ def run(args: argparse.Namespace) -> int:
 
 @dataclasses.dataclass(frozen=True)
 class Checked:
-    """A configuration, and what was found."""
+    """A configuration and its findings."""
 
     loaded: Loaded
     findings: list[Finding]
@@ -87,17 +87,17 @@ class Checked:
 
     @property
     def problems(self) -> list[str]:
-        """What fails, as sentences."""
+        """Return the failed checks as sentences."""
         return [_sentence(finding) for finding in self.findings if finding.verdict == "fails"]
 
     @property
     def warnings(self) -> list[str]:
-        """What may be meant, as sentences."""
+        """Return the warnings as sentences."""
         return [*self.loaded.warnings, *(_sentence(one) for one in self.findings if one.verdict == "warning")]
 
     @property
     def is_ok(self) -> bool:
-        """What the exit status says."""
+        """Return whether the exit status is 0."""
         return not self.problems and not (self.is_strict and self.warnings)
 
 

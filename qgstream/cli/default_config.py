@@ -1,4 +1,4 @@
-"""`qgstream default-config`: a configuration file with every option, made from the settings themselves."""
+"""`qgstream default-config`: a configuration file with every option, made from the declarations of the settings."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ Flags: --host, --port, and --set for every other key except those of [auth] and 
     qgstream serve --config FILE --port 8001 --set limits.max_connections=20000
 """
 WIDTH = 118
-# Of annotated_types, by the name of their one attribute.
+# Of annotated_types, by the name of their only attribute.
 _BOUNDS = {"ge": "{} or more", "gt": "more than {}", "le": "at most {}", "lt": "less than {}"}
 
 
@@ -49,13 +49,13 @@ def add_parser(subparsers: _SubParsersAction[argparse.ArgumentParser]) -> None:
 
 
 def run(_args: argparse.Namespace) -> int:
-    """Print it."""
+    """Print the file."""
     print(default_config(), end="")
     return 0
 
 
 def default_config() -> str:
-    """The text of conf/qgstream.toml."""
+    """Return the text of conf/qgstream.toml."""
     from qgstream.process.config import Config
 
     lines = [f"# {line}".rstrip() for line in HEADER.splitlines()]
@@ -74,7 +74,7 @@ def _table(name: str, model: type[BaseModel], header: str = "") -> Iterator[str]
     for key, info in model.model_fields.items():
         full = f"{name}.{key}".lstrip(".")
         if (nested := table_model(info.annotation)) is not None:
-            # A table that may be missing is a comment itself: there, it would ask for its required keys.
+            # A table that may be missing is a comment itself: if it were present, its required keys would be needed.
             tables.append((full, nested, f"#[{full}]  # not set by default" if info.default is None else f"[{full}]"))
         elif (item := item_model(info.annotation)) is not None:
             tables.append((full, item, f"#[[{full}]]  # none by default; one block for each"))
@@ -106,14 +106,15 @@ def _long_list(key: str, values: Sequence[object]) -> Iterator[str]:
 
 
 def _about(model: type[BaseModel]) -> str:
-    """The first sentence of the section's docstring, without the name that the table's header says."""
+    """Return the first sentence of the section's docstring, without the name that the table's header has."""
     text = (model.__doc__ or "").split("\n\n")[0]
     about = text.partition(": ")[2] or text
     return about[:1].upper() + about[1:]
 
 
 def _bounds(info: FieldInfo) -> str:
-    """`(1 to 64)`, `(more than 0, at most 3600)`, `(one of "a", "b")`: what the description leaves to the type."""
+    """Return the bounds that the description leaves out: `(1 to 64)`, `(more than 0, at most 3600)`, `(one of "a",
+    "b")`."""
     choices = [str(choice) for choice in get_args(info.annotation)] if get_origin(info.annotation) is Literal else []
     if any(choice not in (info.description or "") for choice in choices):
         return f"(one of {', '.join(map(_toml, choices))})"
@@ -129,7 +130,7 @@ def _bounds(info: FieldInfo) -> str:
 
 
 def _example(annotation: object) -> object:
-    """A value for an option that has no default and brings no example."""
+    """Return a value for an option that has no default and no example."""
     if get_origin(annotation) is Literal:
         return get_args(annotation)[0]
     return [_example(get_args(annotation)[0])] if get_origin(annotation) is tuple else "..."
@@ -145,4 +146,4 @@ def _toml(value: Any) -> str:
         return f"{value:g}"
     if isinstance(value, tuple | list):
         return f"[{', '.join(map(_toml, value))}]"
-    return json.dumps(value, ensure_ascii=False)  # strings, integers and booleans are written alike in TOML
+    return json.dumps(value, ensure_ascii=False)  # strings, integers and booleans have the same form in TOML

@@ -1,4 +1,5 @@
-"""`qgstream doctor`: whether `serve` finds what it needs here, and whether this host holds what it promises."""
+"""`qgstream doctor`: checks whether `serve` finds what it needs here, and whether this machine can hold the configured
+limits."""
 
 from __future__ import annotations
 
@@ -14,7 +15,7 @@ from qgstream.cli import _settings
 if TYPE_CHECKING:
     from argparse import _SubParsersAction
 
-# Enough to see that they can be had and what one costs; both ends are of this process.
+# Enough to see that they are possible and what one costs; both ends are in this process.
 _MOST_HELD = 4000
 
 
@@ -22,10 +23,10 @@ def add_parser(subparsers: _SubParsersAction[argparse.ArgumentParser]) -> None:
     """Add the command."""
     parser = subparsers.add_parser(
         "doctor",
-        help="check whether this host can hold the configured limits, and has what the server needs",
-        description="Makes the checks of check-config, looks at descriptors, memory, the kernel's settings and the "
-        "clock, and opens some thousand connections over loopback. Run it as the user, and in the unit or container, "
-        "that the server runs in. Exit status 0: the server starts and the limits hold; 1: something fails; 2: wrong "
+        help="check whether this machine can hold the configured limits, and has the resources that the server needs",
+        description="Runs the checks of check-config, checks descriptors, memory, the kernel's settings and the "
+        "clock, and opens several thousand connections over loopback. Run it as the server's user, in the server's "
+        "unit or container. Exit status 0: the server starts and the limits hold; 1: a check fails; 2: wrong "
         "usage.",
         examples=[
             "qgstream doctor --config production.toml",
@@ -33,13 +34,15 @@ def add_parser(subparsers: _SubParsersAction[argparse.ArgumentParser]) -> None:
         ],
     )
     _settings.add_arguments(parser)
-    parser.add_argument("--offline", action="store_true", help="ask no broker and no issuer, and try no port")
+    parser.add_argument(
+        "--offline", action="store_true", help="do not contact the broker or the issuer, and do not try the ports"
+    )
     parser.add_argument("--json", action="store_true", help="print one JSON object, for programs")
     parser.set_defaults(run=run)
 
 
 def run(args: argparse.Namespace) -> int:
-    """Look, measure and say."""
+    """Check, measure and print the findings."""
     from qgstream.net.sockets import RESERVED_DESCRIPTORS
     from qgstream.process import capacity, preflight
     from qgstream.process.machine import hold, raise_soft_descriptors, read_host
@@ -74,7 +77,5 @@ def run(args: argparse.Namespace) -> int:
         if finding.change:
             print(textwrap.fill(f"-> {finding.change}", 118, initial_indent=" " * 30, subsequent_indent=" " * 33))
     if least is not None:
-        print(
-            f"\nlimits.max_connections is {wanted}; this host can hold {least.fits} ({least.check} is what ends first)"
-        )
+        print(f"\nlimits.max_connections is {wanted}; this machine can hold {least.fits} (limited by: {least.check})")
     return int(fails)

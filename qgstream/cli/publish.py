@@ -19,7 +19,8 @@ if TYPE_CHECKING:
 
 URL = "http://127.0.0.1:8000"
 KEY_VARIABLE = "QGSTREAM_PUBLISH_KEY"
-# A batch goes into the server's log in one piece, and everybody else waits for it: 1000 events are about 30 ms there.
+# A batch goes into the server's log in one piece, and all other clients wait for it: 1000 events take about 30 ms
+# there.
 _MOST_LINES = 1000
 _MOST_BYTES = 1024 * 1024
 _PROGRESS_SECONDS = 0.2
@@ -59,7 +60,7 @@ def add_parser(subparsers: _SubParsersAction[argparse.ArgumentParser]) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    """Publish, and say what came of it."""
+    """Publish, and print the result."""
     _check(args)
     from qgstream.client.publisher import Publisher
 
@@ -143,7 +144,7 @@ def _events(args: argparse.Namespace, batch: list[_lines.Line]) -> tuple[list[di
 def _event(args: argparse.Namespace, text: str) -> dict[str, Any]:
     from msgspec import Raw
 
-    # JSON goes on as it was written: no number loses a digit.
+    # JSON is sent as it was written: no number loses a digit.
     data: object = Raw(text.encode()) if not args.text and _is_json(text) else text
     return {
         "topic": args.topic, "data": data, "event": args.event, "retry_ms": args.retry_ms, "private": args.private,
@@ -167,7 +168,7 @@ def _whole_event(text: str) -> dict[str, Any]:
     from qgstream.events.draft import BYTE_ORDER_MARK, Body, parse_json
 
     raw = text.encode().removeprefix(BYTE_ORDER_MARK)
-    parse_json(raw, max_event_bytes=_lines.MAX_LINE_BYTES, namespace=b"")  # says what is wrong in the server's words
+    parse_json(raw, max_event_bytes=_lines.MAX_LINE_BYTES, namespace=b"")  # raises the server's error
     body = msgspec.json.decode(raw, type=Body)
     return {
         "topic": body.topic, "data": body.data, "event": body.event, "retry_ms": body.retry, "private": body.private,
@@ -211,8 +212,8 @@ def _explain(args: argparse.Namespace, error: QgstreamError, *, where: str | Non
 
 
 def _report(outcome: dict[str, object]) -> None:
-    """Print what was published. A failure to do so does not change the exit status: a script that sees another one than
-    0 publishes everything again."""
+    """Print the published events. A failure to print does not change the exit status: a script that sees a status other
+    than 0 publishes everything again."""
     try:
         print(json.dumps(outcome), flush=True)
     except OSError as error:
@@ -232,7 +233,7 @@ def progress(count: int, done_bytes: int, total_bytes: int | None, seconds: floa
 
 
 class _Progress:
-    """How far it is, on a terminal, for those who wait."""
+    """The progress, on a terminal."""
 
     def __init__(self, total_bytes: int | None = None) -> None:
         self.count = 0

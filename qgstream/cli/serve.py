@@ -33,7 +33,7 @@ def run(args: argparse.Namespace) -> int:
     from qgstream.process.signals import Signals
 
     signals = Signals()
-    signals.hold()  # before what takes long to import
+    signals.hold()  # before the slow imports
     from qgstream.process import server
 
     return server.run(_settings.load(args), lambda: _settings.load(args), signals)

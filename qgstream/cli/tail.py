@@ -1,4 +1,4 @@
-"""`qgstream tail`: what is published, as it comes."""
+"""`qgstream tail`: shows the published events as they arrive."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ def add_parser(subparsers: _SubParsersAction[argparse.ArgumentParser]) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    """Show events until there were enough, or nobody looks any more."""
+    """Show events until there were enough, or the output has no reader any more."""
     import asyncio
 
     from qgstream.cli import _tail

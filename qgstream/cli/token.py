@@ -1,4 +1,4 @@
-"""`qgstream token`: mint a token, or explain which check of one fails."""
+"""`qgstream token`: mints a token, or explains which of its checks fails."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from qgstream.process.config import Config
 
 _TTL_SECONDS = 3600.0
-# Standard input may be a wrong and endless file. A token of more characters is refused unread.
+# Standard input may be a wrong and endless file. A token with more characters is refused unread.
 _MAX_INPUT_BYTES = 64 * 1024
 
 
@@ -24,7 +24,7 @@ def add_parser(subparsers: _SubParsersAction[argparse.ArgumentParser]) -> None:
     """Add the command."""
     parser = subparsers.add_parser(
         "token",
-        help="mint a token, or say which check of one fails",
+        help="mint a token, or show which check of a token fails",
         description="Prints a token signed with auth.jwt.secret (HS algorithms only). With --explain it prints each "
         "check of a token or key instead; exit status 0 when it would be accepted, 1 when not.",
         examples=[
@@ -33,7 +33,7 @@ def add_parser(subparsers: _SubParsersAction[argparse.ArgumentParser]) -> None:
         ],
     )
     _settings.add_arguments(parser)
-    parser.add_argument("--subject", metavar="NAME", help="who the token is for (sub); its name in the log")
+    parser.add_argument("--subject", metavar="NAME", help="the subject of the token (sub), as shown in the log")
     for verb in ("publish", "subscribe"):
         parser.add_argument(
             f"--{verb}",
@@ -41,18 +41,20 @@ def add_parser(subparsers: _SubParsersAction[argparse.ArgumentParser]) -> None:
             metavar="PATTERN",
             help=f"topic that it may {verb} to, or a prefix ending in '*' (repeatable)",
         )
-    parser.add_argument("--ttl", type=float, metavar="SECONDS", help=f"how long it is valid (default {_TTL_SECONDS:g})")
+    parser.add_argument(
+        "--ttl", type=float, metavar="SECONDS", help=f"lifetime of the token (default {_TTL_SECONDS:g})"
+    )
     parser.add_argument(
         "--explain",
         metavar="TOKEN",
-        help="check this token or key; with '-' it is read from standard input, because everybody on the machine can "
+        help="check this token or key; '-' reads it from standard input, because every user of the machine can "
         "read a command line",
     )
     parser.set_defaults(run=run)
 
 
 def run(args: argparse.Namespace) -> int:
-    """Mint or explain."""
+    """Mint or explain a token."""
     asked = {f"--{name}" for name in ("subject", "publish", "subscribe", "ttl") if getattr(args, name) is not None}
     if args.explain is not None:
         if asked:
@@ -78,7 +80,7 @@ def _explain(config: Config, given: str) -> int:
 
     authenticator = Authenticator(config.auth)
     if given == "-":
-        # What is no text is no token either: it is for the checks to say so.
+        # A value that is not text is not a token either; the checks report it.
         try:
             given = sys.stdin.buffer.read(_MAX_INPUT_BYTES).decode(errors="replace").strip()
         except OSError as error:

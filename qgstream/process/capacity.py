@@ -1,6 +1,6 @@
-"""Whether a host can hold what a configuration promises, and what to change. Pure: facts in, findings out.
+"""Checks whether a machine can hold the configured limits, and says what to change. Pure: facts in, findings out.
 
-The constants of memory were measured; docs/tuning-limits.md has the table.
+The memory constants were measured; docs/tuning-limits.md has the table.
 """
 
 from __future__ import annotations
@@ -23,12 +23,12 @@ TLS_STREAM_BYTES = 22 * 1024
 KERNEL_BYTES = 7 * 1024
 STALLED_BYTES = 120 * 1024
 
-# Memory that was freed and that the allocator cannot give to others, as a share of what is held: an eighth to a quarter
-# was measured (tests/hostile/test_memory.py).
+# Freed memory that the allocator cannot reuse, as a share of the memory in use: an eighth to a quarter was measured
+# (tests/hostile/test_memory.py).
 _GAPS_SHARE = 4
-# One in so many clients is taken to stall at once: what the arithmetic of the documentation does.
+# The share of clients that are assumed to stall at once, as in the arithmetic of the documentation.
 _STALLED_SHARE = 10
-# No clock of a machine that runs this can be before it was written: 2025-01-01.
+# No correct clock of a machine that runs this can show an earlier time: 2025-01-01.
 _EARLIEST = 1_735_689_600
 _SLOW_CLOCKS = frozenset({"hpet", "acpi_pm", "jiffies", "refined-jiffies"})
 _SYSCTL_FILE = "/etc/sysctl.d/90-qgstream.conf"
@@ -38,7 +38,7 @@ Verdict = Literal["ok", "warning", "fails", "unknown"]
 
 @dataclass(frozen=True, slots=True)
 class Finding:
-    """One check: what was found, what to change, and the max_connections that it allows (None: not its business)."""
+    """One check: what was found, what to change, and the max_connections that it allows (None: it sets no limit)."""
 
     check: str
     verdict: Verdict
@@ -48,7 +48,7 @@ class Finding:
 
 
 def examine(config: Config, host: Host, held: Held, now: float) -> list[Finding]:
-    """Every finding; `fails` is what will not hold the configured limits. `now` is unix seconds."""
+    """Return every finding; `fails` means that the configured limits cannot be held. `now` is in Unix seconds."""
     return [
         descriptors(config, host),
         _memory(config, host),
@@ -63,13 +63,14 @@ def examine(config: Config, host: Host, held: Held, now: float) -> list[Finding]
 
 
 def capacity(findings: list[Finding]) -> Finding | None:
-    """The finding that allows the fewest streams."""
+    """Return the finding that allows the fewest streams."""
     bounds = [finding for finding in findings if finding.fits is not None]
     return min(bounds, key=lambda finding: finding.fits or 0, default=None)
 
 
 def descriptors(config: Config, host: Host) -> Finding:
-    """Whether the process may open as many descriptors as the server needs. With too few it does not start."""
+    """Check whether the process may open as many descriptors as the server needs. With too few, the server does not
+    start."""
     sockets = max_sockets(config.limits)
     needed, hard = sockets + RESERVED_DESCRIPTORS, host.hard_descriptors
     room = hard - RESERVED_DESCRIPTORS
@@ -82,17 +83,17 @@ def descriptors(config: Config, host: Host) -> Finding:
 
 
 def fixed_bytes(config: Config) -> int:
-    """What the process may take at worst without its streams, in bytes."""
+    """Return the most memory that the process may need without its streams, in bytes."""
     limits = config.limits
-    # An event counts in `history.max_bytes` with all that it takes (`Publication.size_bytes`).
+    # An event counts in `history.max_bytes` with all its memory (`Publication.size_bytes`).
     held = config.history.max_bytes + limits.max_total_backlog_bytes + limits.max_inflight_body_bytes
-    if not config.broker.url.startswith("memory:"):  # whose log is the history
+    if not config.broker.url.startswith("memory:"):  # where the log is the history
         held += CACHED_BYTES + MAX_HELD_BYTES
     return PROCESS_BYTES + held + held // _GAPS_SHARE
 
 
 def resident_bytes(config: Config) -> int:
-    """What the process may take at worst with all of its streams, without what the kernel holds, in bytes."""
+    """Return the most memory that the process may need with all its streams, without the kernel's memory, in bytes."""
     return fixed_bytes(config) + config.limits.max_connections * _stream_bytes(config)
 
 
@@ -170,10 +171,15 @@ def _dead_peers(config: Config, host: Host) -> Finding:
 def _clock(host: Host, held: Held, now: float) -> Iterator[Finding]:
     said = time.strftime("%Y-%m-%d %H:%M:%S UTC", time.gmtime(now))
     drift = abs(held.wall_seconds - held.seconds)
-    # A correction of the clock slews at most 0.05 % of the time; anything near this was a jump.
+    # A correction of the clock slews at most 0.05 % of the time; a larger difference was a jump.
     if now < _EARLIEST or drift > 0.1:
         found = f"{said}" + (f", and it jumped by {drift:.1f} s while this ran" if drift > 0.1 else "")
-        yield Finding("clock", "warning", found, "set it (timedatectl): tokens expire, and history ages, by it")
+        yield Finding(
+            "clock",
+            "warning",
+            found,
+            "set the clock (timedatectl): the expiry of tokens and the age of the history depend on it",
+        )
     elif host.clock_is_kept is False:
         yield Finding("clock", "warning", f"{said}; no time service keeps it (systemd-timesyncd, chrony)")
     else:
@@ -191,4 +197,4 @@ def _measured(held: Held) -> Finding:
     found = f"{held.held} of {held.asked} connections over loopback held at once, {each:.0f} us each"
     if held.held == held.asked:
         return Finding("measured", "ok", found)
-    return Finding("measured", "fails", f"{found}: {held.reason}", "see what bounds sockets here", held.held)
+    return Finding("measured", "fails", f"{found}: {held.reason}", "find out what limits the sockets here", held.held)

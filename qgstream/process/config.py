@@ -33,16 +33,16 @@ from qgstream.sources.base import SourceSettings
 from qgstream.suggestions import did_you_mean
 
 ENVIRONMENT_PREFIX = "QGSTREAM_"
-# Names the file itself, so it is no key of the configuration.
+# This variable names the file itself, so it is not a key of the configuration.
 ENVIRONMENT_FILE = "QGSTREAM_CONFIG"
-# What the commands of clients read: known, and no business of a server's.
+# The variables of client commands: known, and ignored by the server.
 _OF_CLIENTS = ("QGSTREAM_PUBLISH_KEY", "QGSTREAM_TOKEN", "QGSTREAM_ADMIN_KEY")
 NO_SECRETS = (
-    "the keys of auth do not come by flag, where every process on the machine can read them: "
+    "the keys of auth cannot be set by a flag, because every process on the machine can read flags: "
     "use the configuration file or the environment (QGSTREAM_AUTH__...)"
 )
 _NO_SOURCES = (
-    "sources do not come by flag, where every process on the machine can read their options: "
+    "sources cannot be set by a flag, because every process on the machine can read flags: "
     "use the configuration file or the environment (QGSTREAM_SOURCES)"
 )
 _NOT_BY_FLAG = {"auth": NO_SECRETS, "sources": _NO_SOURCES}
@@ -55,7 +55,7 @@ def _network(text: str) -> str:
     try:
         parse_network(text, strict=True)
     except ValueError as error:
-        # 10.0.0.1/8 is a typing error that would trust sixteen million addresses: say so instead of guessing.
+        # 10.0.0.1/8 is a typing error that would trust sixteen million addresses, so it is an error.
         raise ValueError(f"got {text!r}, expected an address or a network such as 10.0.0.0/8 ({error})") from None
     return text
 
@@ -118,7 +118,7 @@ class BrokerSettings(Section):
         "memory://",
         description="The scheme selects the broker. memory:// keeps the log in this process, sqlite:// on disk, the "
         "others in an engine that processes share.",
-        repr=False,  # it may hold a password
+        repr=False,  # the URL may contain a password
     )
     timeout_seconds: float = Field(
         DEFAULT_TIMEOUT_SECONDS,
@@ -141,7 +141,7 @@ class BrokerSettings(Section):
 
 
 class Config(BaseModel):
-    """The whole configuration; it never changes in place, a reload loads another."""
+    """The whole configuration. It never changes in place: a reload loads a new one."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
@@ -172,22 +172,23 @@ _CATALOGUE = Catalogue(Config, environment_prefix=ENVIRONMENT_PREFIX)
 
 @dataclass(frozen=True)
 class Loaded:
-    """A configuration that can be used, what is odd about it, and where each value came from."""
+    """A valid configuration, its warnings, and the origin of each value."""
 
     config: Config
-    # Sentences for the operator; none of them stops a start.
+    # Warnings for the operator; none of them prevents a start.
     warnings: tuple[str, ...]
     # Dotted key to "default", "file conf/x.toml", "environment QGSTREAM_...", or "flag --port".
     came_from: Mapping[str, str]
 
     def effective(self) -> Iterator[tuple[str, object, str]]:
-        """Every key, its value as plain JSON without secrets, and where it came from."""
+        """Return every key, its value as plain JSON without secrets, and its origin."""
         for key, value in values(self.config):
             yield key.name, key.visible(value), self.came_from[key.name]
 
 
 def values(config: Config) -> Iterator[tuple[Key, object]]:
-    """Every key and its value as it is, secrets included. `Key.visible` says what may be shown of a value."""
+    """Return every key and its value, including secrets. `Key.visible` returns the part of a value that may be
+    shown."""
     for name, key in _CATALOGUE.keys.items():
         value: Any = config
         for part in name.split("."):
@@ -245,7 +246,7 @@ def load(
 
 
 def _check_limited_keys(config: Config, reading: Reading[Config]) -> None:
-    # A name that is misspelt would be a key without a limit.
+    # A misspelt name would leave the key without a limit.
     known = config.auth.publish_keys
     source = reading.found["limits.per_key"].source if config.limits.per_key else ""
     problems = [

@@ -1,6 +1,6 @@
-"""What differs between two configurations: settings, keys, and the contents of files. Secrets are never shown.
+"""The differences between two configurations: settings, keys, and the contents of files. Secrets are never shown.
 
-Pure but for the files that the settings name, which are read.
+Pure, except that it reads the files that the settings name.
 """
 
 from __future__ import annotations
@@ -14,19 +14,19 @@ from qgstream.auth.authenticator import Authenticator
 from qgstream.auth.secrets import SecretFile
 from qgstream.process.config import Config, values
 
-# What a reload cannot change.
+# The settings that a reload cannot change.
 FIXED = (
     "server.host", "server.port", "server.certfile", "server.keyfile", "server.reuse_port", "broker.url",
     "broker.timeout_seconds", "admin.host", "admin.port", "sources",
 )  # fmt: skip
 
-# A value in the log is cut after so many characters of JSON. A list of origins may be long.
+# A value in the log is cut after this many characters of JSON. A list of origins may be long.
 _MAX_CHARACTERS = 500
 
 
 @dataclass(frozen=True, slots=True)
 class Change:
-    """A setting and its two values, as plain JSON. `is_hidden`: they differ in a part that is not shown."""
+    """A setting and its two values, as plain JSON. `is_hidden`: the values differ in a part that is not shown."""
 
     key: str
     old: object
@@ -35,21 +35,21 @@ class Change:
 
     @property
     def needs_restart(self) -> bool:
-        """Whether a reload does not change it."""
+        """Whether the change needs a restart."""
         return self.key in FIXED
 
     def __str__(self) -> str:
         text = f"{self.key}: "
         both = f"{_json(self.old)} -> {_json(self.new)}"
-        text += f"{_json(self.new)} (they differ in what is not shown)" if self.is_hidden else both
+        text += f"{_json(self.new)} (they differ in a part that is not shown)" if self.is_hidden else both
         return text + ("  [needs a restart]" if self.needs_restart else "")
 
 
 @dataclass(frozen=True, slots=True)
 class Changes:
-    """All that differs. Keys and files are called by their settings, such as `auth.publish_keys.orders`.
+    """All differences. Keys and files are named by their settings, such as `auth.publish_keys.orders`.
 
-    `files` are settings that name the same file as before, whose contents have changed.
+    `files` are the settings that name the same file as before, whose contents have changed.
     """
 
     settings: tuple[Change, ...] = ()
@@ -61,7 +61,7 @@ class Changes:
         return bool(self.settings or self.keys_added or self.keys_revoked or self.files)
 
     def document(self) -> dict[str, object]:
-        """As JSON, for the log and for the admin interface."""
+        """Return the changes as JSON, for the log and for the admin interface."""
         return {
             "changes": {
                 change.key: {"old": _cut(change.old), "new": _cut(change.new)}
@@ -74,16 +74,16 @@ class Changes:
         }
 
     def lines(self) -> Iterator[str]:
-        """As sentences for people."""
+        """Return the changes as sentences for people."""
         yield from map(str, self.settings)
         yield from (f"{name}: a key was revoked" for name in self.keys_revoked)
         yield from (f"{name}: a key was added" for name in self.keys_added)
-        yield from (f"{name}: the file has other contents" for name in self.files)
+        yield from (f"{name}: the contents of the file have changed" for name in self.files)
 
 
 @dataclass(frozen=True)
 class Side:
-    """One of the two configurations, with its keys and the contents of its files as digests."""
+    """One of the two configurations, with its keys, and digests of the contents of its files."""
 
     config: Config
     keys: Mapping[tuple[str, bytes], str] = field(default_factory=dict, repr=False)
@@ -91,15 +91,15 @@ class Side:
 
     @classmethod
     def of(cls, config: Config, auth: Authenticator) -> Side:
-        """Read the files that the configuration names; one that cannot be read has no contents."""
+        """Read the files that the configuration names; an unreadable file has no contents."""
         return cls(config, auth.key_names(), dict(_files(config)))
 
 
 def between(old: Side, new: Side) -> Changes:
-    """What differs from `old` to `new`."""
+    """Return the changes from `old` to `new`."""
     added = sorted(name for key, name in new.keys.items() if key not in old.keys)
     revoked = sorted(name for key, name in old.keys.items() if key not in new.keys)
-    told = {".".join(name.split(".")[:2]) for name in (*added, *revoked)}  # a name may have dots itself
+    told = {".".join(name.split(".")[:2]) for name in (*added, *revoked)}  # a name may contain dots itself
     before = {key.name: value for key, value in values(old.config)}
     settings = []
     for key, value in values(new.config):
@@ -120,7 +120,7 @@ def between(old: Side, new: Side) -> Changes:
 
 
 def _files(config: Config) -> Iterator[tuple[str, tuple[str, bytes]]]:
-    """The files beside those of the keys, which `Authenticator.key_names` knows: setting, path, digest."""
+    """Return the files other than those of the keys, which `Authenticator.key_names` covers: setting, path, digest."""
     jwt = config.auth.jwt
     named: dict[str, object] = {"server.certfile": config.server.certfile, "server.keyfile": config.server.keyfile}
     if jwt is not None:
@@ -133,7 +133,7 @@ def _files(config: Config) -> Iterator[tuple[str, tuple[str, bytes]]]:
 
 def _digest(path: str) -> bytes:
     try:
-        with open(path, "rb") as file:  # noqa: PTH123  # a Path refuses no more than this does
+        with open(path, "rb") as file:  # noqa: PTH123  # a Path raises the same errors
             return hashlib.file_digest(file, "sha256").digest()
     except (OSError, ValueError):  # ValueError: a NUL in the path
         return b""

@@ -1,7 +1,7 @@
-"""Where configuration values come from: a TOML file, the environment, flags. Text in, one checked model out.
+"""The origins of configuration values: a TOML file, the environment, flags. Text in, one checked model out.
 
-All problems are found in one go; each names its source and its dotted key and says what was got and what was expected.
-No problem shows a secret: values of secret keys, of unknown ones and of whole tables are never repeated.
+All problems are found at once. Each problem names its origin and its dotted key, and says what was got and what was
+expected. No problem shows a secret: the values of secret keys, of unknown keys and of whole tables are never repeated.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from qgstream.suggestions import did_you_mean, nearest
 
 M = TypeVar("M", bound=BaseModel)
 
-# The parameters of a URL, and the names that credentials have there: `access_token`, `password`, `api_key`, `sig`.
+# The names of URL parameters that are credentials: `access_token`, `password`, `api_key`, `sig`.
 _PARAMETER = re.compile(r"([?&][^=&#?\s]+=)([^&#\s]+)")
 _SECRET_NAME = re.compile(r"(?i)token|secret|passw|pwd|api[_-]?key|signature|credential|[?&](?:key|sig)=")
 
@@ -38,52 +38,53 @@ class Key:
 
     @property
     def item(self) -> type[BaseModel] | None:
-        """The table that it is a list of; None for a plain value."""
+        """The section that this list of tables contains; None for a plain value."""
         return item_model(self.info.annotation)
 
     def visible(self, value: object) -> object:
-        """The value as plain JSON that may be shown: without keys, tokens and the passwords in URLs."""
+        """Return the value as plain JSON that may be shown: without keys, tokens and passwords in URLs."""
         return "(not shown)" if self.secret and value else _visible(value)
 
     def hides(self, place: str = "") -> bool:
-        """Whether what stands at a place may not be shown: in a list of tables that have a secret field, only another
-        field may be."""
+        """Return whether the value at a place must be hidden. In a list of tables with a secret field, only the other
+        fields may be shown."""
         if self.secret or self.item is None:
             return self.secret
         secret = _secret_fields(self.item)
         return bool(secret) and (place in secret or place not in field_names(self.item))
 
     def shown(self, value: object) -> str:
-        """The value as a sentence may repeat it."""
+        """Return the value in the form for a sentence."""
         text = repr(self.visible(value))
         return text if len(text) <= 100 else f"{text[:100]}..."
 
     @property
     def is_table_of_tables(self) -> bool:
-        """Whether it holds a section for each of some names of an operator's."""
+        """Whether the option contains a section for each name that an operator chose."""
         kinds = get_args(self.info.annotation)
         is_table = get_origin(self.info.annotation) is dict and len(kinds) == 2
         return is_table and isinstance(kinds[1], type) and issubclass(kinds[1], BaseModel)
 
     @property
     def is_many(self) -> bool:
-        """Whether it takes a list or a table."""
+        """Whether the option accepts a list or a table."""
         return any(issubclass(kind, tuple | list | set | frozenset | dict) for kind in _kinds(self.info.annotation))
 
     @property
     def is_number(self) -> bool:
-        """Whether it takes a number and no boolean, which Python calls a number too."""
+        """Whether the option accepts a number but no boolean, which is a number in Python too."""
         kinds = set(_kinds(self.info.annotation))
         return bool(kinds & {int, float}) and bool not in kinds
 
     @property
     def is_optional(self) -> bool:
-        """Whether it may be left unset."""
+        """Whether the option may be unset."""
         return type(None) in _kinds(self.info.annotation)
 
 
 def _kinds(annotation: object) -> Iterator[type]:
-    """The classes that a field's annotation allows, one level deep: `tuple[str, ...] | None` is tuple and None."""
+    """Return the classes that a field's annotation allows, one level deep: for `tuple[str, ...] | None`, tuple and
+    None."""
     origin = get_origin(annotation)
     if isinstance(origin, type) and issubclass(origin, tuple | list | set | frozenset | dict):
         yield origin
@@ -95,19 +96,19 @@ def _kinds(annotation: object) -> Iterator[type]:
 
 
 def table_model(annotation: object) -> type[BaseModel] | None:
-    """The section that a field holds, alone or as an optional one; None for a plain value."""
+    """Return the section of a field, alone or optional; None for a plain value."""
     kinds = [kind for kind in _kinds(annotation) if kind is not type(None)]
     return kinds[0] if len(kinds) == 1 and issubclass(kinds[0], BaseModel) else None
 
 
 def item_model(annotation: object) -> type[BaseModel] | None:
-    """The section that a list of tables holds; None for anything else."""
+    """Return the section of a list of tables; None for any other field."""
     first = (get_args(annotation) or (None,))[0] if get_origin(annotation) is tuple else None
     return first if isinstance(first, type) and issubclass(first, BaseModel) else None
 
 
 def field_names(model: type[BaseModel]) -> dict[str, str]:
-    """The names of a section's keys as they are written, and those of its attributes."""
+    """Return the names of a section's keys, both as written and as attributes."""
     return {info.alias or name: name for name, info in model.model_fields.items()}
 
 
@@ -134,7 +135,7 @@ def _visible(value: object) -> object:
 
 
 class Catalogue:
-    """Every key of a model, and the words that users may have meant."""
+    """Every key of a model, and suggestions for misspelt names."""
 
     def __init__(self, model: type[BaseModel], *, environment_prefix: str) -> None:
         self.environment_prefix = environment_prefix
@@ -154,18 +155,18 @@ class Catalogue:
                 self._collect(nested, f"{prefix}{name}.", secret=hidden)
 
     def environment_name(self, key: str) -> str:
-        """`limits.max_connections` is QGSTREAM_LIMITS__MAX_CONNECTIONS."""
+        """Return the environment variable of a key: `limits.max_connections` is QGSTREAM_LIMITS__MAX_CONNECTIONS."""
         return self.environment_prefix + key.replace(".", "__").upper()
 
     def names_below(self, name: str) -> bool:
-        """Whether a word behind this name is a name of an option or of an operator's, and no secret."""
+        """Return whether a part after this name is the name of an option or an operator's name, and not a secret."""
         for known, key in self.keys.items():
             if name == known or name.startswith((f"{known}.", f"{known}[")):
                 return not key.secret and (key.is_table_of_tables or name != known)
         return True
 
     def nearest(self, name: str) -> str | None:
-        """The table or key that a dotted name may mean: the right word in a wrong place, or a word misspelt."""
+        """Return the table or key that a dotted name may mean: a correct name in a wrong place, or a misspelt one."""
         names = [*self.tables, *self.keys]
         by_last = {known.rpartition(".")[2]: known for known in reversed(names)}
         last = name.rpartition(".")[2]
@@ -177,14 +178,14 @@ class Catalogue:
         return near
 
     def did_you_mean(self, name: str) -> str:
-        """`; did you mean ...?` for an unknown dotted name, or nothing when nothing is near."""
+        """Return `; did you mean ...?` for an unknown dotted name, or nothing if no name is near."""
         near = self.nearest(name)
         return f"; did you mean {near}?" if near else ""
 
 
 @dataclass(frozen=True)
 class Found:
-    """A value, and where it came from: "file conf/x.toml", "environment QGSTREAM_...", "flag --port"."""
+    """A value and its origin: "file conf/x.toml", "environment QGSTREAM_...", "flag --port"."""
 
     value: object
     source: str
@@ -192,7 +193,7 @@ class Found:
 
 @dataclass
 class Reading(Generic[M]):
-    """What was found so far; what is read later wins."""
+    """The values found so far; a later value replaces an earlier one."""
 
     model: type[M]
     catalogue: Catalogue
@@ -205,7 +206,7 @@ class Reading(Generic[M]):
         source = f"file {path}"
         text = ""
         try:
-            # Editors on Windows put a byte order mark first, which TOML does not know.
+            # Editors on Windows start the file with a byte order mark, which TOML does not allow.
             text = path.read_bytes().decode("utf-8-sig")
             table = tomllib.loads(text)
         except OSError as error:
@@ -229,13 +230,13 @@ class Reading(Generic[M]):
                 self.problems.append(f"{source}: {key}: unknown {what}{self.catalogue.did_you_mean(key)}")
             elif isinstance(value, Mapping):
                 if prefix and not value:
-                    self.found[key] = Found({}, source)  # an optional table that is there, all defaults
+                    self.found[key] = Found({}, source)  # an optional table that is set, with all defaults
                 self._read_table(value, f"{key}.", source)
             else:
                 self.problems.append(f"{source}: {key}: got {type(value).__name__}, expected a table [{key}]")
 
     def read_environment(self, environ: Mapping[str, str], *, ignore: Iterable[str] = ()) -> None:
-        """Read every name with the prefix but those to ignore; an unknown one is a warning."""
+        """Read every variable with the prefix except those in `ignore`; an unknown one is a warning."""
         catalogue = self.catalogue
         for name in sorted(environ.keys() - set(ignore)):
             if not name.startswith(catalogue.environment_prefix):
@@ -250,7 +251,7 @@ class Reading(Generic[M]):
                 self.warnings.append(f"{source}: unknown name, ignored{hint}")
 
     def read_flag(self, key: str, value: object, flag: str) -> None:
-        """Read one flag that sets a dotted key; text is read as a TOML value where it is one."""
+        """Read one flag that sets a dotted key. Text is parsed as a TOML value if possible."""
         source = f"flag {flag}"
         known = self.catalogue.keys.get(key)
         if known is None:
@@ -262,7 +263,7 @@ class Reading(Generic[M]):
             self._keep(known, value, source)
 
     def _read_text(self, key: Key, text: str, source: str) -> None:
-        """Text from outside a file. Lists and tables are JSON or TOML, and a list may also be `a,b,c`."""
+        """Parse text from outside a file. Lists and tables are JSON or TOML, and a list may also be `a,b,c`."""
         if not key.is_many:
             unset = not text and key.is_optional
             self._keep(key, None if unset else text, source)
@@ -281,11 +282,11 @@ class Reading(Generic[M]):
             self.problems.append(f"{source}: {key.name}: got one table, expected a list of them: [[{key.name}]]")
             return
         if isinstance(value, bool) and key.is_number:
-            value = str(value).lower()  # or pydantic would take `true` for 1
+            value = str(value).lower()  # otherwise pydantic would accept `true` as 1
         self.found[key.name] = Found(value, source)
 
     def finish(self) -> M:
-        """Check everything together; raises `ConfigError` with all problems, those of reading first."""
+        """Check all values together. Raises `ConfigError` with all problems, those of the parsing first."""
         nested: dict[str, Any] = {}
         for name, found in self.found.items():
             *tables, last = name.split(".")
@@ -325,7 +326,8 @@ class Reading(Generic[M]):
         return f"{source}: {name}: {said}"
 
     def _origin(self, name: str) -> tuple[Key | None, str]:
-        """The key that an error's place belongs to, and its source; a table's error belongs to all keys set in it."""
+        """Return the key to which an error belongs, and its origin. An error of a table belongs to all keys set in the
+        table."""
         for known, found in self.found.items():
             if name == known or name.startswith((f"{known}.", f"{known}[")):
                 return self.catalogue.keys.get(known), found.source
@@ -345,7 +347,7 @@ def _expected(message: str) -> str:
 
 
 def _toml(text: str, default: str) -> str:
-    """The text of a quoted TOML string, or the default for what is none."""
+    """Return the text of a quoted TOML string, or the default for any other text."""
     try:
         value = tomllib.loads(f"value = {text}")["value"]
     except tomllib.TOMLDecodeError:
@@ -354,7 +356,7 @@ def _toml(text: str, default: str) -> str:
 
 
 def _structure(text: str) -> object:
-    """A list or a table in JSON or TOML; `ValueError` for what is neither."""
+    """Parse a list or a table in JSON or TOML. Raises `ValueError` for any other text."""
     try:
         return json.loads(text)
     except ValueError:

@@ -1,6 +1,7 @@
-"""What this machine gives a process: limits, memory, kernel settings, clocks. Read from /proc and /sys, and measured.
+"""The resources of this machine and process: limits, memory, kernel settings, clocks. Read from /proc and /sys, or
+measured.
 
-Sources: proc(5), cgroups(7), Documentation/networking/ip-sysctl.rst of Linux. What cannot be read is None.
+Sources: proc(5), cgroups(7), Documentation/networking/ip-sysctl.rst of Linux. A value that cannot be read is None.
 """
 
 from __future__ import annotations
@@ -21,7 +22,8 @@ _TIME_ERROR = 5
 
 @dataclass(frozen=True, slots=True)
 class Host:
-    """The facts. Memory is in bytes; `tcp_mem_bytes` is where the kernel begins to squeeze all sockets."""
+    """The facts. Memory is in bytes; `tcp_mem_bytes` is the amount from which the kernel limits the memory of all
+    sockets."""
 
     soft_descriptors: int
     hard_descriptors: int
@@ -34,12 +36,13 @@ class Host:
     tcp_mem_bytes: int | None = None
     tcp_retries: int | None = None
     clock_source: str | None = None
-    clock_is_kept: bool | None = None  # whether a time service keeps it
+    clock_is_kept: bool | None = None  # whether a time service keeps the clock
 
 
 @dataclass(frozen=True, slots=True)
 class Held:
-    """What was measured: of `asked` loopback connections so many were open at once; seconds; why there were no more."""
+    """The measurement: `held` of `asked` loopback connections were open at once; the time in seconds; why there were no
+    more."""
 
     asked: int
     held: int
@@ -49,7 +52,7 @@ class Held:
 
 
 def read_host(root: Path = Path("/")) -> Host:
-    """The facts of this process and machine; `root` has `proc` and `sys`."""
+    """Return the facts of this process and machine; `root` contains `proc` and `sys`."""
     soft, hard = (_bounded(limit, root) for limit in resource.getrlimit(resource.RLIMIT_NOFILE))
     ports, tcp_mem = (
         _numbers(root, f"{_KERNEL}net/ipv4/ip_local_port_range"),
@@ -72,8 +75,8 @@ def read_host(root: Path = Path("/")) -> Host:
 
 
 def _clock_is_kept() -> bool | None:
-    """By adjtimex(2): a time service tells the kernel that the clock is synchronized. It is asked, and changes nothing:
-    of `struct timex`, which is 208 bytes long, the first field says what to change."""
+    """Return whether a time service keeps the clock, by adjtimex(2): the time service tells the kernel. The call
+    changes nothing: the first field of `struct timex`, which has 208 bytes, says what to change."""
     try:
         state: int = ctypes.CDLL(None).adjtimex(ctypes.create_string_buffer(512))
     except (OSError, AttributeError):  # not Linux
@@ -82,7 +85,7 @@ def _clock_is_kept() -> bool | None:
 
 
 def hold(count: int) -> Held:
-    """Open so many connections over loopback, hold all of them, and close them."""
+    """Open `count` connections over loopback, hold all of them, and close them."""
     began, wall = time.monotonic(), time.time()
     held, reason = 0, ""
     with contextlib.ExitStack() as stack:
@@ -100,8 +103,8 @@ def hold(count: int) -> Held:
 
 
 def listener(port: int, root: Path = Path("/")) -> tuple[int, str] | None:
-    """The process that listens on a TCP port, and its command line; None when nobody does, or when only another user
-    could tell."""
+    """Return the process that listens on a TCP port, and its command line; None without one, or if only another user
+    may see it."""
     inodes = set()
     for table in ("tcp", "tcp6"):
         for line in (_text(root, f"proc/net/{table}") or "").splitlines()[1:]:
@@ -118,7 +121,7 @@ def listener(port: int, root: Path = Path("/")) -> tuple[int, str] | None:
 
 
 def raise_soft_descriptors() -> None:
-    """As the server does at its start."""
+    """Raise the soft limit on descriptors, as the server does at its start."""
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     if soft != hard and hard != resource.RLIM_INFINITY:
         resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
@@ -157,12 +160,13 @@ def _field(root: Path, path: str, name: str, unit: int = 1) -> int | None:
 
 
 def _cgroup_available(root: Path) -> int | None:
-    """What the tightest of the memory limits around this process leaves; page cache can be had back, and is no use."""
+    """Return the memory that the tightest limit around this process leaves. The page cache counts as free, because the
+    kernel can reclaim it."""
     left = []
     for folder, names in _cgroups(root):
-        limit = _number(root, f"{folder}/{names[0]}")  # "max" is no number
+        limit = _number(root, f"{folder}/{names[0]}")  # "max" is not a number
         used = _number(root, f"{folder}/{names[1]}")
-        if limit is None or used is None or limit >= 1 << 60:  # what version 1 calls none
+        if limit is None or used is None or limit >= 1 << 60:  # version 1 writes this for no limit
             continue
         cache = _field(root, f"{folder}/memory.stat", names[2]) or 0
         left.append(max(0, limit - max(0, used - cache)))
@@ -170,7 +174,7 @@ def _cgroup_available(root: Path) -> int | None:
 
 
 def _cgroups(root: Path) -> Iterator[tuple[str, tuple[str, str, str]]]:
-    """The folders of this process's memory groups, inner to outer; in a container they begin at the top."""
+    """Return the memory cgroup folders of this process, from inner to outer; in a container they start at the top."""
     for line in (_text(root, "proc/self/cgroup") or "").splitlines():
         number, _, rest = line.partition(":")
         controllers, _, path = rest.partition(":")

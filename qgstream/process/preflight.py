@@ -1,7 +1,8 @@
-"""Whether `serve` will find what it needs: each check is tried here, and says what was found and what to change.
+"""Checks whether `serve` will find what it needs. Each check tries one thing, and says what was found and what to
+change.
 
-`fails` is what `serve` refuses to start with, and what leaves nobody to be served: an expired certificate, a file by
-which no event can ever come, or a placeholder or mark of a shipped file. A `warning` may be meant.
+`fails` means that `serve` would refuse to start, or that no client could be served: an expired certificate, a file that
+allows no events at all, or a placeholder or mark of a shipped file. A `warning` may be intended.
 """
 
 from __future__ import annotations
@@ -34,14 +35,15 @@ from qgstream.sources.base import open_sources
 # Let's Encrypt renews 30 days before the end: with less than half of that left, the renewal does not work.
 WARN_DAYS = 14
 _DAY = 86_400
-# An engine that is slower than this is not waited for here, whatever `broker.timeout_seconds` allows publishes.
+# The check does not wait longer for an engine, even if `broker.timeout_seconds` allows publishes more time.
 _MOST_SECONDS = 10.0
 # A file from the future means that the clock is behind. Clocks of file servers differ by seconds.
 _AHEAD_SECONDS = 300
 
-# RFC 2606, 3: nobody can have these names. Our files and pages use them where a name of the operator's belongs.
+# RFC 2606, 3: nobody can own these names. The shipped files and pages use them as placeholders for the operator's
+# names.
 _PLACEHOLDER = re.compile(r"\bexample\.(?:com|net|org)\b|\bCHANGE")
-# Brokers that nobody but this process writes to.
+# Brokers to which only this process writes.
 _OWN_LOGS = ("memory", "sqlite")
 # Keys of the documentation, and of conf/dev.toml.
 _PUBLIC_KEYS = frozenset({
@@ -53,9 +55,9 @@ _ASSIGNMENT = re.compile(r"^\s*([A-Za-z_][\w.-]*)\s*=|^\s*\[+([\w.-]+)\]")
 
 
 def configuration(loaded: Loaded, path: Path | None, now: float, *, lenient: bool) -> list[Finding]:
-    """What can be told from the configuration and its files, without the network. `now` is unix seconds.
+    """Return the findings about the configuration and its files, without the network. `now` is in Unix seconds.
 
-    `lenient`: what `serve` starts with all the same is a warning, as a check before a start or a reload wants it.
+    `lenient`: a problem that does not prevent a start is a warning, as for a check before a start or a reload.
     """
     config = loaded.config
     bad: Verdict = "warning" if lenient else "fails"
@@ -81,8 +83,8 @@ def configuration(loaded: Loaded, path: Path | None, now: float, *, lenient: boo
 
 
 def network(config: Config, broken: Sequence[Finding] = ()) -> list[Finding]:
-    """What the network and this machine say: the broker, the issuer's keys, the ports. Settings that `broken` has
-    problems with are not tried."""
+    """Return the findings about the network and this machine: the broker, the issuer's keys, the ports. Settings for
+    which `broken` has problems are not tried."""
     names = {part.strip() for finding in broken if finding.verdict == "fails" for part in finding.check.split(",")}
     return [*asyncio.run(_engines(config, names)), *_ports(config)]
 
@@ -102,7 +104,7 @@ def _certificate(path: Path, now: float, *, lenient: bool) -> Finding:
     except (OSError, ValueError) as error:
         return Finding(check, "unknown", f"{path}: its dates cannot be read: {error}")
     days = (ends - now) / _DAY
-    renew = "renew it; a reload takes the new one"
+    renew = "renew it; a reload loads the new one"
     if ends <= now:
         found = f"{path} expired on {_date(ends)}: clients refuse it"
         return Finding(check, "warning" if lenient else "fails", found, renew)
@@ -138,7 +140,7 @@ def _keys(config: Config, bad: Verdict) -> Iterator[Finding]:
 
 
 def _placeholders(loaded: Loaded) -> Iterator[tuple[str, str, str]]:
-    """The settings that have a value of an example, and what to do."""
+    """Find the settings with a value of an example, and say what to do."""
     for key, value, _ in loaded.effective():
         found = _PLACEHOLDER.search(str(value))
         if found:
@@ -146,15 +148,15 @@ def _placeholders(loaded: Loaded) -> Iterator[tuple[str, str, str]]:
     config = loaded.config
     known = _PUBLIC_KEYS if is_loopback(config.server.host) else _PUBLIC_KEYS | _DEV_KEYS
     for where, secret in secrets_of(config.auth):
-        # One that cannot be read is a problem that was found already.
+        # An unreadable file is a problem that was found already.
         with contextlib.suppress(ConfigError):
             text = load_secret(secret, where=where, read_file=read_file).decode(errors="replace")
             if text in known or re.search(r"change.?me|\bCHANGE", text, re.IGNORECASE):
-                yield where, "is a key that stands in the documentation", "make one: openssl rand -base64 32"
+                yield where, "is a key from the documentation", "make one: openssl rand -base64 32"
 
 
 def _marks(path: Path | None) -> Iterator[tuple[str, str, str]]:
-    """The lines of the file that are still marked `# CHANGE`, as those of conf/production.toml."""
+    """Find the lines of the file that are still marked `# CHANGE`, as in conf/production.toml."""
     lines: list[str] = []
     if path is not None:
         with contextlib.suppress(OSError, UnicodeDecodeError):
@@ -180,7 +182,9 @@ def _clock(files: Sequence[Path], now: float) -> Iterator[Finding]:
             changed = file.stat().st_mtime
             if changed > now + _AHEAD_SECONDS:
                 found = f"it is {_date(now)}, and {file} was changed on {_date(changed)}"
-                yield Finding("clock", "warning", found, "set it (timedatectl): tokens and certificates go by it")
+                yield Finding(
+                    "clock", "warning", found, "set the clock (timedatectl): tokens and certificates depend on it"
+                )
                 return
 
 
@@ -208,7 +212,7 @@ async def _broker(config: Config) -> list[Finding]:
         except InUse as error:
             return [_in_use(check, f"the log {error}", int(error.pid) if error.pid.isdecimal() else None)]
         except (OSError, Unavailable) as error:
-            change = "start it, or mend the URL" if scheme != "sqlite" else "see the folder and its user"
+            change = "start it, or correct the URL" if scheme != "sqlite" else "see the folder and its user"
             return [Finding(check, "fails", str(error), change)]
     warnings = [Finding(check, "warning", str(getattr(record, "reason", record.getMessage()))) for record in heard]
     return [Finding(check, "ok", f"{scheme} answers" if scheme != "sqlite" else "the log can be opened"), *warnings]
@@ -222,7 +226,7 @@ async def _key_set(config: Config, url: str) -> Finding:
         key_set.stop()
     reasons = [str(getattr(record, "reason", "")) for record in heard]
     if reasons:
-        change = "tokens are answered 503 until it can be fetched"
+        change = "requests with tokens get 503 until it can be fetched"
         return Finding("auth.jwt.jwks_url", "fails", f"{url}: {reasons[0]}", change)
     return Finding("auth.jwt.jwks_url", "ok", f"{url}: has a key that fits")
 
@@ -238,7 +242,7 @@ class _Hearing(logging.Handler):
 
 @contextlib.contextmanager
 def _heard() -> Iterator[list[logging.LogRecord]]:
-    """What the parts of the server have to say in their log, instead of on standard error."""
+    """Collect the log lines of the server's parts, which would otherwise go to standard error."""
     records: list[logging.LogRecord] = []
     handler, propagates = _Hearing(records), log.propagate
     log.addHandler(handler)
@@ -273,7 +277,7 @@ def _ports(config: Config) -> Iterator[Finding]:
 
 
 def _bind(stack: contextlib.ExitStack, host: str, port: int, *, reuse_port: bool) -> None:
-    """Bind as the server does. Nothing listens: a client that came now would be answered by nobody."""
+    """Bind as the server does, without listening: no client could be served at this moment."""
     for family, kind, protocol, _, address in set(
         socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
     ):
@@ -297,11 +301,11 @@ def _taken(check: str, at: str, port: int, error: OSError) -> Finding:
 
 
 def _in_use(check: str, found: str, pid: int | None) -> Finding:
-    """A server that runs with this configuration already is no problem: it is checked for its reload or restart."""
+    """A server that already runs with this configuration is no problem: the check is for its reload or restart."""
     command = ""
     if pid is not None:
         with contextlib.suppress(OSError):
             command = Path(f"/proc/{pid}/cmdline").read_bytes().replace(b"\0", b" ").decode(errors="replace")
     if re.search(r"\bqgstream\b.* serve\b", command, re.DOTALL):
-        return Finding(check, "ok", f"{found}: a qgstream that runs already")
+        return Finding(check, "ok", f"{found}: a qgstream server that is already running")
     return Finding(check, "fails", found, "stop it, or take another one")

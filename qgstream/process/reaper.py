@@ -1,8 +1,9 @@
-"""Waits for orphans. Process 1, as a server is in a container, becomes the parent of each process that loses its own.
+"""Waits for orphans. Process 1, which a server is in a container, becomes the parent of each process that loses its own
+parent.
 
-A process that has ended stays in the table of processes, as a zombie, until its parent waits for it. Nobody else would
-wait for orphans, and the table would fill up. Children that this process started itself are not touched: the code that
-started them waits for them, and wants to know how they ended.
+A process that has ended stays in the process table, as a zombie, until its parent waits for it. No other process would
+wait for orphans, and the table would fill up. The reaper does not touch the children that this process started itself:
+the code that started them waits for them, and needs their exit status.
 """
 
 from __future__ import annotations
@@ -18,7 +19,7 @@ from qgstream.logs import log
 from qgstream.net.timer import Timer
 
 EVERY_SECONDS = 1.0
-# A zombie that may be a child of our own is left to those who started it for so long.
+# How long a zombie that may be a child of this process is left to the code that started it.
 PATIENCE_SECONDS = 60.0
 
 
@@ -28,25 +29,26 @@ class _Zombie(NamedTuple):
 
 
 class Reaper:
-    """Looks once a second for children that have ended, and waits for those that this process has not started."""
+    """Checks once a second for ended children, and waits for those that this process has not started."""
 
     def __init__(self, proc: Path = Path("/proc")) -> None:
         self._proc = proc
-        self._seen: dict[int, float] = {}  # since when, by process
+        self._seen: dict[int, float] = {}  # the time of the first sight, by process
         self._timer = Timer(self.look, EVERY_SECONDS)
 
     def start(self) -> None:
-        """Begin, on the running loop."""
+        """Start on the running loop."""
         self._timer.start()
 
     def stop(self) -> None:
-        """Look no more."""
+        """Stop."""
         self._timer.stop()
 
     def look(self) -> None:
-        """Once."""
+        """Check once."""
         try:
-            # WNOWAIT: it stays, whoever it is. This is all there is to do in most seconds of most servers.
+            # WNOWAIT: the zombie stays, whichever process it is. In most seconds of most servers, this call is the only
+            # work.
             ended = os.waitid(os.P_ALL, 0, os.WEXITED | os.WNOHANG | os.WNOWAIT)
         except ChildProcessError:
             ended = None
@@ -63,11 +65,11 @@ class Reaper:
                     log.debug("process.reaped", extra={"pid": zombie.pid})
 
     def _is_orphan(self, zombie: _Zombie, now: float) -> bool:
-        # A child that this process started is of its session, or has made one of its own, which has its number. Any
-        # other session is that of a program which was started here, and whose own child it was.
+        # A child that this process started is in its session, or in a session of its own, whose number is the child's.
+        # Any other session belongs to a program that was started here, and the zombie was a child of that program.
         if zombie.session not in (os.getsid(0), zombie.pid):
             return True
-        # Of the rest nobody can tell. Those who start programs wait for them, if not for long.
+        # The other cases cannot be told apart. The code that starts a program waits for it, but only for a short time.
         return os.getpid() == 1 and now - self._seen[zombie.pid] >= PATIENCE_SECONDS
 
     def _zombies(self) -> Iterator[_Zombie]:
@@ -76,9 +78,9 @@ class Reaper:
             if not folder.name.isdecimal():
                 continue
             try:
-                # proc(5): the name of the program may hold anything, so what follows is read from its last bracket.
+                # proc(5): the name of the program may contain any text, so the fields are read after its last bracket.
                 state, parent, _, session, *_ = (folder / "stat").read_text().rpartition(")")[2].split()
             except (OSError, ValueError):
-                continue  # it has gone meanwhile
+                continue  # it has ended meanwhile
             if state == "Z" and parent == ours:
                 yield _Zombie(int(folder.name), int(session))

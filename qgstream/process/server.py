@@ -52,9 +52,9 @@ from qgstream.sources.base import open_sources
 from qgstream.sources.runner import Intakes
 from qgstream.terminal import colours, is_terminal
 
-# The cyclic collector makes a handshake half as dear again at 10 000 streams: it walks every live object, and the
-# streams' objects are not garbage. What was built at the start is frozen out of it; a young collection comes after
-# 20 000 allocations instead of 700, a full one a hundred times more rarely (benchmarks/collector.py).
+# The cyclic garbage collector makes a handshake 50 % more expensive at 10 000 streams: it visits every live object, and
+# the objects of streams are not garbage. The objects from the start are frozen out of it. A young collection comes
+# after 20 000 allocations instead of 700, and a full collection a hundred times less often (benchmarks/collector.py).
 _GC_THRESHOLDS = (20_000, 20, 50)
 
 
@@ -63,33 +63,34 @@ _ADMIN_LIMITS = LimitSettings(max_sockets=ADMIN_SOCKETS)
 # How long publishes under way, and sources that clean up, may take at the end of a drain.
 _ANSWER_SECONDS = 5.0
 
-# How long a start that was told to leave may take to let go of a broker that says nothing.
+# When the server is told to stop during its start: how long it may take to close a broker that does not respond.
 _GIVE_UP_SECONDS = 1.0
 
-# How long the process may take to end when the server has: programs of sources have 3 seconds, and threads may hang.
+# How long the process may take to end after the server: programs of sources have 3 seconds, and threads may hang.
 _EXIT_SECONDS = 5.0
 
-# What an end takes at most besides drain.notice_seconds and drain.seconds, for whoever would kill it later.
+# The most time that an end takes besides drain.notice_seconds and drain.seconds, for a supervisor that would kill the
+# process.
 STOP_SECONDS = LINGER_SECONDS + _ANSWER_SECONDS
 
 
 @dataclass
 class Server:
-    """A configured server. `start` it on a running loop, `serve` until it is told to leave.
+    """A configured server. `start` it on a running loop, then `serve` until it is told to stop.
 
-    `reload` answers SIGHUP: it loads the configuration again, or None where there is nothing to load from. `loaded`
-    tells where each value of `config` came from; without it, from the program that made this.
+    `reload` loads the configuration again on SIGHUP, or is None if there is nothing to load from. `loaded` has the
+    origin of each value of `config`; without it, the values come from the program that made this object.
     """
 
     config: Config
     reload: Callable[[], Loaded] | None = None
-    loaded: Loaded | None = None  # where the configuration came from
-    supervisor: Supervisor = field(default_factory=lambda: Supervisor({}))  # told of the start, the end and reloads
+    loaded: Loaded | None = None  # the origin of the configuration
+    supervisor: Supervisor = field(default_factory=lambda: Supervisor({}))  # is told of the start, the end and reloads
     ports: list[int] = field(default_factory=list)
     admin_ports: list[int] = field(default_factory=list)
 
     def __post_init__(self) -> None:
-        # Here and not in `start`: a signal to leave may come while that waits for a broker.
+        # Here and not in `start`: a signal to stop may arrive while `start` waits for a broker.
         self._drain_seconds: float | None = None
         self._started = asyncio.Event()
         self._starting: asyncio.Task[None] | None = None
@@ -100,13 +101,13 @@ class Server:
 
     @property
     def is_started(self) -> bool:
-        """Whether it serves, or has served."""
+        """Whether the server serves, or has served."""
         return self._started.is_set()
 
     async def start(self) -> None:
-        """Bind, open the broker, begin to serve. Raises `ConfigError`, `OSError` or `Unavailable` when that cannot be.
+        """Bind, open the broker, and begin to serve. Raises `ConfigError`, `OSError` or `Unavailable` when that fails.
 
-        Also returns as soon as `leave` is called: then it is not `is_started`, and `serve` returns at once.
+        Also returns as soon as `leave` is called: then `is_started` is false, and `serve` returns at once.
         """
         if self.is_leaving():
             return
@@ -120,7 +121,7 @@ class Server:
                 starting.cancel()
         if self.is_leaving() and not self.is_started:
             return
-        await starting  # raises what went wrong in it
+        await starting  # raises the error of the start
         if self._reload_later:
             self.reconfigure()
 
@@ -167,7 +168,7 @@ class Server:
         self._servers = [self._listen(public, sockets, tls)]
         self.ports = [s.getsockname()[1] for s in sockets]
         if has_admin:
-            # Its sockets are counted apart, or streams could lock the operator out.
+            # Its sockets are counted separately, because streams must not lock the operator out.
             admin = StreamServer(
                 admin_app(self.service, on_loopback=_on_loopback(admin_sockets)),
                 limits=lambda: _ADMIN_LIMITS,
@@ -205,7 +206,7 @@ class Server:
         return server
 
     def _note_certificate(self, settings: ServerSettings) -> None:
-        """For the metrics: until when the certificate is valid that clients are shown from now on."""
+        """Record for the metrics until when the certificate that clients now get is valid."""
         date = None if settings.certfile is None else expires_at(settings.certfile)
         self.service.hub.metrics.gauges.watch_certificate("server", lambda: date)
 
@@ -216,13 +217,13 @@ class Server:
         return self.config.server.keepalive_seconds
 
     async def serve(self) -> None:
-        """Return when the last stream is gone after `leave`, or at once when that was called before it had started."""
+        """Return when the last stream has ended after `leave`, or at once if `leave` was called before the start."""
         await self._left.wait()
         if self._drain_task is not None:
-            await self._drain_task  # raises what went wrong in it
+            await self._drain_task  # raises the error of the drain
 
     def leave(self) -> None:
-        """Begin the drain; a second time, end it at once."""
+        """Begin the drain; a second call ends the drain at once."""
         if self._drain_task is None:
             self._drain_task = asyncio.get_running_loop().create_task(self._leave())
         else:
@@ -242,7 +243,8 @@ class Server:
         return streams, self.config.drain.notice_seconds + self.config.drain.seconds
 
     def leave_within(self, seconds: float | None, now: bool) -> float:
-        """Begin the drain over so many seconds (None: `drain.seconds`) unless it has begun; with `now` end it at once.
+        """Begin the drain over `seconds` (None: `drain.seconds`) unless it has begun; with `now`, end the drain at
+        once.
 
         Returns the seconds of the drain that is under way.
         """
@@ -263,27 +265,27 @@ class Server:
             self._left.set()
 
     async def _give_up(self) -> None:
-        """The start waits for a broker or for keys, and nobody needs it any more."""
+        """Cancel the start, which waits for a broker or for keys: the server is no longer needed."""
         self.supervisor.stopping(STOP_SECONDS)
         if self._starting is not None:
             self._starting.cancel()
             await asyncio.wait({self._starting}, timeout=_GIVE_UP_SECONDS)
             if self._starting.done() and not self._starting.cancelled():
-                self._starting.exception()  # it does not matter any more
-        if self.is_started:  # it was faster
+                self._starting.exception()  # the error no longer matters
+        if self.is_started:  # the start was faster
             await self._drain()
         else:
             log.info("server.stopped")
 
     async def _drain(self) -> None:
         settings = self.config.drain
-        self.service.hub.draining = True  # /ready says so, new streams are refused
+        self.service.hub.draining = True  # /ready reports it, new streams are refused
         seconds = settings.seconds if self._drain_seconds is None else self._drain_seconds
         self.supervisor.stopping(settings.notice_seconds + seconds + STOP_SECONDS)
         await wait(self._hurry, settings.notice_seconds)
         self._servers[0].stop()  # the admin port stays, for /metrics
         await drain(self.service.hub, seconds, self._hurry, retry=settings.retry)
-        # The streams are gone. Publishes that were under way are answered; new ones go elsewhere.
+        # The streams have ended. Publishes under way are completed; new ones go to other servers.
         self.service.takes_events = False
         self._intakes.leave()
         deadline = time.monotonic() + _ANSWER_SECONDS
@@ -299,17 +301,19 @@ class Server:
         log.info("server.stopped")
 
     def reconfigure(self) -> None:
-        """Load the configuration again and take what can change; on any error keep what is in effect, and say so."""
+        """Load the configuration again and apply what can change; on an error, keep the current configuration and log
+        the error."""
         if self.reload is None:
             return
         if not self.is_started:
-            self._reload_later = True  # what it starts with was read before
+            self._reload_later = True  # the configuration of the start was loaded before
             return
-        with suppress(ConfigError):  # the log has it
+        with suppress(ConfigError):  # the log has the error
             self.reload_now(dry_run=False)
 
     def reload_now(self, dry_run: bool) -> Mapping[str, object]:
-        """As `reconfigure`, or with `dry_run` only look; returns what changes, as JSON. Raises `ConfigError`."""
+        """Do the same as `reconfigure`; with `dry_run`, only check. Returns the changes as JSON. Raises
+        `ConfigError`."""
         if self.reload is None:
             raise RuntimeError("there is nothing to load from")
         try:
@@ -341,7 +345,8 @@ class Server:
         return outcome
 
     def _outcome(self, new: Side, limits: LimitSettings, kept: list[str], forgotten: list[str]) -> dict[str, object]:
-        # What was changed through /admin/limits is a value of before, too; and one of after, if it is kept.
+        # A limit that was changed through /admin/limits is a value of the old configuration, and of the new one if it
+        # is kept.
         before = self._side.config.model_copy(update={"limits": self.service.limits})
         after = new.config.model_copy(update={"limits": limits})
         changes: Changes = between(replace(self._side, config=before), replace(new, config=after))
@@ -362,13 +367,13 @@ class Server:
             configure(config.log)
         started = self._started_with.server
         if tls is not None and (config.server.certfile, config.server.keyfile) == (started.certfile, started.keyfile):
-            # The same files may hold a new certificate: it is for the handshakes from now on. Others need a restart.
-            # The whole context is exchanged: one that takes half of a pair serves nobody any more.
+            # The same files may contain a new certificate: it is used for the handshakes from now on. Other files need
+            # a restart. The whole context is replaced: a context with half of a pair serves no client any more.
             self._servers[0].ssl_options = tls
             self._note_certificate(config.server)
 
     def effective(self) -> Iterator[tuple[str, object, str]]:
-        """Every key of the configuration in effect, its value without secrets, and where it came from."""
+        """Return every key of the configuration in effect, its value without secrets, and its origin."""
         sections: dict[str, Any] = {"limits": self.service.limits}
         for key in FIXED:
             name, _, last = key.partition(".")
@@ -391,7 +396,8 @@ def _on_loopback(sockets: Sequence[socket.socket]) -> bool:
 
 
 def tls_context(settings: ServerSettings) -> ssl.SSLContext | None:
-    """What HTTPS is served with, or None without a certificate. Raises `ConfigError` for files that cannot be used."""
+    """Return the TLS context for HTTPS, or None without a certificate. Raises `ConfigError` for files that cannot be
+    used."""
     if settings.certfile is None or settings.keyfile is None:
         return None
     context = TlsContext(ssl.PROTOCOL_TLS_SERVER)
@@ -451,7 +457,7 @@ def _leave(server: Server, number: signal.Signals) -> None:
 
 def _end_by(seconds: float) -> None:
     """End the process after `seconds` if it has not ended by then: asyncio and Python wait for threads at the end, and
-    one may hang in a name server or a disk that says nothing."""
+    a thread may hang in a name server or a disk that does not respond."""
     timer = threading.Timer(seconds, os._exit, (0,))
     timer.daemon = True
     timer.start()
@@ -459,7 +465,7 @@ def _end_by(seconds: float) -> None:
 
 def _reload(server: Server) -> None:
     if not server.is_started:
-        server.reconfigure()  # later; the manager would take the end of this reload for that of the start
+        server.reconfigure()  # later; the manager would take the end of this reload for the end of the start
         return
     server.supervisor.reloading()
     try:
@@ -469,13 +475,13 @@ def _reload(server: Server) -> None:
 
 
 def _begin_watchdog(supervisor: Supervisor) -> None:
-    # On the loop: a loop that hangs is what it should find. Twice in the time, as sd_watchdog_enabled(3) asks.
+    # On the loop, because the watchdog must find a loop that hangs. Twice in the time, as sd_watchdog_enabled(3) asks.
     if supervisor.watchdog_seconds is not None:
         Timer(supervisor.alive, supervisor.watchdog_seconds / 2).start()
 
 
 def run(loaded: Loaded, reload: Callable[[], Loaded] | None = None, signals: Signals | None = None) -> int:
-    """Serve until a signal (see `Signals`) has drained the streams; the exit status. Raises `ConfigError`."""
+    """Serve until a signal (see `Signals`) has drained the streams; return the exit status. Raises `ConfigError`."""
     config = loaded.config
     configure(config.log)
     for warning in loaded.warnings:

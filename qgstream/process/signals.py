@@ -16,7 +16,7 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    # Nothing is imported for them: `hold` must not wait.
+    # Nothing is imported for these functions: `hold` must not wait.
     from asyncio import AbstractEventLoop
     from types import FrameType
 
@@ -40,7 +40,7 @@ class Signals:
     def hold(self) -> None:
         """From now on until `watch`: a signal to leave ends the process with status 0, and a reload comes later."""
         for number in ALL:
-            # Never SIG_IGN, which the programs that a source starts would inherit.
+            # Never SIG_IGN: the programs that a source starts would inherit it.
             signal.signal(number, self._early)
 
     def _early(self, number: int, _frame: FrameType | None) -> None:
@@ -75,8 +75,8 @@ class Signals:
             loop.call_soon(hang_up)
 
     def ignore(self, loop: AbstractEventLoop) -> None:
-        """The end: one more signal in the last instant must not turn a clean end into a death by signal."""
-        signal.pthread_sigmask(signal.SIG_BLOCK, ALL)  # without a handler, until it is ignored, it would kill
+        """Ignore signals at the end: a late signal must not turn a clean end into a death by signal."""
+        signal.pthread_sigmask(signal.SIG_BLOCK, ALL)  # without a handler, a signal would kill until it is ignored
         for number in ALL:
             loop.remove_signal_handler(number)
             signal.signal(number, signal.SIG_IGN)

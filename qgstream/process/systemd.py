@@ -1,4 +1,5 @@
-"""What the service manager is told: sd_notify(3), systemd's protocol. Does nothing where nobody asks for it."""
+"""Messages to the service manager: sd_notify(3), systemd's protocol. Does nothing without a manager that asks for
+it."""
 
 from __future__ import annotations
 
@@ -10,34 +11,35 @@ from contextlib import suppress
 
 
 class Supervisor:
-    """The manager that started this process, by the environment that it gave: NOTIFY_SOCKET, WATCHDOG_USEC.
+    """The manager that started this process, from its environment: NOTIFY_SOCKET, WATCHDOG_USEC.
 
-    A message is one datagram, sent without waiting: a manager that is restarting must not stop a server. Nothing is
-    raised for it, and nothing logged: the manager itself says what it missed.
+    A message is one datagram, sent without waiting: a manager that restarts must not stop a server. A failure raises
+    nothing and logs nothing: the manager itself reports a missing message.
     """
 
     def __init__(self, environment: Mapping[str, str] = os.environ) -> None:
         path = environment.get("NOTIFY_SOCKET", "")
-        # "@" is how the abstract namespace is written; other kinds of address (vsock) are for virtual machines.
+        # "@" marks the abstract namespace; other kinds of address (vsock) are for virtual machines.
         self._address = "\0" + path[1:] if path.startswith("@") else path if path.startswith("/") else None
         self.watchdog_seconds = _watchdog_seconds(environment) if self._address else None
 
     def ready(self) -> None:
-        """Start-up is over, or a reload is."""
+        """Report that the start or a reload is over."""
         self._send("READY=1")
 
     def reloading(self) -> None:
-        """A reload begins: READY=1 ends it."""
-        # Type=notify-reload wants the moment, to tell this reload from one before it.
+        """Report that a reload begins: READY=1 ends it."""
+        # Type=notify-reload needs the time, to tell this reload from an earlier one.
         self._send(f"RELOADING=1\nMONOTONIC_USEC={time.clock_gettime_ns(time.CLOCK_MONOTONIC) // 1000}")
 
     def stopping(self, within_seconds: float) -> None:
-        """The drain begins, and takes at most so long, whatever the manager's own timeout is."""
-        # Else a drain longer than TimeoutStopSec, asked for through POST /admin/drain, would be killed.
+        """Report that the drain begins, and takes at most this long, whatever the manager's own timeout is."""
+        # Otherwise the manager would kill a drain longer than TimeoutStopSec, requested through POST /admin/drain.
         self._send(f"STOPPING=1\nEXTEND_TIMEOUT_USEC={int(within_seconds * 1_000_000)}")
 
     def alive(self) -> None:
-        """To be said more often than every `watchdog_seconds`, by what must not hang."""
+        """Report that the process is alive. Call this more often than every `watchdog_seconds`, from the code that must
+        not hang."""
         self._send("WATCHDOG=1")
 
     def _send(self, message: str) -> None:

@@ -198,7 +198,7 @@ def test_what_it_changes_of_the_server_that_runs(tmp_path: Path) -> None:
         url = f"http://127.0.0.1:{admin_port}"
         done = check("--offline", "--config", path, "--diff", "--url", url, *port)
         assert (done.returncode, done.stdout) == (1, "")
-        assert "answered 401" in done.stderr
+        assert "got status 401" in done.stderr
         assert "QGSTREAM_ADMIN_KEY" in done.stderr
         done = check("--offline", "--config", path, "--diff", "--url", url, *port, QGSTREAM_ADMIN_KEY="admin-hush")
         assert (done.returncode, done.stderr) == (0, "")
@@ -219,27 +219,27 @@ def test_a_server_that_does_not_answer(tmp_path: Path) -> None:
     url = f"http://127.0.0.1:{free_port()}"
     done = check("--offline", "--diff", "--url", url, QGSTREAM_ADMIN_KEY="admin-hush")
     assert (done.returncode, done.stdout) == (1, "")
-    assert f"--diff: {url}/admin/config cannot be asked: " in done.stderr
+    assert f"--diff: {url}/admin/config: request failed: " in done.stderr
     done = check("--offline", "--diff", "--url", url)
     assert done.returncode == 1
     assert "set QGSTREAM_ADMIN_KEY, or auth.admin_keys" in done.stderr
     assert check("--url", url).returncode == 2
     with ServerProcess(tmp_path) as server:  # without an admin key
         done = check("--offline", "--diff", "--url", server.url, QGSTREAM_ADMIN_KEY="admin-hush")
-        assert "answered 403" in done.stderr
+        assert "got status 403" in done.stderr
 
 
 @pytest.mark.parametrize(
     ("status", "body", "said"),
     [
-        (200, b'{"error": "no"}', "answered 200: no configuration"),
-        (403, b'{"error": {"code": "x"}}', "answered 403: no configuration; the key comes from"),
-        (403, b'{"error": {"message": "a\\u001b[2Jb\\u202e"}}', r"answered 403: a\x1b[2Jb\u202e; the key comes from"),
-        (403, b'{"error": {"message": 5}}', "answered 403: no configuration; the key comes from"),
-        (200, b"[" * 100_000, "answered 200: no configuration"),
-        (200, b"\xff", "answered 200: no configuration"),
-        (200, b'{"config": 5}', "answered 200: no configuration"),
-        (302, b"", "answered 302: no configuration"),
+        (200, b'{"error": "no"}', "got status 200: no configuration"),
+        (403, b'{"error": {"code": "x"}}', "got status 403: no configuration; the key comes from"),
+        (403, b'{"error": {"message": "a\\u001b[2Jb\\u202e"}}', r"got status 403: a\x1b[2Jb\u202e; the key comes from"),
+        (403, b'{"error": {"message": 5}}', "got status 403: no configuration; the key comes from"),
+        (200, b"[" * 100_000, "got status 200: no configuration"),
+        (200, b"\xff", "got status 200: no configuration"),
+        (200, b'{"config": 5}', "got status 200: no configuration"),
+        (302, b"", "got status 302: no configuration"),
         (200, b'{"config": {"limits.max_sockets": 5, "a\\u001b": {"value": "\\u009b\\u202e"}}}', ""),
     ],
 )

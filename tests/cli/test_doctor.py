@@ -262,7 +262,7 @@ def test_says_that_all_is_well(tmp_path: Path) -> None:
     assert "fails" not in done.stdout
     assert "992 of 992 connections" in done.stdout  # (2048 - 64) / 2: above the soft limit of 1024
     last = done.stdout.splitlines()[-1]
-    assert last.startswith("limits.max_connections is 1000; this host can hold 1712 (descriptors")
+    assert last.startswith("limits.max_connections is 1000; this machine can hold 1712 (limited by: descriptors")
 
 
 def test_says_what_will_not_hold_and_what_to_change() -> None:

@@ -199,7 +199,7 @@ def test_a_command_line_that_cannot_be_understood(
 def test_secrets_do_not_come_by_flag(capsys: pytest.CaptureFixture[str], argv: list[str]) -> None:
     assert run(*argv) == 2
     said = capsys.readouterr().err
-    assert "do not come by flag" in said
+    assert "cannot be set by a flag" in said
     assert "use the configuration file or the environment" in said
     assert "hush" not in said
 

@@ -177,4 +177,4 @@ def test_a_command_line_that_cannot_be_understood(
 
 def test_help_says_why_to_use_standard_input(capsys: pytest.CaptureFixture[str]) -> None:
     assert run("--help") == 0
-    assert "everybody on the machine can read a command line" in " ".join(capsys.readouterr().out.split())
+    assert "every user of the machine can read a command line" in " ".join(capsys.readouterr().out.split())

@@ -182,7 +182,7 @@ def test_keys_come_from_file_and_environment(tmp_path: Path) -> None:
 @pytest.mark.parametrize("key", ["auth.publish_keys", "auth.jwt.secret", "auth.private_topics", "auth.x", "auth"])
 def test_auth_does_not_come_by_flag(key: str) -> None:
     (problem,) = problems(None, {}, {key: SECRET})
-    assert problem.startswith(f"flag --set {key}: the keys of auth do not come by flag")
+    assert problem.startswith(f"flag --set {key}: the keys of auth cannot be set by a flag")
     assert "use the configuration file or the environment" in problem
     assert SECRET not in problem
 

@@ -70,7 +70,7 @@ def test_a_secret_differs_and_is_not_shown(old: dict[str, Any], new: dict[str, A
     changes, text = said(old, new)
     (change,) = changes.settings
     assert (change.key, change.is_hidden) == (key, True)
-    assert "(they differ in what is not shown)" in text
+    assert "(they differ in a part that is not shown)" in text
     assert changes.document()["changes"][key]["secret_changed"] is True  # type: ignore[index]
 
 

@@ -231,7 +231,7 @@ def test_a_server_that_runs_already_is_no_problem_for_its_own_configuration(tmp_
         assert odd(findings) == {}
         for check in ("server.port", "broker.url"):
             assert f"the process {server.process.pid}" in findings[check].found
-            assert "a qgstream that runs already" in findings[check].found
+            assert "a qgstream server that is already running" in findings[check].found
 
 
 @pytest.mark.parametrize("scheme", ["redis", "nats", "amqp"])

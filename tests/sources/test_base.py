@@ -183,7 +183,7 @@ def test_they_come_from_the_file_and_from_the_environment_and_not_by_flag(tmp_pa
     loaded = load(path, {"QGSTREAM_SOURCES": '[{"use": "clock", "name": "other"}]'})
     assert [source.label for source in loaded.config.sources] == ["other"]
     for key in ("sources", "sources[0].use", "sources.use"):
-        with pytest.raises(ConfigError, match="sources do not come by flag, where every process") as caught:
+        with pytest.raises(ConfigError, match="sources cannot be set by a flag, because every process") as caught:
             load(path, {}, {key: "hush"})
         assert "hush" not in str(caught.value)
 
