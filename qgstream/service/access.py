@@ -15,7 +15,7 @@ from qgstream.service.bans import Ban
 
 # How many streams a job checks between two looks at the clock. A stream with a token takes about 3 us.
 _VISITS = 64
-_GOODBYES = 4
+_CLOSINGS = 4
 
 
 class Access(NamedTuple):
@@ -92,7 +92,7 @@ class AccessList:
             if ban is not None and connection.is_open and connection.reason is None:
                 hub.end(connection, "kicked", retry_ms=retry_ms(ban))
                 ended += 1
-                if not ended % _GOODBYES:
+                if not ended % _CLOSINGS:
                     yield
             elif not visit % _VISITS:
                 yield

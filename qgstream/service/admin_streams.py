@@ -25,11 +25,11 @@ from qgstream.wire.framing import Framing
 
 EVERY_SECONDS = 1.0
 # One for each browser tab. Their sockets use the descriptors that are reserved in addition to those of the streams.
-MAX_VIEWERS = 16
+MAX_ADMIN_STREAMS = 16
 _RETRY_MS = 1000
 
 
-class Viewers(Host):
+class AdminStreams(Host):
     """Sends a snapshot every second to each admin stream, and takes no snapshots while there is none.
 
     Admin streams use the same machinery as all streams (feeds, rounds, the backlog limit), with their own feeds and
@@ -44,12 +44,12 @@ class Viewers(Host):
             framing: Feed[Subscriber](Subscription(framing=framing)) for framing in (Framing.CHUNKED, Framing.RAW)
         }
         self._fanout = Fanout(hub.slices, Metrics(), lambda: hub.limits, self._drop)
-        self._viewers: dict[Connection, Principal] = {}
+        self._connections: dict[Connection, Principal] = {}
         self._timer = Timer(self._tick, EVERY_SECONDS)
         self._last_id = 0
 
     def __len__(self) -> int:
-        return len(self._viewers)
+        return len(self._connections)
 
     def take(self) -> dict[str, object]:
         """Take a snapshot of the current state."""
@@ -57,9 +57,9 @@ class Viewers(Host):
 
     def first(self) -> bytes:
         """Return the first bytes of an admin stream (unframed). Raises `Unavailable` when too many are open."""
-        if len(self._viewers) >= MAX_VIEWERS:
+        if len(self._connections) >= MAX_ADMIN_STREAMS:
             raise Unavailable(
-                f"got {len(self._viewers)} open admin streams, expected at most {MAX_VIEWERS}",
+                f"got {len(self._connections)} open admin streams, expected at most {MAX_ADMIN_STREAMS}",
                 retry_after_seconds=10,
                 code="too_many_viewers",
             )
@@ -73,7 +73,7 @@ class Viewers(Host):
             self, stream, self._feeds[framing], id=self._last_id, ip=ip, client_key=ip, user_agent="",
             opened_at=time.time(),
         )  # fmt: skip
-        self._viewers[connection] = principal
+        self._connections[connection] = principal
         connection.join()
         if stream.writing():
             connection.park(connection.cursor, b"")
@@ -83,18 +83,18 @@ class Viewers(Host):
 
     def close(self, reason: CloseReason) -> None:
         """End all admin streams at once; each gets a closing message if its socket takes the bytes."""
-        self._end(list(self._viewers), reason)
+        self._end(list(self._connections), reason)
 
     def review(self, auth: Authenticator) -> None:
         """End the admin streams whose key is not among the new keys. Call this after the keys were replaced."""
-        gone = [connection for connection, principal in self._viewers.items() if not auth.still_accepts(principal)]
+        gone = [connection for connection, principal in self._connections.items() if not auth.still_accepts(principal)]
         self._end(gone, "access_changed")
 
     def _end(self, connections: list[Connection], reason: CloseReason) -> None:
-        goodbye = messages.closing(time.time(), reason=reason, retry_ms=_RETRY_MS)
+        closing = messages.closing(time.time(), reason=reason, retry_ms=_RETRY_MS)
         for connection in connections:
             framing = connection.feed.subscription.framing
-            connection.end(reason, framing.frame(goodbye) + framing.end(reason))
+            connection.end(reason, framing.frame(closing) + framing.end(reason))
             connection.close(reason)
 
     def _tick(self) -> None:
@@ -119,7 +119,7 @@ class Viewers(Host):
 
     def closed(self, connection: Connection) -> None:
         """An admin stream has ended; after the last one, the timer stops."""
-        self._viewers.pop(connection, None)
+        self._connections.pop(connection, None)
         self._fanout.settle(connection.feed)
-        if not self._viewers:
+        if not self._connections:
             self._timer.stop()

@@ -26,7 +26,7 @@ Sort = Literal["oldest", "newest", "backlog"]
 SORTS: tuple[Sort, ...] = get_args(Sort)
 
 # The work between two looks at the clock: a visit takes about 1 us, a description 10 us, a closing message 50 us.
-_VISITS, _DESCRIPTIONS, _GOODBYES = 128, 16, 4
+_VISITS, _DESCRIPTIONS, _CLOSINGS = 128, 16, 4
 # How many events back in the log the position of a stream is searched for.
 _MAX_LOOK_BACK = 2000
 
@@ -73,7 +73,7 @@ class Filter:
 
 
 @dataclass(frozen=True, slots=True)
-class Page:
+class ConnectionPage:
     """One page of streams, the cursor of the next page (None on the last page), and how many streams match in all."""
 
     connections: Sequence[dict[str, object]]
@@ -83,7 +83,7 @@ class Page:
 
 def list_page(
     hub: Hub, wanted: Filter, *, sort: Sort, limit: int, cursor: str | None = None
-) -> Generator[None, None, Page]:
+) -> Generator[None, None, ConnectionPage]:
     """Return at most `limit` streams, each as `describe` returns it. A job for `Slices.result`. Raises `InvalidField`
     for a bad cursor.
 
@@ -116,7 +116,7 @@ def list_page(
             visits = 0
             yield
     more = f"{sort}-{abs(page[-1][0][0])}-{page[-1][0][1]}" if len(found) > limit else None
-    return Page(described, more, matching)
+    return ConnectionPage(described, more, matching)
 
 
 def find(hub: Hub, wanted: Filter) -> Generator[None, None, list[int]]:
@@ -137,7 +137,7 @@ def kick_all(hub: Hub, wanted: Filter) -> Generator[None, None, int]:
         if connection.is_open and connection.reason is None and wanted.matches(connection, now):
             hub.end(connection, "kicked")
             kicked += 1
-            if not kicked % _GOODBYES:
+            if not kicked % _CLOSINGS:
                 yield
         elif not visit % _VISITS:
             yield

@@ -17,7 +17,7 @@ MAX_SECONDS = 3600.0
 # The limit on evictions under way. Each one holds the ids of its streams.
 MAX_EVICTIONS = 16
 _TICK_SECONDS = 0.05
-_GOODBYES = 4  # between two looks at the clock; a closing message takes about 50 us
+_CLOSINGS = 4  # between two looks at the clock; a closing message takes about 50 us
 
 Cause = Literal["shed", "topic", "maintenance"]
 
@@ -135,7 +135,7 @@ class Evictions:
                 connection = self._hub.registry.get(ids.pop())
                 if connection is not None:
                     self._hub.end(connection, "drain")
-                if not visit % _GOODBYES:
+                if not visit % _CLOSINGS:
                     yield
         finally:
             eviction.is_walking = False

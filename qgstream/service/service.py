@@ -21,7 +21,7 @@ from qgstream.net.cors import CorsSettings
 from qgstream.net.timer import Timer
 from qgstream.reasons import RejectReason
 from qgstream.service.access import AccessList
-from qgstream.service.admin_streams import Viewers
+from qgstream.service.admin_streams import AdminStreams
 from qgstream.service.bans import Ban, Bans
 from qgstream.service.drain import DrainRetry, drain, is_spread
 from qgstream.service.evictions import Evictions
@@ -99,7 +99,7 @@ class Service:
         self.takes_events = True  # until the last moment of a drain
         self.drain_retry: DrainRetry = "auto"  # see `DrainSettings.retry`
         self.wheel = Wheel(hub, heartbeat or HeartbeatSettings())
-        self.viewers = Viewers(hub)
+        self.viewers = AdminStreams(hub)
         self.bans = Bans()
         self.evictions = Evictions(hub)
         self.maintenance = Maintenance(hub, self.evictions)

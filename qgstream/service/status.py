@@ -124,7 +124,7 @@ def topics(hub: Hub, limit: int) -> Generator[None, None, dict[str, object]]:
 def resident_bytes() -> int | None:
     """Return the resident memory of this process in bytes, or None where /proc is missing (outside Linux)."""
     try:
-        with open("/proc/self/statm", "rb") as file:  # noqa: PTH123 # once a second; a Path costs more than the read
+        with open("/proc/self/statm", "rb") as file:  # noqa: PTH123  # once a second; a Path costs more than the read
             return int(file.read().split()[1]) * _PAGE_BYTES
     except (OSError, ValueError, IndexError):
         return None

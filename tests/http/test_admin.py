@@ -28,7 +28,7 @@ from qgstream.http.admin.limits import CHANGED_UNTIL
 from qgstream.http.app import admin_app, public_app
 from qgstream.limits import LimitSettings
 from qgstream.service import connection_query, status
-from qgstream.service.admin_streams import MAX_VIEWERS
+from qgstream.service.admin_streams import MAX_ADMIN_STREAMS
 from qgstream.service.service import Service
 from tests.http.asking import Client, Stream, document, error_of
 
@@ -563,12 +563,12 @@ async def test_a_viewer_gets_in_when_nobody_else_does(client: Client) -> None:
 
 @pytest.mark.gen_test
 async def test_viewers_are_bounded(client: Client) -> None:
-    viewers = [(await watch(client))[0] for _ in range(MAX_VIEWERS)]
+    viewers = [(await watch(client))[0] for _ in range(MAX_ADMIN_STREAMS)]
     answer = await send(client, "GET", "events")
     assert (answer.code, error_of(answer)["code"]) == (503, "too_many_viewers")
     assert "Retry-After" in answer.headers
     viewers.pop().close()
-    await until(lambda: len(client.service.viewers) < MAX_VIEWERS)
+    await until(lambda: len(client.service.viewers) < MAX_ADMIN_STREAMS)
     viewers.append((await watch(client))[0])
     for viewer in viewers:
         viewer.close()
