@@ -91,13 +91,13 @@ class Draft:
 
 
 @dataclass(frozen=True, slots=True)
-class Refused:
+class Unpublishable:
     """A source yields this in place of an invalid event: it is logged and counted."""
 
     reason: str
 
 
-Item = Draft | Mapping[str, object] | Refused
+Item = Draft | Mapping[str, object] | Unpublishable
 Events = AsyncGenerator[Item | Sequence[Item], None]
 # An async generator function is often annotated with only AsyncIterator.
 Function = Callable[..., AsyncIterator[Item | Sequence[Item]]]
@@ -127,7 +127,7 @@ def as_draft(item: object) -> Draft:
     """Return an item that a source yielded as a draft. Raises `BadRequest` for any other item."""
     if isinstance(item, Draft):
         return item
-    if isinstance(item, Refused):
+    if isinstance(item, Unpublishable):
         raise BadRequest(item.reason)
     if not isinstance(item, Mapping):
         raise BadRequest(f"got {type(item).__name__}, expected a dict with topic and data, a Draft, or a list of them")

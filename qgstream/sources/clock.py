@@ -17,5 +17,5 @@ async def clock(*, topic: str = "clock", event: str | None = None, interval_seco
         yield Draft(topic, {"time": utc_iso(time.time())}, event)
         due = (time.time() // interval_seconds + 1) * interval_seconds
         # Timers may fire slightly early. After the clock was set back, the loop does not wait for the old time.
-        while 0 < (wait := due - time.time()) <= interval_seconds:  # noqa: ASYNC110 # the loop waits for a time
+        while 0 < (wait := due - time.time()) <= interval_seconds:  # noqa: ASYNC110  # the loop waits for a time
             await asyncio.sleep(wait)

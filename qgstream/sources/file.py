@@ -11,7 +11,7 @@ from typing import Literal
 
 from qgstream.logs import log
 from qgstream.sources.base import Events, SourceFailed
-from qgstream.sources.lines import Lines, Parse, Seconds, event_of
+from qgstream.sources.lines import LineSplitter, Parse, Seconds, event_of
 
 _READ_BYTES = 64 * 1024
 
@@ -53,7 +53,7 @@ class Tail:
         self._path = path
         self._at_end = at_end  # for the file that exists at the start
         self._file: FileIO | None = None
-        self._lines = Lines()
+        self._lines = LineSplitter()
         self._lock = Lock()
         self.has_more = False  # whether to read again at once
 
@@ -85,7 +85,7 @@ class Tail:
             return None
         if at_end:
             self._file.seek(0, os.SEEK_END)
-        self._lines = Lines()
+        self._lines = LineSplitter()
         return self._file
 
     def _look(self, file: FileIO) -> list[bytes | None]:
@@ -94,7 +94,7 @@ class Tail:
         if mine.st_size < file.tell():
             log.info("source.file_truncated", extra={"path": str(self._path)})
             file.seek(0)
-            self._lines = Lines()
+            self._lines = LineSplitter()
             self.has_more = True
             return []
         try:

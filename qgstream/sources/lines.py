@@ -7,7 +7,7 @@ from typing import Annotated, Literal
 import msgspec
 from pydantic import Field
 
-from qgstream.sources.base import Draft, Item, Refused
+from qgstream.sources.base import Draft, Item, Unpublishable
 
 # text: the line is the data. json: the line is JSON, sent as written. event: the line is an event in the form of `POST
 # /events`, with its own topic.
@@ -23,7 +23,7 @@ _Text = msgspec.json.Decoder(str)
 _Fields = msgspec.json.Decoder(dict[str, msgspec.Raw])
 
 
-class Lines:
+class LineSplitter:
     """Splits bytes at LF, wherever the pieces are cut. A line longer than `max_bytes` becomes `None`: it is skipped."""
 
     def __init__(self, max_bytes: int = MAX_LINE_BYTES) -> None:
@@ -63,7 +63,7 @@ class Lines:
 def event_of(line: bytes | None, topic: str, event: str | None, parse: Parse) -> Item:
     """Return the event for a line."""
     if line is None:
-        return Refused(f"got a line of more than {MAX_LINE_BYTES} bytes")
+        return Unpublishable(f"got a line of more than {MAX_LINE_BYTES} bytes")
     if parse == "text":
         return Draft(topic, line.decode(errors="replace"), event)
     line = line.removeprefix(_BYTE_ORDER_MARK)
@@ -79,7 +79,7 @@ def event_of(line: bytes | None, topic: str, event: str | None, parse: Parse) ->
         return {"topic": topic, "event": event} | fields
     except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
         kind = "JSON" if parse == "json" else "a JSON object"
-        return Refused(f"got a line that is not {kind}: {error}")
+        return Unpublishable(f"got a line that is not {kind}: {error}")
 
 
 def _value(raw: msgspec.Raw) -> object:

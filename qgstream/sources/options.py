@@ -43,7 +43,7 @@ def _model(function: Callable[..., object]) -> tuple[type[BaseModel], dict[str, 
     """Return a model of the function's parameters, and their names by field."""
     try:
         annotations = inspect.get_annotations(function, eval_str=True)
-    except Exception:  # noqa: BLE001 # for names that only a type checker imports: then the types are not checked
+    except Exception:  # noqa: BLE001  # for names that only a type checker imports: then the types are not checked
         annotations = {}
     definitions: dict[str, Any] = {}
     names: dict[str, str] = {}

@@ -16,7 +16,7 @@ from typing import IO, Annotated
 from pydantic import Field
 
 from qgstream.sources.base import Events, SourceFailed
-from qgstream.sources.lines import Lines, Parse, event_of
+from qgstream.sources.lines import LineSplitter, Parse, event_of
 
 # The time between SIGTERM and SIGKILL; shorter than the server's time for all its sources.
 TERMINATE_SECONDS = 3.0
@@ -41,7 +41,7 @@ async def process(
     SIGTERM. When the program ends by itself, the child processes that it leaves get SIGTERM.
     """
     try:
-        program = subprocess.Popen(  # noqa: ASYNC220, S603 # asyncio does the same; the operator configured the command
+        program = subprocess.Popen(  # noqa: ASYNC220, S603  # asyncio does the same; the operator configured the command
             command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.PIPE, cwd=cwd,
             env=None if env is None else os.environ | env,
             # A process group of its own: Ctrl-C is for the server alone, and the program's child processes end with it.
@@ -54,7 +54,7 @@ async def process(
         words = asyncio.create_task(_last_words(said))
         ending = asyncio.create_task(_end_with(program))
         try:
-            lines = Lines()
+            lines = LineSplitter()
             while data := await printed.read(_READ_BYTES):
                 yield [event_of(line, topic, event, parse) for line in lines.feed(data)]
             yield [event_of(line, topic, event, parse) for line in lines.rest()]
@@ -108,7 +108,7 @@ async def _ended(program: subprocess.Popen[bytes]) -> None:
         descriptor = os.pidfd_open(program.pid)
     except (AttributeError, OSError):  # Linux before 5.3, or another system
         flags = os.WEXITED | os.WNOHANG | os.WNOWAIT
-        while os.waitid(os.P_PID, program.pid, flags) is None:  # noqa: ASYNC110, ASYNC222 # it does not block
+        while os.waitid(os.P_PID, program.pid, flags) is None:  # noqa: ASYNC110, ASYNC222  # it does not block
             await asyncio.sleep(10 * _LOOK_SECONDS)
         return
     loop, ended = asyncio.get_running_loop(), asyncio.Event()

@@ -11,7 +11,7 @@ from tornado.httpclient import HTTPRequest, HTTPResponse
 from tornado.simple_httpclient import SimpleAsyncHTTPClient
 
 from qgstream.net.environment import explained, system_tls
-from qgstream.sources.base import Events, Refused
+from qgstream.sources.base import Events, Unpublishable
 from qgstream.sources.lines import Parse, Seconds, event_of
 
 MAX_DOCUMENT_BYTES = 1024 * 1024
@@ -50,8 +50,8 @@ async def url(
             # The error text does not repeat the URL, which may contain a password.
             try:
                 response = await client.fetch(request, raise_error=False)
-            except Exception as error:  # noqa: BLE001 # the server may fail in any way, and the source asks again
-                yield Refused(f"request failed: {explained(error, os.environ)}")
+            except Exception as error:  # noqa: BLE001  # the server may fail in any way, and the source asks again
+                yield Unpublishable(f"request failed: {explained(error, os.environ)}")
             else:
                 if response.code == 200:
                     conditions = _conditions(response)
@@ -59,7 +59,7 @@ async def url(
                         known = response.body
                         yield event_of(known.rstrip(b"\r\n"), topic, event, parse)
                 elif response.code != 304 or known is None:
-                    yield Refused(f"got status {response.code}, expected 200 or 304")
+                    yield Unpublishable(f"got status {response.code}, expected 200 or 304")
             await asyncio.sleep(interval_seconds * random.uniform(0.9, 1.1))
     finally:
         client.close()

@@ -26,7 +26,7 @@ from qgstream.errors import InvalidField
 from qgstream.events.namespaces import APPLICATION
 from qgstream.events.publication import Publication
 from qgstream.events.subscription import Subscription
-from qgstream.sources.base import Refused, as_draft
+from qgstream.sources.base import Unpublishable, as_draft
 from qgstream.sources.lines import Parse, event_of
 from qgstream.wire.framing import Framing
 from tests.brokers.test_rabbitmq_messages import delivered
@@ -215,7 +215,7 @@ def test_any_row(
 @example(b"\x00", "text")
 def test_any_line(line: bytes, kind: Parse) -> None:
     item = event_of(line, "t", None, kind)
-    if isinstance(item, Refused):
+    if isinstance(item, Unpublishable):
         return
     try:
         check(as_draft(item).publication(10**6, namespace=APPLICATION))

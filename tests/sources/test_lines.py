@@ -7,8 +7,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from qgstream.sources.base import Refused, as_draft
-from qgstream.sources.lines import MAX_LINE_BYTES, Lines, Parse, event_of
+from qgstream.sources.base import Unpublishable, as_draft
+from qgstream.sources.lines import MAX_LINE_BYTES, LineSplitter, Parse, event_of
 
 LIMIT = 1 << 20
 
@@ -18,7 +18,7 @@ LIMIT = 1 << 20
 def test_lines_are_the_same_however_they_are_cut(lines: list[bytes], data: st.DataObject) -> None:
     whole = b"".join(line + data.draw(st.sampled_from([b"\n", b"\r\n"])) for line in lines) + b"rest"
     cuts = sorted(data.draw(st.lists(st.integers(0, len(whole)), max_size=8)))
-    splitter = Lines()
+    splitter = LineSplitter()
     parts = [whole[start:end] for start, end in zip([0, *cuts], [*cuts, len(whole)], strict=True)]
     found = [line for part in parts for line in splitter.feed(part)]
     assert found == lines
@@ -29,7 +29,7 @@ def test_lines_are_the_same_however_they_are_cut(lines: list[bytes], data: st.Da
 @pytest.mark.parametrize("size", [1, 3, 7, 100])
 def test_a_line_that_is_too_long_is_passed_over_once(size: int) -> None:
     text = b"good\n" + b"x" * 50 + b"\nbetter\nexactlyten\n" + b"y" * 11 + b"\n"
-    splitter = Lines(max_bytes=10)
+    splitter = LineSplitter(max_bytes=10)
     found = [line for start in range(0, len(text), size) for line in splitter.feed(text[start : start + size])]
     assert found == [b"good", None, b"better", b"exactlyten", None]
 
@@ -52,7 +52,7 @@ class Part(bytes):
 
 def test_a_line_in_many_parts_is_not_copied_for_each_of_them(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(Part, "copied", 0)
-    splitter = Lines()
+    splitter = LineSplitter()
     for _ in range(1000):
         assert splitter.feed(Part(b"x" * 100)) == []
     assert splitter.feed(Part(b"\nrest")) == [b"x" * 100_000]
@@ -107,5 +107,5 @@ def test_the_type_is_that_of_the_options_unless_the_line_says_another() -> None:
 )
 def test_what_is_refused(line: bytes | None, parse: Parse, said: str) -> None:
     refused = event_of(line, "t", None, parse)
-    assert isinstance(refused, Refused)
+    assert isinstance(refused, Unpublishable)
     assert refused.reason.startswith(said)

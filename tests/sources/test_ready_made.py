@@ -18,7 +18,7 @@ from tornado.httpserver import HTTPServer
 from tornado.testing import bind_unused_port
 from tornado.web import Application, RequestHandler
 
-from qgstream.sources.base import Draft, Events, Refused, SourceFailed
+from qgstream.sources.base import Draft, Events, SourceFailed, Unpublishable
 from qgstream.sources.clock import clock
 from qgstream.sources.file import Tail, file
 from qgstream.sources.lines import MAX_LINE_BYTES
@@ -124,7 +124,7 @@ async def test_a_program_may_print_whole_events() -> None:
     async with taking(process(command=python(code), parse="event")) as taken:
         first, second, third = await taken.over()
     assert (first["topic"], first["event"], bytes(first["data"])) == ("a", "e", b'{"n": 1}')
-    assert isinstance(second, Refused)
+    assert isinstance(second, Unpublishable)
     assert third["topic"] == "process"
 
 
@@ -283,11 +283,11 @@ async def test_a_file_from_its_beginning_and_one_that_is_not_there_yet(
         path.write_text('{"n": 1}\nnonsense\n')
         first, second = await taken.until(2)
         assert bytes(first) == b'{"n": 1}'
-        assert isinstance(second, Refused)
+        assert isinstance(second, Unpublishable)
     path.write_bytes(b"x" * (MAX_LINE_BYTES + 1) + b"\n" + b"y\n" * 100_000)
     async with taking(file(path=path, begin="beginning", poll_seconds=0.01)) as taken:
         items = await taken.until(100_001)
-        assert isinstance(items[0], Refused)
+        assert isinstance(items[0], Unpublishable)
         assert set(items[1:]) == {"y"}
 
 
@@ -387,7 +387,7 @@ async def test_a_document_that_cannot_be_had_is_asked_for_again() -> None:
         assert all(reason.startswith("request failed: ") for reason in said[3:])
         assert "hush" not in "".join(said)
         assert bytes(good) == b'{"n": 1}'
-        assert isinstance(nonsense, Refused)
+        assert isinstance(nonsense, Unpublishable)
         assert bytes(better) == b'{"n":  2}'
 
 
@@ -398,7 +398,7 @@ async def test_a_server_that_is_not_there() -> None:
         pass
     async with taking(web.source()) as taken:
         (refused, *_) = await taken.until(1)
-    assert isinstance(refused, Refused)
+    assert isinstance(refused, Unpublishable)
     assert refused.reason.startswith("request failed: ")
 
 
@@ -414,7 +414,7 @@ async def test_a_document_over_tls_in_an_environment_that_says_whom_to_trust(
         set_environment(monkeypatch, SSL_CERT_FILE="/gone", SSLKEYLOGFILE="/gone/keys", NO_PROXY="fd00::/8")
         async with taking(url(url=AnyHttpUrl(server.url), topic="u", interval_seconds=0.01)) as taken:
             first = (await taken.until(1))[0]
-            assert isinstance(first, Refused)
+            assert isinstance(first, Unpublishable)
             assert "certificate verify failed" in first.reason
             assert first.reason.endswith(" (SSL_CERT_FILE: cannot read '/gone': No such file or directory)")
             monkeypatch.setenv("SSL_CERT_FILE", str(certfile))

@@ -17,7 +17,7 @@ from qgstream.backoff import Backoff
 from qgstream.errors import TooLarge
 from qgstream.events.namespaces import namespace, scoped
 from qgstream.events.publication import Publication
-from qgstream.sources.base import Function, Refused, Restart, Source
+from qgstream.sources.base import Function, Restart, Source, Unpublishable
 from qgstream.sources.runner import MAX_PART, RESTART_FIRST_SECONDS, RESTART_LIMIT_SECONDS, Intake, Intakes
 from tests.brokers.test_outages import Fickle
 from tests.conftest import ExpectLog
@@ -95,7 +95,7 @@ async def test_drafts_dicts_and_lists_of_them_are_published_in_order() -> None:
         (Draft("a", "x" * 5000), "data: got 5000 bytes, expected at most 4096"),
         ({"topic": "a", "data": 1, "private": "yes"}, "private: got str, expected true or false"),
         (Draft("a", 1, retry_ms=1.5), "retry: got 1.5"),  # type: ignore[arg-type]  # as a program might
-        (Refused("no event can be made of it"), "no event can be made of it"),
+        (Unpublishable("no event can be made of it"), "no event can be made of it"),
     ],
 )
 async def test_what_cannot_be_published_is_said_and_counted_and_the_rest_is_published(
