@@ -133,13 +133,13 @@ def _print_json(checked: Checked, diff: _diff.Diff | None, *, show: bool) -> Non
 
 def _findings(args: argparse.Namespace, loaded: Loaded) -> list[Finding]:
     from qgstream.process import capacity, preflight
-    from qgstream.process.machine import read_host
+    from qgstream.process.machine import read_machine
 
     path: Path | None = _settings.path(args)
     findings = preflight.configuration(loaded, path, time.time(), lenient=args.offline)
     if not args.offline:
         findings += preflight.network(loaded.config, findings)
-        findings.append(capacity.descriptors(loaded.config, read_host()))
+        findings.append(capacity.descriptors(loaded.config, read_machine()))
     return findings
 
 

@@ -45,18 +45,18 @@ def run(args: argparse.Namespace) -> int:
     """Check, measure and print the findings."""
     from qgstream.net.sockets import RESERVED_DESCRIPTORS
     from qgstream.process import capacity, preflight
-    from qgstream.process.machine import hold, raise_soft_descriptors, read_host
+    from qgstream.process.machine import hold, raise_soft_descriptors, read_machine
 
     loaded = _settings.load(args)
     config = loaded.config
     needs = preflight.configuration(loaded, _settings.path(args), time.time(), lenient=False)
     if not args.offline:
         needs += preflight.network(config, needs)
-    host = read_host()
+    machine = read_machine()
     raise_soft_descriptors()
-    room = max(1, (host.hard_descriptors - RESERVED_DESCRIPTORS) // 2)
+    room = max(1, (machine.hard_descriptors - RESERVED_DESCRIPTORS) // 2)
     held = hold(min(config.limits.max_connections, room, _MOST_HELD))
-    findings = [*needs, *capacity.examine(config, host, held, time.time())]
+    findings = [*needs, *capacity.examine(config, machine, held, time.time())]
     least = capacity.capacity(findings)
     fails = any(finding.verdict == "fails" for finding in findings)
     wanted = config.limits.max_connections

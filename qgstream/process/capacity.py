@@ -12,7 +12,7 @@ from typing import Literal
 
 from qgstream.net.sockets import BACKLOG, RESERVED_DESCRIPTORS, max_sockets
 from qgstream.process.config import Config
-from qgstream.process.machine import Held, Host
+from qgstream.process.machine import Held, Machine
 from qgstream.replay.log_reader import CACHED_BYTES
 from qgstream.replay.runner import MAX_HELD_BYTES
 
@@ -47,17 +47,17 @@ class Finding:
     fits: int | None = None
 
 
-def examine(config: Config, host: Host, held: Held, now: float) -> list[Finding]:
+def examine(config: Config, machine: Machine, held: Held, now: float) -> list[Finding]:
     """Return every finding; `fails` means that the configured limits cannot be held. `now` is in Unix seconds."""
     return [
-        descriptors(config, host),
-        _memory(config, host),
-        _tcp_memory(config, host),
-        *_queues(host),
-        _ports(config, host),
-        _cores(host),
-        _dead_peers(config, host),
-        *_clock(host, held, now),
+        descriptors(config, machine),
+        _memory(config, machine),
+        _tcp_memory(config, machine),
+        *_queues(machine),
+        _ports(config, machine),
+        _cores(machine),
+        _dead_peers(config, machine),
+        *_clock(machine, held, now),
         _measured(held),
     ]
 
@@ -68,14 +68,16 @@ def capacity(findings: list[Finding]) -> Finding | None:
     return min(bounds, key=lambda finding: finding.fits or 0, default=None)
 
 
-def descriptors(config: Config, host: Host) -> Finding:
+def descriptors(config: Config, machine: Machine) -> Finding:
     """Check whether the process may open as many descriptors as the server needs. With too few, the server does not
     start."""
     sockets = max_sockets(config.limits)
-    needed, hard = sockets + RESERVED_DESCRIPTORS, host.hard_descriptors
+    needed, hard = sockets + RESERVED_DESCRIPTORS, machine.hard_descriptors
     room = hard - RESERVED_DESCRIPTORS
     fits = max(0, room if config.limits.max_sockets else (room - 100) * 10 // 11)
-    found = f"{hard} (soft {host.soft_descriptors}, raised at start); {sockets} sockets + {RESERVED_DESCRIPTORS} needed"
+    found = (
+        f"{hard} (soft {machine.soft_descriptors}, raised at start); {sockets} sockets + {RESERVED_DESCRIPTORS} needed"
+    )
     if needed <= hard:
         return Finding("descriptors", "ok", found, fits=fits)
     change = f"LimitNOFILE={needed} in the systemd unit, --ulimit nofile={needed} for a container"
@@ -101,12 +103,12 @@ def _stream_bytes(config: Config) -> int:
     return TLS_STREAM_BYTES if config.server.certfile else STREAM_BYTES
 
 
-def _memory(config: Config, host: Host) -> Finding:
-    known = [bound for bound in (host.memory_available, host.cgroup_available) if bound is not None]
+def _memory(config: Config, machine: Machine) -> Finding:
+    known = [bound for bound in (machine.memory_available, machine.cgroup_available) if bound is not None]
     if not known:
         return Finding("memory", "unknown", "MemAvailable cannot be read")
     available, streams = min(known), config.limits.max_connections
-    of_group = available == host.cgroup_available
+    of_group = available == machine.cgroup_available
     fixed = fixed_bytes(config)
     each = _stream_bytes(config) + KERNEL_BYTES
     needed = fixed + streams * each
@@ -122,19 +124,22 @@ def _memory(config: Config, host: Host) -> Finding:
     return Finding("memory", "fails", found, change, max(0, (available - fixed) // each))
 
 
-def _tcp_memory(config: Config, host: Host) -> Finding:
-    if host.tcp_mem_bytes is None:
+def _tcp_memory(config: Config, machine: Machine) -> Finding:
+    if machine.tcp_mem_bytes is None:
         return Finding("tcp_mem", "unknown", "net.ipv4.tcp_mem cannot be read")
     stalled = config.limits.max_connections // _STALLED_SHARE
     needed = stalled * STALLED_BYTES
-    found = f"pressure at {host.tcp_mem_bytes // MIB} MiB; {stalled} stalled readers hold {needed // MIB} MiB"
-    if needed <= host.tcp_mem_bytes:
+    found = f"pressure at {machine.tcp_mem_bytes // MIB} MiB; {stalled} stalled readers hold {needed // MIB} MiB"
+    if needed <= machine.tcp_mem_bytes:
         return Finding("tcp_mem", "ok", found)
     return Finding("tcp_mem", "warning", found, f"raise net.ipv4.tcp_mem in {_SYSCTL_FILE}")
 
 
-def _queues(host: Host) -> Iterator[Finding]:
-    for name, value in (("net.core.somaxconn", host.somaxconn), ("net.ipv4.tcp_max_syn_backlog", host.syn_backlog)):
+def _queues(machine: Machine) -> Iterator[Finding]:
+    for name, value in (
+        ("net.core.somaxconn", machine.somaxconn),
+        ("net.ipv4.tcp_max_syn_backlog", machine.syn_backlog),
+    ):
         check = name.rpartition(".")[2]
         if value is None:
             yield Finding(check, "unknown", f"{name} cannot be read")
@@ -145,30 +150,30 @@ def _queues(host: Host) -> Iterator[Finding]:
             yield Finding(check, "ok", f"{value}; {BACKLOG} asked for")
 
 
-def _ports(config: Config, host: Host) -> Finding:
-    if host.ports is None:
+def _ports(config: Config, machine: Machine) -> Finding:
+    if machine.ports is None:
         return Finding("ports", "unknown", "net.ipv4.ip_local_port_range cannot be read")
-    found = f"{host.ports} for outgoing connections: a proxy on this host needs one for each stream"
-    if host.ports >= config.limits.max_connections:
+    found = f"{machine.ports} for outgoing connections: a proxy on this host needs one for each stream"
+    if machine.ports >= config.limits.max_connections:
         return Finding("ports", "ok", found)
     name = "net.ipv4.ip_local_port_range"
     change = f"with such a proxy: sysctl -w {name}='1024 65535', and the same in {_SYSCTL_FILE}, or more addresses"
     return Finding("ports", "warning", found, change)
 
 
-def _cores(host: Host) -> Finding:
-    return Finding("cores", "ok", f"{host.cores}; a process uses one")
+def _cores(machine: Machine) -> Finding:
+    return Finding("cores", "ok", f"{machine.cores}; a process uses one")
 
 
-def _dead_peers(config: Config, host: Host) -> Finding:
+def _dead_peers(config: Config, machine: Machine) -> Finding:
     seconds = config.limits.tcp_user_timeout_seconds
     if seconds:
         return Finding("dead peers", "ok", f"noticed after {seconds:g} s without an acknowledgement")
-    found = f"noticed by the kernel's net.ipv4.tcp_retries2 ({host.tcp_retries}): 15 is about a quarter of an hour"
+    found = f"noticed by the kernel's net.ipv4.tcp_retries2 ({machine.tcp_retries}): 15 is about a quarter of an hour"
     return Finding("dead peers", "warning", found, "set limits.tcp_user_timeout_seconds")
 
 
-def _clock(host: Host, held: Held, now: float) -> Iterator[Finding]:
+def _clock(machine: Machine, held: Held, now: float) -> Iterator[Finding]:
     said = time.strftime("%Y-%m-%d %H:%M:%S UTC", time.gmtime(now))
     drift = abs(held.wall_seconds - held.seconds)
     # A correction of the clock slews at most 0.05 % of the time; a larger difference was a jump.
@@ -180,16 +185,16 @@ def _clock(host: Host, held: Held, now: float) -> Iterator[Finding]:
             found,
             "set the clock (timedatectl): the expiry of tokens and the age of the history depend on it",
         )
-    elif host.clock_is_kept is False:
+    elif machine.clock_is_kept is False:
         yield Finding("clock", "warning", f"{said}; no time service keeps it (systemd-timesyncd, chrony)")
     else:
         yield Finding("clock", "ok", said)
-    if host.clock_source is None:
+    if machine.clock_source is None:
         yield Finding("clock source", "unknown", "cannot be read")
-    elif host.clock_source in _SLOW_CLOCKS:
-        yield Finding("clock source", "warning", f"{host.clock_source}: each reading is a system call", "use tsc")
+    elif machine.clock_source in _SLOW_CLOCKS:
+        yield Finding("clock source", "warning", f"{machine.clock_source}: each reading is a system call", "use tsc")
     else:
-        yield Finding("clock source", "ok", host.clock_source)
+        yield Finding("clock source", "ok", machine.clock_source)
 
 
 def _measured(held: Held) -> Finding:

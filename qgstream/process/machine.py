@@ -21,7 +21,7 @@ _TIME_ERROR = 5
 
 
 @dataclass(frozen=True, slots=True)
-class Host:
+class Machine:
     """The facts. Memory is in bytes; `tcp_mem_bytes` is the amount from which the kernel limits the memory of all
     sockets."""
 
@@ -51,14 +51,14 @@ class Held:
     reason: str = ""
 
 
-def read_host(root: Path = Path("/")) -> Host:
+def read_machine(root: Path = Path("/")) -> Machine:
     """Return the facts of this process and machine; `root` contains `proc` and `sys`."""
     soft, hard = (_bounded(limit, root) for limit in resource.getrlimit(resource.RLIMIT_NOFILE))
     ports, tcp_mem = (
         _numbers(root, f"{_KERNEL}net/ipv4/ip_local_port_range"),
         _numbers(root, f"{_KERNEL}net/ipv4/tcp_mem"),
     )
-    return Host(
+    return Machine(
         soft_descriptors=soft,
         hard_descriptors=hard,
         cores=len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1,

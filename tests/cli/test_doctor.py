@@ -19,11 +19,11 @@ from qgstream.errors import ConfigError
 from qgstream.net.sockets import raise_descriptor_limit
 from qgstream.process.capacity import MIB, Finding, capacity, examine
 from qgstream.process.config import Config
-from qgstream.process.machine import Held, Host, hold, read_host
+from qgstream.process.machine import Held, Machine, hold, read_machine
 
 NOW = 1_800_000_000.0
 HELD = Held(100, 100, 0.01, 0.01)
-HOST = Host(
+MACHINE = Machine(
     soft_descriptors=1024,
     hard_descriptors=524288,
     cores=4,
@@ -37,8 +37,10 @@ HOST = Host(
 )
 
 
-def found(host: Host = HOST, held: Held = HELD, now: float = NOW, **sections: dict[str, object]) -> dict[str, Finding]:
-    return {finding.check: finding for finding in examine(Config.model_validate(sections), host, held, now)}
+def found(
+    machine: Machine = MACHINE, held: Held = HELD, now: float = NOW, **sections: dict[str, object]
+) -> dict[str, Finding]:
+    return {finding.check: finding for finding in examine(Config.model_validate(sections), machine, held, now)}
 
 
 def odd(findings: dict[str, Finding]) -> dict[str, str]:
@@ -55,13 +57,13 @@ def test_a_host_that_is_large_enough() -> None:
 def test_descriptors_are_counted_as_the_server_counts_them(limits: dict[str, object]) -> None:
     """What the doctor says fits is what the server starts with, and one more is refused by both."""
     hard = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
-    host = replace(HOST, hard_descriptors=hard)
+    machine = replace(MACHINE, hard_descriptors=hard)
     key = "max_sockets" if "max_sockets" in limits else "max_connections"
-    fits = found(host, limits=limits)["descriptors"].fits
+    fits = found(machine, limits=limits)["descriptors"].fits
     assert fits is not None
     for value, verdict in ((fits, "ok"), (fits + 2, "fails")):
         config = Config.model_validate({"limits": limits | {key: value}})
-        assert found(host, limits=limits | {key: value})["descriptors"].verdict == verdict
+        assert found(machine, limits=limits | {key: value})["descriptors"].verdict == verdict
         if verdict == "ok":
             raise_descriptor_limit(config.limits)
         else:
@@ -70,31 +72,31 @@ def test_descriptors_are_counted_as_the_server_counts_them(limits: dict[str, obj
 
 
 def test_descriptors_that_do_not_fit_say_what_to_write() -> None:
-    finding = found(replace(HOST, hard_descriptors=4096))["descriptors"]
+    finding = found(replace(MACHINE, hard_descriptors=4096))["descriptors"]
     assert (finding.verdict, finding.fits) == ("fails", 3574)  # as in docs/tuning-limits.md
     assert "LimitNOFILE=11164" in finding.change
 
 
 def test_memory() -> None:
     # 53 and 1.25 x (64 + 256 + 64) MiB, and 12 KiB for each of 10 000 streams: 650.2 MiB
-    assert found(replace(HOST, memory_available=651 * MIB))["memory"].verdict == "ok"
-    short = found(replace(HOST, memory_available=650 * MIB))["memory"]
+    assert found(replace(MACHINE, memory_available=651 * MIB))["memory"].verdict == "ok"
+    short = found(replace(MACHINE, memory_available=650 * MIB))["memory"]
     assert (short.verdict, short.fits) == ("fails", (650 - 533) * MIB // 12288)
     assert "raise the memory by 1 MiB" in short.change
-    assert found(replace(HOST, memory_available=100 * MIB))["memory"].fits == 0
+    assert found(replace(MACHINE, memory_available=100 * MIB))["memory"].fits == 0
     tls: dict[str, object] = {"certfile": "a", "keyfile": "b"}
-    assert found(replace(HOST, memory_available=651 * MIB), server=tls)["memory"].verdict == "fails"
+    assert found(replace(MACHINE, memory_available=651 * MIB), server=tls)["memory"].verdict == "fails"
     # Replays from before the window: 1.25 x (16 + 64) MiB.
     redis: dict[str, object] = {"url": "redis://127.0.0.1"}
-    assert found(replace(HOST, memory_available=751 * MIB), broker=redis)["memory"].verdict == "ok"
-    assert found(replace(HOST, memory_available=750 * MIB), broker=redis)["memory"].verdict == "fails"
+    assert found(replace(MACHINE, memory_available=751 * MIB), broker=redis)["memory"].verdict == "ok"
+    assert found(replace(MACHINE, memory_available=750 * MIB), broker=redis)["memory"].verdict == "fails"
 
 
 def test_the_memory_of_a_group_counts_when_it_is_less() -> None:
-    finding = found(replace(HOST, cgroup_available=300 * MIB))["memory"]
+    finding = found(replace(MACHINE, cgroup_available=300 * MIB))["memory"]
     assert finding.verdict == "fails"
     assert "MemoryMax=" in finding.change
-    assert found(replace(HOST, cgroup_available=16384 * MIB))["memory"].verdict == "ok"
+    assert found(replace(MACHINE, cgroup_available=16384 * MIB))["memory"].verdict == "ok"
 
 
 @pytest.mark.parametrize(
@@ -108,7 +110,7 @@ def test_the_memory_of_a_group_counts_when_it_is_less() -> None:
     ],
 )
 def test_what_could_be_better_is_a_warning_with_its_remedy(change: dict[str, Any], check: str, said: str) -> None:
-    findings = found(replace(HOST, **change))
+    findings = found(replace(MACHINE, **change))
     assert odd(findings) == {check: "warning"}
     assert said in findings[check].change
 
@@ -121,13 +123,13 @@ def test_the_clock() -> None:
     assert odd(found(now=0.0)) == {"clock": "warning"}
     assert odd(found(held=Held(100, 100, 0.01, 3600.0))) == {"clock": "warning"}
     assert found()["clock"].found == "2027-01-15 08:00:00 UTC"
-    assert odd(found(replace(HOST, clock_is_kept=False))) == {"clock": "warning"}
-    assert odd(found(replace(HOST, clock_is_kept=True))) == {}
+    assert odd(found(replace(MACHINE, clock_is_kept=False))) == {"clock": "warning"}
+    assert odd(found(replace(MACHINE, clock_is_kept=True))) == {}
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="asks Linux")
 def test_the_kernel_says_whether_the_clock_is_kept_and_nothing_is_changed() -> None:
-    kept = read_host().clock_is_kept
+    kept = read_machine().clock_is_kept
     assert kept in (True, False)
     asked = ["timedatectl", "show", "-p", "NTPSynchronized"]
     if shutil.which(asked[0]):
@@ -137,7 +139,7 @@ def test_the_kernel_says_whether_the_clock_is_kept_and_nothing_is_changed() -> N
 
 
 def test_what_cannot_be_read_is_unknown_and_no_failure() -> None:
-    assert set(odd(found(Host(1024, 524288, 4))).values()) == {"unknown"}
+    assert set(odd(found(Machine(1024, 524288, 4))).values()) == {"unknown"}
 
 
 def test_sockets_that_cannot_be_had() -> None:
@@ -171,11 +173,11 @@ def test_reads_a_kernel(tmp_path: Path) -> None:
             "sys/devices/system/clocksource/clocksource0/current_clocksource": "tsc\n",
         },
     )
-    host = read_host(tmp_path)
-    assert (host.somaxconn, host.syn_backlog, host.ports, host.tcp_retries) == (4096, 512, 28232, 15)
-    assert (host.memory_available, host.clock_source) == (2 * MIB, "tsc")
-    assert host.tcp_mem_bytes == 200 * resource.getpagesize()
-    assert host.cgroup_available is None
+    machine = read_machine(tmp_path)
+    assert (machine.somaxconn, machine.syn_backlog, machine.ports, machine.tcp_retries) == (4096, 512, 28232, 15)
+    assert (machine.memory_available, machine.clock_source) == (2 * MIB, "tsc")
+    assert machine.tcp_mem_bytes == 200 * resource.getpagesize()
+    assert machine.cgroup_available is None
 
 
 def test_the_tightest_memory_group_counts(tmp_path: Path) -> None:
@@ -191,9 +193,9 @@ def test_the_tightest_memory_group_counts(tmp_path: Path) -> None:
             f"{outer}/memory.stat": "anon 5\ninactive_file 200\n",
         },
     )
-    assert read_host(tmp_path).cgroup_available == 500
+    assert read_machine(tmp_path).cgroup_available == 500
     (tmp_path / f"{inner}/memory.max").write_text("100\n")
-    assert read_host(tmp_path).cgroup_available == 99
+    assert read_machine(tmp_path).cgroup_available == 99
 
 
 def test_memory_groups_of_version_1(tmp_path: Path) -> None:
@@ -207,14 +209,19 @@ def test_memory_groups_of_version_1(tmp_path: Path) -> None:
             f"{top}/memory.stat": "total_inactive_file 100\n",
         },
     )
-    assert read_host(tmp_path).cgroup_available == 700
+    assert read_machine(tmp_path).cgroup_available == 700
     (tmp_path / f"{top}/memory.limit_in_bytes").write_text("9223372036854771712\n")
-    assert read_host(tmp_path).cgroup_available is None
+    assert read_machine(tmp_path).cgroup_available is None
 
 
 def test_a_machine_without_any_of_it(tmp_path: Path) -> None:
-    host = read_host(tmp_path)
-    assert (host.somaxconn, host.ports, host.memory_available, host.clock_source) == (None, None, None, None)
+    machine = read_machine(tmp_path)
+    assert (machine.somaxconn, machine.ports, machine.memory_available, machine.clock_source) == (
+        None,
+        None,
+        None,
+        None,
+    )
 
 
 def test_connections_are_really_held_and_closed() -> None:

@@ -19,7 +19,7 @@ import pytest
 from qgstream.brokers.base import _ENGINES
 from qgstream.process.capacity import descriptors
 from qgstream.process.config import Config, load
-from qgstream.process.machine import Host
+from qgstream.process.machine import Machine
 from tests.deploy.programs import DEPLOY, free_port
 from tests.deploy.units import INSTALLED, SYSTEMD, command, read
 from tests.serving import wait_until
@@ -148,8 +148,8 @@ def test_who_is_told_to_leave_stays_away_and_who_crashes_comes_back(
 @both
 def test_the_journal_takes_two_lines_for_each_stream_that_fits(unit: Path) -> None:
     keys = read(unit)
-    host = Host(soft_descriptors=1024, hard_descriptors=int(keys["LimitNOFILE"][0]), cores=1)
-    streams = descriptors(Config(), host).fits
+    machine = Machine(soft_descriptors=1024, hard_descriptors=int(keys["LimitNOFILE"][0]), cores=1)
+    streams = descriptors(Config(), machine).fits
     assert streams is not None
     assert int(keys["LogRateLimitBurst"][0]) >= 2 * streams
     assert keys["LogRateLimitIntervalSec"] == ["30s"]
