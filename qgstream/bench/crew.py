@@ -102,14 +102,14 @@ class Crew:
 
     def report(self) -> Report:
         """Return the counts since `begin`, and the durations of the opening."""
-        answers = self._ask({"do": "report"})
+        replies = self._ask({"do": "report"})
         latencies, handshakes = Histogram(), Histogram()
         failures: Counter[str] = Counter()
-        for answer in answers:
-            latencies.merge(Histogram(dict(answer["latencies"])))
-            handshakes.merge(Histogram(dict(answer["handshakes"])))
-            failures.update(answer["failures"])
-        return Report(_sum(answers), latencies, handshakes, failures)
+        for reply in replies:
+            latencies.merge(Histogram(dict(reply["latencies"])))
+            handshakes.merge(Histogram(dict(reply["handshakes"])))
+            failures.update(reply["failures"])
+        return Report(_sum(replies), latencies, handshakes, failures)
 
     def close(self) -> None:
         """Close all streams."""
@@ -132,13 +132,13 @@ class Crew:
         self.stop()
 
 
-def _sum(answers: list[dict[str, Any]]) -> Status:
+def _sum(replies: list[dict[str, Any]]) -> Status:
     return Status(
-        opened=sum(answer["opened"] for answer in answers),
-        failed=sum(answer["failed"] for answer in answers),
-        closed=sum(answer["closed"] for answer in answers),
-        deliveries=sum(answer["deliveries"] for answer in answers),
-        bytes=sum(answer["bytes"] for answer in answers),
-        last_delivery_ns=max(answer["last_delivery_ns"] for answer in answers),
-        cpu_seconds=sum(answer["cpu_seconds"] for answer in answers),
+        opened=sum(reply["opened"] for reply in replies),
+        failed=sum(reply["failed"] for reply in replies),
+        closed=sum(reply["closed"] for reply in replies),
+        deliveries=sum(reply["deliveries"] for reply in replies),
+        bytes=sum(reply["bytes"] for reply in replies),
+        last_delivery_ns=max(reply["last_delivery_ns"] for reply in replies),
+        cpu_seconds=sum(reply["cpu_seconds"] for reply in replies),
     )

@@ -115,7 +115,7 @@ class Load:
 
     # The loop.
 
-    def run(self, commands: int, answers: int) -> None:
+    def run(self, commands: int, replies: int) -> None:
         """Serve commands and streams until the commands end. Both arguments are file descriptors."""
         self._epoll.register(commands, select.EPOLLIN)
         pending = b""
@@ -130,7 +130,7 @@ class Load:
                         return
                     *lines, pending = (pending + got).split(b"\n")
                     for line in lines:
-                        os.write(answers, json.dumps(self.command(line.decode())).encode() + b"\n")
+                        os.write(replies, json.dumps(self.command(line.decode())).encode() + b"\n")
                 elif fd in self._opening:
                     self._go_on_opening(self._opening[fd])
 
@@ -228,7 +228,7 @@ class Load:
         head, _, body = opening.received.partition(b"\r\n\r\n")
         status_line = head.partition(b"\r\n")[0].decode("latin-1")
         if " 200 " not in status_line + " " or b"text/event-stream" not in head.lower():
-            self._give_up(opening.sock, f"answered {status_line!r}")
+            self._give_up(opening.sock, f"got {status_line!r}")
             return
         self._handshakes.add((time.monotonic_ns() - opening.started_ns) / 1e9)
         self._opened += 1

@@ -216,8 +216,8 @@ def _usage_by_metrics(url: str) -> Usage | None:
     try:
         # Directly, as the load: never through a proxy of the environment.
         direct = urllib.request.build_opener(urllib.request.ProxyHandler({}))
-        with direct.open(url, timeout=10) as answer:
-            text = answer.read().decode()
+        with direct.open(url, timeout=10) as response:
+            text = response.read().decode()
     except (OSError, HTTPException, ValueError):  # no server there, or a server that does not speak HTTP
         return None
     values = dict(line.rsplit(" ", 1) for line in text.splitlines() if line.startswith("process_"))

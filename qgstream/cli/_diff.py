@@ -106,21 +106,21 @@ def _ask(url: str, key: str) -> dict[str, Any]:
     target, headers = f"{url.rstrip('/')}/admin/config", {"Authorization": bearer(key)}
     try:
         with client(True, target) as asking:
-            answer = asking.get(target, headers=headers, timeout=_TIMEOUT_SECONDS)
+            response = asking.get(target, headers=headers, timeout=_TIMEOUT_SECONDS)
     except httpx.InvalidURL as error:
         raise QgstreamError(f"--url: got {url!r}, expected http://HOST:PORT: {error}") from error
     except httpx.HTTPError as error:
         raise QgstreamError(f"--diff: {target}: request failed: {sentence(error)}") from error
     try:
-        document = answer.json()
+        document = response.json()
     except (ValueError, RecursionError):
         document = None
     config = _at(document, "config")
-    if answer.status_code != 200 or not isinstance(config, dict):
+    if response.status_code != 200 or not isinstance(config, dict):
         message = _at(document, "error", "message")
         said = printable(message, _MAX_CHARACTERS) if isinstance(message, str) else "no configuration"
-        hint = f"; the key comes from the environment: {KEY_VARIABLE}" if answer.status_code in (401, 403) else ""
-        raise QgstreamError(f"--diff: {target}: got status {answer.status_code}: {said}{hint}")
+        hint = f"; the key comes from the environment: {KEY_VARIABLE}" if response.status_code in (401, 403) else ""
+        raise QgstreamError(f"--diff: {target}: got status {response.status_code}: {said}{hint}")
     return {printable(name, _MAX_CHARACTERS): _at(entry, "value") for name, entry in config.items()}
 
 
