@@ -57,7 +57,7 @@ class Reset:
         import qgstream
 
         def on_reset(reset: qgstream.Reset) -> None:
-            print("load the state anew:", reset.reason)
+            print("load the state again:", reset.reason)
 
         stream = qgstream.connect("http://localhost:8000", last_event_id="0000000000-7", on_reset=on_reset)
     """
@@ -84,7 +84,7 @@ class EventsMissed(ClientError):
             async for event in stream:
                 print(event.data)
         except qgstream.EventsMissed as missed:
-            print("load the state anew:", missed.reset.reason)
+            print("load the state again:", missed.reset.reason)
         await stream.aclose()
     """
 

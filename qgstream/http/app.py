@@ -95,7 +95,7 @@ def routes(service: Service, *, prefix: str = "") -> list[Rule]:
     """The rules for streams and publishing, for any Tornado application: `/events` and `/ws`.
 
     Args:
-        service: The service that answers.
+        service: The service behind the paths.
         prefix: What the paths begin with, such as `/live`.
 
     Returns:
@@ -118,7 +118,7 @@ def operator_routes(service: Service) -> list[Rule]:
     Put them on a port that only operators reach, or beside `routes`; `/admin` needs a key of `AuthSettings.admin_keys`.
 
     Args:
-        service: The service that answers.
+        service: The service behind the paths.
 
     Returns:
         Rules for `tornado.web.Application`.
