@@ -26,7 +26,7 @@ _GC_THRESHOLDS = (50_000, 20, 50)
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run one command; returns the exit status."""
+    """Run one command and return the exit status."""
     if argv is None:  # in a process of its own
         gc.set_threshold(*_GC_THRESHOLDS)
     _streams.open_missing()

@@ -1,4 +1,4 @@
-"""An argument parser that names what somebody may have meant, shows examples, and never repeats a secret."""
+"""An argument parser that suggests the nearest correct flag, shows examples, and never repeats a secret."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ _FLAGS_ELSEWHERE: Mapping[str, str] = {
 
 
 class Parser(argparse.ArgumentParser):
-    """Of the root command and, since argparse makes them of the same class, of every subcommand.
+    """The parser of the root command; argparse uses the same class for every subcommand.
 
     `examples` are command lines that `--help` and the manual page show.
     """

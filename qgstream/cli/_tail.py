@@ -58,7 +58,7 @@ def _printable(text: str) -> str:
 
 
 def say_state(server: str, state: State) -> None:
-    """Why nothing comes just now; on a terminal also that it does again."""
+    """Print why no events arrive at the moment; on a terminal, also that the stream is connected again."""
     if state.name == "waiting":
         _streams.say(f"{server}: {_printable(state.reason)}; again in {state.seconds:.1f} s")
     elif sys.stderr.isatty():

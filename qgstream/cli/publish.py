@@ -113,7 +113,7 @@ def _publish_lines(args: argparse.Namespace, publisher: Publisher) -> int:
         _streams.say(f"publishing {what} to {args.url}, one for each line that you type; Ctrl-D ends")
     try:
         for batch in _lines.batches(sources, most_lines=_MOST_LINES, most_bytes=_MOST_BYTES):
-            # A line that is wrong ends it, and what came before it is published: the order is that of the input.
+            # A wrong line ends the command, and the lines before it are published: the input keeps its order.
             events, wrong = _events(args, batch)
             if events:
                 try:

@@ -83,7 +83,7 @@ class BaseHandler(RequestHandler):
             self.set_header(name, value)
 
     def options(self, *_path: str) -> None:
-        """A preflight, on any path; it needs no authentication."""
+        """Respond to a preflight on any path; no authentication is needed."""
         origin = self.other_origin()
         if origin is not None:
             self.service.refused_origins.see(origin, self.service.cors)
@@ -224,7 +224,7 @@ class BaseHandler(RequestHandler):
             self.request._body_future = over  # noqa: SLF001  # Tornado has no public name for it
 
     def answer(self, document: dict[str, object]) -> None:
-        """A JSON answer that no cache keeps. It ends with a newline: a shell's prompt begins on a line of its own."""
+        """Send a JSON response that no cache stores. It ends with a newline, for a shell prompt on its own line."""
         self.set_header("Content-Type", "application/json; charset=utf-8")
         self.set_header("Cache-Control", "no-store")
         self.write(json_encode(document) + "\n")

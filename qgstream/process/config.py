@@ -46,7 +46,7 @@ _NO_SOURCES = (
     "use the configuration file or the environment (QGSTREAM_SOURCES)"
 )
 _NOT_BY_FLAG = {"auth": NO_SECRETS, "sources": _NO_SOURCES}
-# Keys with a flag of their own; the others are `--set key=value`.
+# The keys with a flag of their own; all others are set with `--set key=value`.
 FLAGS = {"server.host": "--host", "server.port": "--port", "log.level": "--log-level"}
 _DEV_KEYS = ("auth.publish_keys", "auth.admin_keys")
 

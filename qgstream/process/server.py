@@ -154,8 +154,8 @@ class Server:
         admin_sockets: list[socket.socket] = []
         try:
             await self.service.start()
-            # Not before: the kernel accepts connections as soon as the socket listens. A balancer would send newcomers
-            # here, where they wait for the end of the start, although another process could serve them at once.
+            # Not earlier: the kernel accepts connections as soon as the socket listens. A load balancer would send new
+            # clients here, where they wait for the end of the start, although another process could serve them at once.
             server = config.server
             sockets = listen("server", server.host, server.port, reuse_port=server.reuse_port)
             admin_sockets = listen("admin", config.admin.host, config.admin.port) if has_admin else []

@@ -49,14 +49,16 @@ class Signals:
         self._reload_later |= number == signal.SIGHUP
 
     def _is_hung_up(self) -> bool:
-        """Whether the terminal in which the server was started is gone. A service never had one, so SIGHUP is a reload
-        there, as it is while the terminal is open."""
+        """Whether the terminal in which the server was started has closed.
+
+        A service never had a terminal, so SIGHUP is a reload there, as it is while the terminal is open.
+        """
         return self._ends_with_terminal and not _has_terminal()
 
     def watch(
         self, loop: AbstractEventLoop, *, leave: Callable[[signal.Signals], None], reload: Callable[[], None]
     ) -> None:  # fmt: skip
-        """Call these from now on, on the loop of this thread."""
+        """Call these functions from now on, on the loop of this thread."""
 
         def hang_up() -> None:
             if not self._is_hung_up():
