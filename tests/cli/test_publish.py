@@ -177,7 +177,7 @@ def test_what_the_server_refuses_is_said_with_the_lines(
     path.write_text("fine\n" + "x" * 300_000 + "\n")
     assert run("--url", server.url, "t", "--file", str(path)) == 1
     said = capsys.readouterr().err
-    assert re.search("413 too_large: line [12]: data is 300000 bytes", said)
+    assert re.search("413 too_large: line [12]: data: got 300000 bytes", said)
     assert f"{path}, line 1 to 2: " in said or f"{path}, line 2 to 2: " in said
 
 
