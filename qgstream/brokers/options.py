@@ -15,6 +15,7 @@ from pydantic import Field, ValidationError
 from qgstream.errors import ConfigError
 from qgstream.net.certificates import load_cert_chain
 from qgstream.settings import Section
+from qgstream.validation import describe
 
 _S = TypeVar("_S", bound=Section)
 
@@ -110,7 +111,7 @@ def read_options(query: str, options: type[_S]) -> _S:
     try:
         return options.model_validate(given)
     except ValidationError as error:
-        problems = [(".".join(map(str, e["loc"])), e["msg"]) for e in error.errors(include_url=False)]
+        problems = [(".".join(map(str, details["loc"])), details) for details in error.errors(include_url=False)]
         raise ConfigError(
-            [f"broker.url: {name}: got {given.get(name, '')!r}, {message}" for name, message in problems]
+            [f"broker.url: {name}: {describe(details, repr(given.get(name, '')))}" for name, details in problems]
         ) from None

@@ -20,6 +20,7 @@ from pydantic_core import ErrorDetails
 
 from qgstream.errors import ConfigError
 from qgstream.suggestions import did_you_mean, nearest
+from qgstream.validation import describe
 
 M = TypeVar("M", bound=BaseModel)
 
@@ -312,17 +313,11 @@ class Reading(Generic[M]):
             elif self.catalogue.names_below(name):
                 name += f".{part}" if name else part
         key, source = self._origin(name)
-        kind, message = details["type"], details["msg"]
         last = name.rpartition(".")[2]
-        if kind == "value_error":
-            said = message.removeprefix("Value error, ")
-        elif kind in _SENTENCES:
-            said = _SENTENCES[kind]
-            if kind == "extra_forbidden" and key is not None and key.item is not None:
-                said += did_you_mean(last, field_names(key.item))
-        else:
-            got = "a value that is not shown" if key is None or key.hides(last) else key.shown(details["input"])
-            said = f"got {got}, expected {'a table' if kind == 'model_type' else _expected(message)}"
+        got = "a value that is not shown" if key is None or key.hides(last) else key.shown(details["input"])
+        said = describe(details, got)
+        if details["type"] == "extra_forbidden" and key is not None and key.item is not None:
+            said += did_you_mean(last, field_names(key.item))
         return f"{source}: {name}: {said}"
 
     def _origin(self, name: str) -> tuple[Key | None, str]:
@@ -335,15 +330,6 @@ class Reading(Generic[M]):
         tables = [".".join([*parts[:depth], ""]) for depth in range(len(parts), -1, -1)]
         sources = [{found.source: None for known, found in self.found.items() if known.startswith(t)} for t in tables]
         return None, ", ".join(next(filter(None, sources), ()))
-
-
-_SENTENCES = {"extra_forbidden": "unknown key", "missing": "not set, expected a value"}
-
-
-def _expected(message: str) -> str:
-    """What pydantic expected: from `Input should be a valid integer, unable to parse ...` the middle."""
-    text = re.sub(r"^(Input is not|Unable to parse input string as|\w+ should (be|have)) ", "", message)
-    return re.sub(r"(, unable|, got|, exceeded| for <class).*", "", text).replace("tuple", "list")
 
 
 def _toml(text: str, default: str) -> str:

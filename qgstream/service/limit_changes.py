@@ -12,6 +12,7 @@ from qgstream.errors import ConfigError, Conflict, InvalidField
 from qgstream.limits import LimitSettings
 from qgstream.net.sockets import raise_descriptor_limit
 from qgstream.suggestions import did_you_mean
+from qgstream.validation import describe
 
 
 def tune(
@@ -37,8 +38,7 @@ def tune(
     except ValidationError as error:
         details = error.errors(include_url=False)[0]
         field = ".".join(map(str, details["loc"])) or "limits"
-        expected = details["msg"].removeprefix("Input should be ")
-        raise InvalidField(field, f"got {repr(details['input'])[:100]}, expected {expected}") from None
+        raise InvalidField(field, describe(details, repr(details["input"])[:100], unknown="unknown limit")) from None
     if 0 < tuned.max_sockets <= streams:
         raise Conflict(
             "max_sockets",

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import inspect
-import re
 from collections.abc import Callable, Mapping
 from typing import Any, Literal
 
@@ -12,6 +11,7 @@ from pydantic.errors import PydanticUserError
 
 from qgstream.errors import ConfigError
 from qgstream.suggestions import did_you_mean
+from qgstream.validation import describe
 
 
 def check_options(function: Callable[..., object], options: Mapping[str, object], place: str) -> dict[str, object]:
@@ -27,12 +27,8 @@ def check_options(function: Callable[..., object], options: Mapping[str, object]
         for details in error.errors(include_url=False, include_input=False):
             first, *rest = details["loc"] or ("",)
             deeper = "".join(f"[{part}]" if isinstance(part, int) else f".{part}" for part in rest)
-            if details["type"] == "extra_forbidden":
-                said = f"unknown option{did_you_mean(str(first), list(names.values()))}"
-            elif details["type"] == "missing":
-                said = "not set, expected a value"
-            else:
-                said = re.sub(r"^.*? should (be|have) ", "expected ", details["msg"]).removeprefix("Value error, ")
+            unknown = f"unknown option{did_you_mean(str(first), list(names.values()))}"
+            said = describe(details, unknown=unknown if not rest else "unknown key")
             problems.append(f"{place}.{first}{deeper}: {said}")
         raise ConfigError(problems) from None
     given = {names[field]: getattr(checked, field) for field in checked.model_fields_set & names.keys()}

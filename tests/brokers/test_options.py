@@ -47,9 +47,9 @@ def test_options_are_checked() -> None:
     ("query", "said"),
     [
         ("steam=x", "got the option 'steam', expected one of stream, max_events"),
-        ("max_events=x", "max_events: got 'x', Input should be a valid integer, unable to parse string as an integer"),
-        ("max_events=0", "max_events: got '0', Input should be greater than or equal to 1"),
-        ("stream=", "stream: got '', String should have at least 1 character"),
+        ("max_events=x", "max_events: got 'x', expected a valid integer"),
+        ("max_events=0", "max_events: got '0', expected greater than or equal to 1"),
+        ("stream=", "stream: got '', expected at least 1 character"),
         ("stream=a&stream=b", "got the option 'stream' twice, expected it once"),
     ],
 )

@@ -114,7 +114,7 @@ def test_every_ready_made_one_is_found(name: str) -> None:
         ({"use": "process", "options": {"command": []}}, ".options.command: expected at least 1 item"),
         ({"use": "process", "options": {"command": ["a", 5]}}, ".options.command[1]: expected a valid string"),
         ({"use": "process", "options": {"command": ["a"], "env": {"A": 5}}}, ".options.env.A: expected a valid string"),
-        ({"use": "url", "options": {"url": "ftp://hush"}}, ".options.url: expected 'http' or 'https'"),
+        ({"use": "url", "options": {"url": "ftp://hush"}}, ".options.url: expected a URL that begins"),
     ],
 )  # fmt: skip
 def test_every_mistake_is_told_by_its_place_and_no_option_is_shown(

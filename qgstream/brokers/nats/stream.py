@@ -42,7 +42,7 @@ class Options(TlsOptions):
     @classmethod
     def _is_subject(cls, prefix: str) -> str:
         if not _PREFIX.fullmatch(prefix):
-            raise ValueError("expected words of letters, digits, _ and -, with dots between them")
+            raise ValueError(f"got {prefix!r}, expected words of letters, digits, _ and -, with dots between them")
         return prefix
 
 

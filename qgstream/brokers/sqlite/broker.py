@@ -28,6 +28,7 @@ from qgstream.errors import ConfigError, NotStorable, Unavailable
 from qgstream.events.history import HistorySettings
 from qgstream.events.publication import Publication
 from qgstream.logs import LogThrottle, log
+from qgstream.validation import describe
 
 # The limit of the queue of publishes. Above it the disk is too slow, and new publishes are refused at once.
 MAX_QUEUE_BYTES = 64 * 1024 * 1024
@@ -101,8 +102,8 @@ class SqliteBroker(Broker):
             try:
                 HistorySettings.model_validate({name: value})
             except ValidationError as error:
-                message = error.errors(include_url=False)[0]["msg"]
-                raise ConfigError([f"broker.url: {name}: got {value!r}, {message}"]) from None
+                said = describe(error.errors(include_url=False)[0], repr(value))
+                raise ConfigError([f"broker.url: {name}: {said}"]) from None
             retention[name] = float(value)
         return cls(unquote(path), timeout_seconds=timeout_seconds, retention=retention)
 
