@@ -294,7 +294,7 @@ class Authenticator:
         if not by_cookie and not looks_like_jwt(token):
             raise Unauthorized("credentials: got neither a known key nor a JWT", code="unknown_key")
         try:
-            claims, evidence = self._tokens.verify_with_evidence(token, now)
+            claims, evidence = self._tokens.verify(token, now)
         except UnknownKeyId as error:
             if self.on_unknown_key_id(self._believed(error.issued_at, now)):
                 said = f"{error}, but newer keys are being fetched"

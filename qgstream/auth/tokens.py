@@ -142,16 +142,12 @@ class TokenVerifier:
         self._keys = tuple(keys)
         return len(keys)
 
-    def verify(self, token: str, now: float) -> Claims:
-        """Return the claims of a genuine token that is valid at `now` (unix seconds).
+    def verify(self, token: str, now: float) -> tuple[Claims, Evidence]:
+        """Return the claims of a genuine token that is valid at `now` (unix seconds), and what `still_accepts` needs.
 
         Raises `Unauthorized` with the code of the check that failed, and `Unavailable` until the set from `jwks_url`
         has arrived. After `UnknownKeyId` the caller should fetch the set again: the issuer may have rotated its keys.
         """
-        return self.verify_with_evidence(token, now)[0]
-
-    def verify_with_evidence(self, token: str, now: float) -> tuple[Claims, Evidence]:
-        """The same as `verify`, and also return the evidence for `still_accepts`."""
         proof = _Proof(token, self.settings, self._keys)
         for _, check in _PROOF_CHECKS:
             check(proof)

@@ -38,11 +38,6 @@ class Arrivals:
         self._failed = failed
         self._queue: deque[Sequence[Publication] | Callable[[], None]] = deque()
 
-    @property
-    def is_idle(self) -> bool:
-        """Whether everything that came was taken."""
-        return not self._queue
-
     def add(self, publications: Sequence[Publication]) -> None:
         """Take these, behind what is queued."""
         self._queue.append(publications)

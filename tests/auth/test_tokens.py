@@ -55,7 +55,7 @@ HS = TokenVerifier(settings())
 @pytest.mark.parametrize("algorithm", ["HS256", "HS384", "HS512"])
 def test_a_token_by_the_secret_is_verified(algorithm: str) -> None:
     verifier = TokenVerifier(settings(algorithms=[algorithm]))
-    claims = verifier.verify(sign(payload(), algorithm=algorithm), NOW)
+    claims, _ = verifier.verify(sign(payload(), algorithm=algorithm), NOW)
     assert (claims.subject, claims.publish, claims.subscribe) == ("ann", ("a*",), ("b",))
     assert claims.expires_at == NOW + 60 + 10
 
@@ -70,7 +70,7 @@ PAIRS = [
 def test_a_token_by_a_private_key_is_verified_with_the_public_one(pair: str, algorithm: str) -> None:
     token = sign(payload(), private_key(pair), algorithm)
     verifier = TokenVerifier(public_settings(algorithm), read_file=Files(pem=public_pem(pair)))
-    assert verifier.verify(token, NOW).subject == "ann"
+    assert verifier.verify(token, NOW)[0].subject == "ann"
     head, body, signature = token.split(".")
     assert refused(verifier, f"{head}.{encoded(payload(sub='eve'))}.{signature}") == "bad_signature"
     assert refused(verifier, f"{head}.{body}.") == "bad_signature"
@@ -113,7 +113,7 @@ def test_the_public_key_is_never_an_hmac_secret() -> None:
 
 
 def test_a_forged_token_is_one_indeed() -> None:
-    assert TokenVerifier(settings()).verify(forged(SECRET.encode()), NOW).subject == "ann"
+    assert TokenVerifier(settings()).verify(forged(SECRET.encode()), NOW)[0].subject == "ann"
 
 
 @pytest.mark.parametrize("algorithms", [["HS256", "RS256"], ["EdDSA", "HS512"]])
@@ -132,34 +132,34 @@ def test_a_key_is_chosen_by_its_id() -> None:
     verifier = jwks_verifier(jwk("rsa", "RS256", kid="old"), jwk("other rsa", "RS256", kid="new"))
     for pair, kid in (("rsa", "old"), ("other rsa", "new")):
         token = sign(payload(), private_key(pair), "RS256", kid=kid)
-        assert verifier.verify(token, NOW).subject == "ann"
+        assert verifier.verify(token, NOW)[0].subject == "ann"
     assert refused(verifier, sign(payload(), private_key("rsa"), "RS256", kid="new")) == "bad_signature"
     assert refused(verifier, sign(payload(), private_key("rsa"), "RS256", kid="none such")) == "unknown_key_id"
 
 
 def test_a_token_without_key_id_is_tried_with_every_key() -> None:
     verifier = jwks_verifier(jwk("rsa", "RS256", kid="old"), jwk("other rsa", "RS256", kid="new"))
-    assert verifier.verify(sign(payload(), private_key("other rsa"), "RS256"), NOW).subject == "ann"
+    assert verifier.verify(sign(payload(), private_key("other rsa"), "RS256"), NOW)[0].subject == "ann"
     alone = jwks_verifier(jwk("rsa", "RS256", kid="old"))
     assert refused(alone, sign(payload(), private_key("other rsa"), "RS256")) == "bad_signature"
 
 
 def test_a_key_without_id_is_for_every_token() -> None:
     verifier = jwks_verifier(jwk("rsa", "RS256"))
-    assert verifier.verify(sign(payload(), private_key("rsa"), "RS256", kid="any"), NOW).subject == "ann"
-    assert HS.verify(sign(payload(), kid="any"), NOW).subject == "ann"
+    assert verifier.verify(sign(payload(), private_key("rsa"), "RS256", kid="any"), NOW)[0].subject == "ann"
+    assert HS.verify(sign(payload(), kid="any"), NOW)[0].subject == "ann"
 
 
 def test_one_key_id_may_stand_for_keys_of_two_kinds() -> None:
     keys = (jwk("p256", "ES256", kid="a"), jwk("rsa", "RS256", kid="a"))
     verifier = jwks_verifier(*keys, algorithms=("RS256", "ES256"))
     for pair, algorithm in (("rsa", "RS256"), ("p256", "ES256")):
-        assert verifier.verify(sign(payload(), private_key(pair), algorithm, kid="a"), NOW).subject == "ann"
+        assert verifier.verify(sign(payload(), private_key(pair), algorithm, kid="a"), NOW)[0].subject == "ann"
 
 
 def test_a_key_for_one_algorithm_is_not_used_for_another() -> None:
     verifier = jwks_verifier(jwk("rsa", "RS256", alg="PS256"), algorithms=("RS256", "PS256"))
-    assert verifier.verify(sign(payload(), private_key("rsa"), "PS256"), NOW).subject == "ann"
+    assert verifier.verify(sign(payload(), private_key("rsa"), "PS256"), NOW)[0].subject == "ann"
     with pytest.raises(Unauthorized, match=r"none of the 1 known keys is for RS256$"):
         verifier.verify(sign(payload(), private_key("rsa"), "RS256"), NOW)
 
@@ -176,11 +176,11 @@ def test_a_set_from_a_url_is_handed_in() -> None:
     assert refused(verifier, "a.b.c") == "token_malformed"
 
     assert verifier.replace_jwks({"keys": [jwk("rsa", "RS256", kid="a"), {"kty": "future"}]}) == 1
-    assert verifier.verify(token, NOW).subject == "ann"
+    assert verifier.verify(token, NOW)[0].subject == "ann"
     assert problems(lambda: verifier.replace_jwks({"keys": []})) == [
         "auth.jwt.jwks_url: none of the 0 keys can verify a signature of RS256"
     ]
-    assert verifier.verify(token, NOW).subject == "ann"
+    assert verifier.verify(token, NOW)[0].subject == "ann"
     assert verifier.replace_jwks({"keys": [jwk("other rsa", "RS256", kid="b")]}) == 1
     assert refused(verifier, token) == "unknown_key_id"
 
@@ -248,7 +248,7 @@ def test_the_longest_token_is_verified_and_a_longer_one_refused() -> None:
     near = (MAX_TOKEN_CHARACTERS - len(sign(payload(padding="")))) * 3 // 4
     tokens = {len(token): token for token in (sign(payload(padding="x" * (near + n))) for n in range(-4, 4))}
     assert {MAX_TOKEN_CHARACTERS, MAX_TOKEN_CHARACTERS + 1} <= tokens.keys()
-    assert HS.verify(tokens[MAX_TOKEN_CHARACTERS], NOW).subject == "ann"
+    assert HS.verify(tokens[MAX_TOKEN_CHARACTERS], NOW)[0].subject == "ann"
     longer = tokens[MAX_TOKEN_CHARACTERS + 1]
     assert refused(HS, longer) == "token_malformed"
     assert HS.explain(longer, NOW) == [("form", False, "token: got 16385 characters, expected at most 16384")]
@@ -333,7 +333,7 @@ def test_a_wrong_algorithm_does_not_hide_what_is_wrong_with_the_claims() -> None
 def test_a_minted_token_is_verified(algorithm: str, named: dict[str, str]) -> None:
     its = settings(algorithms=[algorithm], leeway_seconds=0, **named)
     token = mint(its, "bob", ["a*"], ["b", "c"], 60, NOW + 0.25)
-    claims = TokenVerifier(its).verify(token, NOW + 60.25)
+    claims, _ = TokenVerifier(its).verify(token, NOW + 60.25)
     assert (claims.subject, claims.publish, claims.subscribe) == ("bob", ("a*",), ("b", "c"))
     assert claims.expires_at == NOW + 61
     assert refused(TokenVerifier(its), token, NOW + 61) == "token_expired"
@@ -342,7 +342,7 @@ def test_a_minted_token_is_verified(algorithm: str, named: dict[str, str]) -> No
 def test_a_token_is_minted_with_a_secret_from_a_file() -> None:
     files = Files(s=SECRET.encode() + b"\n")
     token = mint(settings(secret={"file": "s"}), "bob", [], ["*"], 60, NOW, read_file=files)
-    assert HS.verify(token, NOW).subscribe == ("*",)
+    assert HS.verify(token, NOW)[0].subscribe == ("*",)
 
 
 @pytest.mark.parametrize(

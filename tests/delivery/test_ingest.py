@@ -64,14 +64,14 @@ def test_no_part_is_longer_than_a_look(topics: int) -> None:
         assert len(scene.parts) <= before + 1
     assert scene.taken == batch
     assert max(scene.parts) < TOPICS_PER_LOOK + topics
-    assert scene.arrivals.is_idle
+    assert not scene.arrivals._queue
 
 
 def test_a_short_batch_is_taken_at_once() -> None:
     scene, batch = Scene(), events(LOOKS_AT_ONCE * TOPICS_PER_LOOK)
     scene.arrivals.add(batch)
     assert scene.taken == batch
-    assert scene.arrivals.is_idle
+    assert not scene.arrivals._queue
     assert not scene.slices
 
 
@@ -104,7 +104,7 @@ def test_a_fault_is_told_and_what_follows_is_taken(expect_log: Callable[[str], N
     scene.arrivals.add([Publication(("a",), b"bad")])
     scene.arrivals.add(good)
     assert (scene.failures, scene.taken) == (1, good)
-    assert scene.arrivals.is_idle
+    assert not scene.arrivals._queue
 
 
 # In the hub.
@@ -167,7 +167,7 @@ async def test_many_small_publishes_behind_a_long_one_are_taken_one_by_one() -> 
         before = len(scene.taken)
         scene.slices.step()
         assert len(scene.taken) - before <= TOPICS_PER_LOOK
-    assert scene.arrivals.is_idle
+    assert not scene.arrivals._queue
 
 
 # What a long history makes long.
