@@ -47,10 +47,6 @@ class ClientHandler(BaseHandler):
         """Send the file. Browsers store it and revalidate it each time: 304 for a matching ETag."""
         self._give(cache_control="no-cache")
 
-    def head(self) -> None:
-        """Send the headers of GET."""
-        self.get()
-
     def compute_etag(self) -> str | None:
         """Return the ETag of the file: a cache may store this response. Each content coding has its own ETag (RFC 9110,
         8.8.3.3)."""
@@ -98,10 +94,6 @@ class VersionedClientHandler(ClientHandler):
         else:
             self.set_header("Cache-Control", "no-cache")
             self.redirect(f"client-{minified_version()}.min.js", status=307)
-
-    def head(self, version: str) -> None:  # type: ignore[override]
-        """Send the headers of GET."""
-        self.get(version)
 
 
 class ClientTypesHandler(ClientHandler):

@@ -66,7 +66,3 @@ class PublicOpenApiHandler(_DescriptionHandler):
         self.set_header("Content-Type", "application/json; charset=utf-8")
         self.set_header("Cache-Control", "no-cache")
         self.write(_document(self.with_operator_paths))
-
-    def head(self) -> None:
-        """Send the headers of GET."""
-        self.get()

@@ -19,7 +19,7 @@ class EventsHandler(StreamHandler):
         """Return the allowed methods: POST has its own handler on the same path."""
         return "GET, HEAD, POST, OPTIONS"
 
-    def head(self) -> None:
+    def head(self, *_path: str) -> None:
         """Send the headers alone, at once."""
         self.service.check_ban(self.remote_ip)
         principal = self.authenticate()

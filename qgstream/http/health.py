@@ -13,10 +13,6 @@ class HealthHandler(BaseHandler):
         """`{"status": "ok"}`"""
         self.answer({"status": "ok"})
 
-    def head(self) -> None:
-        """Send the headers of GET."""
-        self.get()
-
 
 class ReadyHandler(BaseHandler):
     """200 while the server accepts new streams, otherwise 503 with the reason."""
@@ -29,7 +25,3 @@ class ReadyHandler(BaseHandler):
             return
         self.set_status(200 if status == "ready" else 503)
         self.answer({"status": status})
-
-    def head(self) -> None:
-        """Send the headers of GET."""
-        self.get()

@@ -19,7 +19,3 @@ class MetricsHandler(BaseHandler):
         self.set_header("Content-Type", content_type)
         self.set_header("Cache-Control", "no-store")
         self.write(encode(self.service.hub.metrics.registry))
-
-    def head(self) -> None:
-        """Send the headers of GET."""
-        self.get()

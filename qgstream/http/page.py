@@ -68,10 +68,6 @@ class PageHandler(BaseHandler):
         facts = "".join(f' data-{name}="{escape(value)}"' for name, value in self.facts().items())
         self.write(page.replace(_BODY, _BODY + facts.encode(), 1))
 
-    def head(self) -> None:
-        """Send the headers of GET."""
-        self.get()
-
 
 class LinkedPageHandler(PageHandler):
     """A page that leads to another one. `neighbour` is the address of that page, relative to this one; empty where this

@@ -23,7 +23,7 @@ class WebSocketEventsHandler(WebSocketHandler, StreamHandler):
     plain text.
     """
 
-    def head(self) -> None:
+    def head(self, *_path: str) -> None:
         """Refuse HEAD: there is no stream without a handshake."""
         self._check_handshake()
         raise UpgradeRequired("got HEAD, expected GET")

@@ -49,10 +49,6 @@ class AdminHandler(BaseHandler):
         if getattr(error, "status", None) in (401, 403):
             self.see_refusal("admin.refused", error)
 
-    def head(self, *path: str) -> Any:  # a coroutine where `get` is one
-        """Send the headers of GET."""
-        return self.get(*path)
-
     def audit(self, event: str, **fields: object) -> None:
         """Log one line for an operator's change: the operator, the address, and the change."""
         log.info(event, extra={"admin_key": self.principal.name, "remote_ip": self.remote_ip, **fields})
