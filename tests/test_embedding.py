@@ -172,7 +172,7 @@ class TestInAnApplication:
     def service(self, io_loop: IOLoop) -> Iterator[Service]:
         service = Service(
             Hub(limits=LimitSettings(max_connections=2)),
-            auth=AuthSettings.model_validate({"publish_keys": [KEY]}),
+            auth=AuthSettings.model_validate({"publish_keys": [KEY], "admin_keys": {"boss": "admin-key"}}),
             trusted_proxies=["127.0.0.1", "10.0.0.0/8"],
         )
         io_loop.run_sync(service.start)
@@ -208,6 +208,22 @@ class TestInAnApplication:
         await client.publish("a", "x")
         assert await stream.data() == "x"
         stream.close()
+
+    @pytest.mark.gen_test
+    async def test_an_admin_stream_is_not_compressed(self, client: Client) -> None:
+        iostream = await client.connect()
+        lines = (
+            "GET /admin/events HTTP/1.1",
+            "Host: tests",
+            "Authorization: Bearer admin-key",
+            "Accept-Encoding: gzip",
+        )
+        await iostream.write("\r\n".join([*lines, "", ""]).encode())
+        head = await iostream.read_until(b"\r\n\r\n")
+        assert head.startswith(b"HTTP/1.1 200 ")
+        assert b"gzip" not in head
+        await iostream.read_until(b"data: {")
+        iostream.close()
 
     @pytest.mark.gen_test
     async def test_a_refusal_is_not_compressed_either(self, client: Client) -> None:
