@@ -552,12 +552,19 @@ def machine_of(folder: Path, *more: str) -> Machine:
     return machine
 
 
-def test_it_speaks_tls_with_those_it_knows(tmp_path: Path, io_loop: IOLoop) -> None:
+@pytest.mark.parametrize("mutual", [False, True], ids=["the server's", "both"])
+def test_it_speaks_tls_with_those_it_knows(
+    tmp_path: Path, io_loop: IOLoop, monkeypatch: pytest.MonkeyPatch, *, mutual: bool
+) -> None:
     certificate, key = make_certificate(tmp_path)
-    folder = tmp_path / "redis"
+    folder, other_folder = tmp_path / "redis", tmp_path / "other"
     folder.mkdir()
+    other_folder.mkdir()
+    other, other_key = make_certificate(other_folder)
     plain = [word if word != "--port" else "--tls-port" for word in REDIS]
-    words = ["--port", "0", "--tls-cert-file", certificate, "--tls-key-file", key, "--tls-auth-clients", "no"]
+    words = ["--port", "0", "--tls-cert-file", certificate, "--tls-key-file", key]
+    words += ["--tls-ca-cert-file", other] if mutual else ["--tls-auth-clients", "no"]
+    ours = f"&certfile={other}&keyfile={other_key}" if mutual else ""
     machine = Machine([*plain, *map(str, words)], folder)
     machine.start()
 
@@ -570,9 +577,16 @@ def test_it_speaks_tls_with_those_it_knows(tmp_path: Path, io_loop: IOLoop) -> N
         await broker.close()
 
     try:
-        io_loop.run_sync(lambda: publish(f"rediss://localhost:{machine.port}/?cafile={certificate}"))
+        io_loop.run_sync(lambda: publish(f"rediss://localhost:{machine.port}/?cafile={certificate}{ours}"))
+        if mutual:
+            with pytest.raises(Unavailable):
+                io_loop.run_sync(lambda: publish(f"rediss://localhost:{machine.port}/?cafile={certificate}"))
         with pytest.raises(Unavailable, match="certificate verify failed"):
             io_loop.run_sync(lambda: publish(f"rediss://localhost:{machine.port}"))
+        # `cafile` is instead of the system's authorities, not besides them.
+        monkeypatch.setenv("SSL_CERT_FILE", str(certificate))
+        with pytest.raises(Unavailable, match="certificate verify failed"):
+            io_loop.run_sync(lambda: publish(f"rediss://localhost:{machine.port}/?cafile={other}"))
         with pytest.raises(Unavailable):
             io_loop.run_sync(lambda: publish(f"redis://localhost:{machine.port}"))
     finally:
@@ -642,10 +656,12 @@ def test_a_redis_that_forgets_is_warned_of(
         ("redis://h:port", "got the host 'h:port'"),
         ("redis://one,two", "got 2 hosts, expected one (redis://)"),
         ("redis://h/events", "got the database 'events', expected a number"),
-        ("redis://h/0?steam=x", "got the option 'steam', expected one of stream, max_events, max_bytes, "),
+        ("redis://h/0?steam=x", "got the option 'steam', expected one of cafile, certfile, keyfile, stream, "),
         ("redis://h?max_events=many", "max_events: got 'many', expected a valid integer"),
         ("redis://h?stream=", "stream: got '', expected at least 1 character"),
-        ("redis://h?cafile=x.pem", "got the option 'cafile' with redis://, expected rediss://"),
+        ("redis://h?cafile=x.pem", "got certificates for redis://, expected rediss://"),
+        ("redis+sentinel://h/main?certfile=x.pem", "got certificates for redis+sentinel://, expected rediss://"),
+        ("rediss://h?cafile=/nowhere.pem", "the certificates cannot be used: "),
         ("redis+sentinel://h", "got no service, expected redis+sentinel://host/service"),
         ("redis+sentinel://h/main/x", "got the database 'x', expected a number"),
         ("redis+cluster://h", "got the scheme 'redis+cluster', expected one of memory, sqlite, "),

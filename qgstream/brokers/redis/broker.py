@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import secrets
+import ssl
 import time
 from collections.abc import AsyncGenerator, Awaitable, Sequence
 from contextlib import suppress
@@ -12,7 +13,7 @@ from hashlib import sha256
 from typing import Any, ClassVar, Self, cast
 
 from pydantic import Field
-from redis.asyncio import Redis
+from redis.asyncio import ConnectionPool, Redis, SSLConnection
 from redis.asyncio.retry import Retry
 from redis.asyncio.sentinel import Sentinel
 from redis.backoff import NoBackoff
@@ -20,7 +21,7 @@ from redis.exceptions import NoPermissionError, NoScriptError, RedisError, Respo
 
 from qgstream.brokers.ages import Ages
 from qgstream.brokers.base import IDEMPOTENCY_SECONDS, MAX_READ_BYTES, Forgotten
-from qgstream.brokers.options import Address, read_options
+from qgstream.brokers.options import Address, TlsOptions, read_options
 from qgstream.brokers.redis.scripts import (
     APPEND,
     MEND,
@@ -42,7 +43,6 @@ from qgstream.events.history import HistorySettings
 from qgstream.events.publication import Publication
 from qgstream.limits import MIB
 from qgstream.logs import log
-from qgstream.settings import Section
 
 DEFAULT_PORT = 6379
 SENTINEL_PORT = 26379
@@ -63,14 +63,22 @@ _VERSION = (7, 0)
 _YES = {b"1": True, b"true": True, b"0": False, b"false": False, b"": False}
 
 
-class RedisOptions(Section):
+class RedisOptions(TlsOptions):
     """The options in the query of the URL."""
 
     stream: str = Field("qgstream", min_length=1, max_length=200)
     max_events: int | None = Field(None, ge=0)
     max_bytes: int | None = Field(None, ge=0)
     max_age_seconds: float | None = Field(None, gt=0)
-    cafile: str | None = Field(None, min_length=1)
+
+
+class _TlsConnection(SSLConnection):
+    """A connection with a context of ours. The one that the library makes trusts the system's authorities besides
+    those of a file."""
+
+    def __init__(self, *, tls: ssl.SSLContext, **arguments: Any) -> None:
+        super().__init__(**arguments)
+        self.ssl_context.context = tls
 
 
 class RedisBroker(Remote):
@@ -82,10 +90,13 @@ class RedisBroker(Remote):
     # The library takes 4 us for each name and value in a result: 10 000 events with 64 topics took 5 s.
     max_batch_topics = 100_000
 
-    def __init__(self, address: Address, options: RedisOptions, *, timeout_seconds: float) -> None:
+    def __init__(
+        self, address: Address, options: RedisOptions, *, timeout_seconds: float, tls: ssl.SSLContext | None
+    ) -> None:
         super().__init__(address.place, timeout_seconds=timeout_seconds, secrets=address.secrets)
         self._address = address
         self._options = options
+        self._tls = tls
         self._db = _database(address)
         stream = options.stream
         # In a Redis cluster, all keys of the log must have the hash slot of the stream.
@@ -115,9 +126,9 @@ class RedisBroker(Remote):
         options = read_options(address.query, RedisOptions)
         if len(address.hosts) > 1 and not _is_sentinel(address):
             raise ConfigError([f"broker.url: got {len(address.hosts)} hosts, expected one ({address.scheme}://)"])
-        if options.cafile is not None and address.scheme != "rediss":
-            raise ConfigError([f"broker.url: got the option 'cafile' with {address.scheme}://, expected rediss://"])
-        return cls(address, options, timeout_seconds=timeout_seconds)
+        plain = "redis" if address.scheme == "rediss" else address.scheme
+        tls = options.context(address.scheme, plain=plain, with_tls="rediss")
+        return cls(address, options, timeout_seconds=timeout_seconds, tls=tls)
 
     # The connection.
 
@@ -147,10 +158,12 @@ class RedisBroker(Remote):
             sentinel = Sentinel(hosts, sentinel_kwargs=kind, **arguments)  # type: ignore[no-untyped-call]
             self._sentinels = sentinel.sentinels
             return cast(Redis, sentinel.master_for(address.path.partition("/")[0]))
-        if address.scheme == "rediss":
-            arguments |= {"ssl": True, "ssl_ca_certs": self._options.cafile}
         host, port = address.hosts[0]
-        return Redis(host=host, port=port or DEFAULT_PORT, **arguments)
+        arguments |= {"host": host, "port": port or DEFAULT_PORT}
+        if self._tls is None:
+            return Redis(**arguments)
+        pool = ConnectionPool(connection_class=_TlsConnection, tls=self._tls, **arguments)
+        return Redis.from_pool(pool)
 
     async def _check_server(self, redis: Redis) -> None:
         try:
