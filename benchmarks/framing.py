@@ -10,7 +10,6 @@ from collections.abc import Callable
 
 from experiment import Experiment, tuned
 
-from qgstream.bench.crew import Crew
 from qgstream.bench.session import Figures, Session
 from qgstream.events.publication import Publication
 from qgstream.events.subscription import Subscription
@@ -35,12 +34,8 @@ class _Raw(Session):
     """Streams of HTTP/1.0."""
 
     def open_raw(self, streams: int) -> None:
-        self._crew.open(streams, self.subject.get_request().replace("HTTP/1.1", "HTTP/1.0"))
+        self.crew.open(streams, self.subject.get_request().replace("HTTP/1.1", "HTTP/1.0"))
         self.readers = streams
-
-    @property
-    def crew(self) -> Crew:
-        return self._crew
 
 
 def main() -> None:

@@ -41,6 +41,7 @@ class Caller(Thread):
         self.failures: Counter[str] = Counter()
         self.latencies = Histogram()
         self.took_seconds = 0.0
+        self.answer = b""  # the body of the last answer
 
     def run(self) -> None:
         """Call until the time is over or `stop` was called."""
@@ -88,6 +89,7 @@ class Caller(Thread):
             if not more:
                 raise ConnectionError("closed without a response")
             received += more
+        self.answer = received.partition(b"\r\n\r\n")[2]
         return received[9:12].decode("latin-1")
 
     def _hang_up(self) -> None:

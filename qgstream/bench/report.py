@@ -12,6 +12,7 @@ from typing import Any
 
 import tornado
 
+from qgstream.bench import users
 from qgstream.bench.processes import Cores
 from qgstream.bench.scenarios import Options, Result
 from qgstream.bench.session import Figures
@@ -44,6 +45,15 @@ _FAN_OUT = {
     "latency_p99_ms": "p99 ms",
     "cpu_us_per_delivery": "CPU us/delivery",
     "load_percent_of_core": "load's core %",
+}
+
+_RETURN = {
+    "clients": "clients",
+    "deliveries": "deliveries",
+    "lost": "lost",
+    "handshake_p50_ms": "p50 ms",
+    "handshake_p99_ms": "p99 ms",
+    "cpu_us_per_client": "CPU us/client",
 }
 
 TABLES: dict[str, Table] = {
@@ -107,6 +117,43 @@ TABLES: dict[str, Table] = {
             "latency_p99_ms": "p99 ms",
             "grown_mib": "memory grown MiB",
         },
+    ),
+    "users-shared": Table(
+        "users: an event to all of {streams} users, {rate:g} events/s of {payload_bytes} bytes",
+        _FAN_OUT,
+        Ratio("cpu_us_per_delivery", users.ONE_TOPIC, "x one topic's CPU"),
+    ),
+    "users-single": Table(
+        "users: an event to a single user, {flat_rate:g} events/s (with one topic for all: to one stream more, alone)",
+        _FAN_OUT,
+        Ratio("cpu_us_per_delivery", users.ONE_TOPIC, "x one topic's CPU"),
+    ),
+    "users-health": Table(
+        f"users: GET /health on a new connection, while batches of {users.HEALTH_BATCH_EVENTS} events go to all users",
+        {
+            "health_p50_ms": "p50 ms",
+            "health_p99_ms": "p99 ms",
+            "health_max_ms": "max ms",
+            "probes_failed": "failed",
+            "batches": "batches",
+            "lost": "lost",
+        },
+        Ratio("health_max_ms", users.ONE_TOPIC, "x one topic's max"),
+    ),
+    "users-memory": Table(
+        "users: resident memory for each of {streams} streams",
+        {"kib_per_stream": "idle KiB", "kib_per_stream_after": "after traffic KiB"},
+        Ratio("kib_per_stream", users.ONE_TOPIC, "x one topic's idle"),
+    ),
+    "users-resume": Table(
+        f"users: clients that missed one event; on their own topics, {users.BEHIND} events of others came after it",
+        _RETURN,
+        Ratio("cpu_us_per_client", users.BACK_ON_ONE, "x one topic's CPU"),
+    ),
+    "users-latest": Table(
+        f"users: replay=latest with {users.PREFIXES} prefixes; the history holds as many topics, or {{streams}}",
+        _RETURN,
+        Ratio("cpu_us_per_client", users.FEW_HELD, "x few topics' CPU"),
     ),
 }
 

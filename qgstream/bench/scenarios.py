@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 
+from qgstream.bench import users
 from qgstream.bench.processes import Cores
 from qgstream.bench.session import Figures, Progress, Session
 from qgstream.bench.subjects import FLOOR, HEADERS_ONLY, PLAIN, Dialect, Subject, start_module, start_qgstream
@@ -17,6 +18,8 @@ PUBLISHES = 3000
 STALLED_PAYLOAD_BYTES = 20_000
 STALLED_RATE = 20.0
 STALLED_SECONDS = 5.0
+# Memory of an event in the history besides its data, at most.
+HELD_BYTES = 4096
 
 
 @dataclass(frozen=True, slots=True)
@@ -183,10 +186,28 @@ def _stalled(bench: Bench) -> Iterator[Result]:
             yield Result("stalled", name, figures)
 
 
+def _users(bench: Bench) -> Iterator[Result]:
+    """Many topics must cost what one topic costs, for the same events to the same number of streams."""
+    options = bench.options
+    for row in (users.ONE_TOPIC, users.OWN_TOPICS):
+        with bench.ours(options.streams + 1, **NO_HEARTBEAT) as session:
+            delivering = users.delivering(
+                session, row, options.streams, rate=options.rate, single_rate=options.flat_rate,
+                seconds=options.seconds, payload_bytes=options.payload_bytes,
+            )  # fmt: skip
+            yield from (Result(*measured) for measured in delivering)
+    held = users.history_events(options.streams)
+    history = {"history.max_events": held, "history.max_bytes": held * (options.payload_bytes + HELD_BYTES)}
+    with bench.ours(options.streams, **NO_HEARTBEAT, **history) as session:
+        remembering = users.remembering(session, options.streams, options.payload_bytes)
+        yield from (Result(*measured) for measured in remembering)
+
+
 _SCENARIOS: tuple[tuple[frozenset[str], Callable[[Bench], Iterator[Result]]], ...] = (
     (frozenset({"handshakes", "memory", "idle", "fanout", "health", "flatout"}), _streams),
     (frozenset({"flatout-1000"}), _flatout_1000),
     (frozenset({"topics"}), _topics),
     (frozenset({"ndjson"}), _ndjson),
     (frozenset({"stalled"}), _stalled),
+    (frozenset({"users"}), _users),
 )

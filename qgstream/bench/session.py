@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
-from itertools import count
+from collections.abc import Callable, Sequence
+from itertools import count, cycle
 from types import TracebackType
 from typing import Self
 
@@ -44,14 +44,14 @@ class Session:
         self.readers = 0
         self._progress = progress
         self._cores = cores
-        self._crew = Crew(subject, cores, size=size)
+        self.crew = Crew(subject, cores, size=size)
         self._rss_before: int | None = None
 
     def __enter__(self) -> Self:
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, tb: TracebackType | None) -> None:
-        self._crew.stop()
+        self.crew.stop()
 
     # Opening.
 
@@ -62,7 +62,7 @@ class Session:
             self._progress(f"opening streams: {status.opened} of {streams}")
 
         before, began = self.subject.usage(), time.monotonic()
-        report = self._crew.open(streams, self.subject.get_request(topic), stalled=stalled, look=look)
+        report = self.crew.open(streams, self.subject.get_request(topic), stalled=stalled, look=look)
         took = time.monotonic() - began
         after = self.subject.usage()
         self._settle(streams)
@@ -71,14 +71,14 @@ class Session:
             self._rss_before = before.rss_bytes
         return {
             "handshakes_per_second": streams / took,
-            "handshake_p50_ms": _ms(report.handshakes, 0.5),
-            "handshake_p99_ms": _ms(report.handshakes, 0.99),
-            "cpu_us_per_handshake": _cpu_us(before, after, streams),
+            "handshake_p50_ms": ms(report.handshakes, 0.5),
+            "handshake_p99_ms": ms(report.handshakes, 0.99),
+            "cpu_us_per_handshake": cpu_us_per(before, after, streams),
         }
 
     def _settle(self, streams: int) -> None:
         time.sleep(SETTLE_SECONDS)
-        closed = self._crew.status().closed
+        closed = self.crew.status().closed
         if closed:
             raise BenchError(
                 f"the server closed {closed} of {streams} streams right after it opened them: check its limits"
@@ -93,30 +93,38 @@ class Session:
 
     def idle(self, seconds: float) -> Figures:
         """Publish nothing, and measure the cost of heartbeats."""
-        before, bytes_before = self.subject.usage(), self._crew.status().bytes
+        before, bytes_before = self.subject.usage(), self.crew.status().bytes
         self._wait(seconds, lambda left: f"idle streams: {left:.0f} s left")
         after = self.subject.usage()
-        cpu_us = _cpu_us(before, after, seconds)
+        cpu_us = cpu_us_per(before, after, seconds)
         return {
             "percent_of_core": None if cpu_us is None else cpu_us / 1e4,
-            "bytes_per_second": (self._crew.status().bytes - bytes_before) / seconds,
+            "bytes_per_second": (self.crew.status().bytes - bytes_before) / seconds,
         }
 
     # Publishing.
 
-    def fan_out(self, rate: float, seconds: float, payload_bytes: int, *, topic: str = "bench") -> Figures:
-        """Publish at a rate for some seconds, and wait until all events have arrived, or no more arrive."""
-        crew, subject = self._crew, self.subject
+    def fan_out(
+        self, rate: float, seconds: float, payload_bytes: int, *, topics: Sequence[str] = ("bench",),
+        readers: int | None = None,
+    ) -> Figures:  # fmt: skip
+        """Publish at a rate for some seconds, and wait until all events have arrived, or no more arrive.
+
+        The events go to `topics` in turn. Each event has `readers` readers (all streams that read, unless given).
+        """
+        readers = self.readers if readers is None else readers
+        crew, subject = self.crew, self.subject
         payload_bytes = max(payload_bytes, MIN_BYTES)
-        crew.begin(sample_every=max(1, int(rate * seconds * self.readers / SAMPLES)))
+        crew.begin(sample_every=max(1, int(rate * seconds * readers / SAMPLES)))
+        turn = cycle(topics)
         publisher = Caller(
-            subject, lambda: subject.publish_request(stamped(payload_bytes, time.monotonic_ns()), topic),
+            subject, lambda: subject.publish_request(stamped(payload_bytes, time.monotonic_ns()), next(turn)),
             rate=rate, seconds=seconds,
         )  # fmt: skip
         load_before, before, began = crew.status().cpu_seconds, subject.usage(), time.monotonic_ns()
-        self._run([publisher], "publishing")
-        expected = publisher.answered * self.readers
-        self._drain(expected)
+        self.run([publisher], "publishing")
+        expected = publisher.answered * readers
+        self.drain(expected)
         after, report = subject.usage(), crew.report()
         status = report.status
         took = (status.last_delivery_ns - began) / 1e9
@@ -130,18 +138,19 @@ class Session:
             "lost": expected - status.deliveries,
             "closed": status.closed,
             **_latency(report),
-            "publish_p50_ms": _ms(publisher.latencies, 0.5),
-            "publish_p99_ms": _ms(publisher.latencies, 0.99),
-            "cpu_us_per_delivery": _cpu_us(before, after, status.deliveries),
+            "publish_p50_ms": ms(publisher.latencies, 0.5),
+            "publish_p99_ms": ms(publisher.latencies, 0.99),
+            "cpu_us_per_delivery": cpu_us_per(before, after, status.deliveries),
             # Near 100, the figures show the limit of the load, not of the server.
             "load_percent_of_core": 100 * (status.cpu_seconds - load_before) / took,
         }
 
-    def _drain(self, expected: int) -> None:
+    def drain(self, expected: int, *, quiet_seconds: float = QUIET_SECONDS) -> None:
+        """Wait until so many events have come since `crew.begin`, or until none has come for `quiet_seconds`."""
         deadline = time.monotonic() + DRAIN_SECONDS
         deliveries, since = -1, time.monotonic()
-        while deliveries < expected and time.monotonic() < min(deadline, since + QUIET_SECONDS):
-            now = self._crew.status().deliveries
+        while deliveries < expected and time.monotonic() < min(deadline, since + quiet_seconds):
+            now = self.crew.status().deliveries
             if now != deliveries:
                 deliveries, since = now, time.monotonic()
                 self._progress(f"waiting for the last deliveries: {deliveries} of {expected}")
@@ -150,7 +159,7 @@ class Session:
     def health(self, rate: float, seconds: float, payload_bytes: int) -> Figures:
         """Measure a supervisor's probe while events are published: a new connection for each request."""
         subject = self.subject
-        self._crew.begin(sample_every=1_000_000)
+        self.crew.begin(sample_every=1_000_000)
         publisher = Caller(
             subject, lambda: subject.publish_request(stamped(payload_bytes, time.monotonic_ns())),
             rate=rate, seconds=seconds,
@@ -158,14 +167,14 @@ class Session:
         prober = Caller(
             subject, subject.health_request, rate=HEALTH_PROBES_PER_SECOND, seconds=seconds, keep_alive=False
         )
-        self._run([publisher, prober], "probing /health")
-        self._drain(publisher.answered * self.readers)
+        self.run([publisher, prober], "probing /health")
+        self.drain(publisher.answered * self.readers)
         return {
             "probes": prober.answered,
             "probes_failed": prober.failed,
-            "health_p50_ms": _ms(prober.latencies, 0.5),
-            "health_p99_ms": _ms(prober.latencies, 0.99),
-            "health_max_ms": _ms(prober.latencies, 1),
+            "health_p50_ms": ms(prober.latencies, 0.5),
+            "health_p99_ms": ms(prober.latencies, 0.99),
+            "health_max_ms": ms(prober.latencies, 1),
         }
 
     def unheard(self, publishes: int, payload_bytes: int) -> Figures:
@@ -182,14 +191,14 @@ class Session:
 
         publisher = Caller(subject, request, rate=None, seconds=seconds)
         before = subject.usage()
-        self._run([publisher], "publishing to fresh topics")
+        self.run([publisher], "publishing to fresh topics")
         after = subject.usage()
         if publisher.failed:
             raise BenchError(f"publishing failed: {dict(publisher.failures)}")
         return {
-            "publish_p50_ms": _ms(publisher.latencies, 0.5),
-            "publish_p99_ms": _ms(publisher.latencies, 0.99),
-            "cpu_us_per_publish": _cpu_us(before, after, publisher.answered),
+            "publish_p50_ms": ms(publisher.latencies, 0.5),
+            "publish_p99_ms": ms(publisher.latencies, 0.99),
+            "cpu_us_per_publish": cpu_us_per(before, after, publisher.answered),
         }
 
     def batches(self, seconds: float, payload_bytes: int) -> Figures:
@@ -198,7 +207,7 @@ class Session:
         body = subject.batch_request([b"x" * payload_bytes] * BATCH_EVENTS)
         callers = [Caller(subject, lambda: body, rate=None, seconds=seconds) for _ in range(BATCH_CONNECTIONS)]
         before, began = subject.usage(), time.monotonic()
-        self._run(callers, "publishing batches")
+        self.run(callers, "publishing batches")
         took = time.monotonic() - began
         after = subject.usage()
         events = BATCH_EVENTS * sum(caller.answered for caller in callers)
@@ -210,14 +219,15 @@ class Session:
             latencies.merge(caller.latencies)
         return {
             "events_per_second": events / took,
-            "batch_p50_ms": _ms(latencies, 0.5),
-            "batch_p99_ms": _ms(latencies, 0.99),
-            "cpu_us_per_event": _cpu_us(before, after, events),
+            "batch_p50_ms": ms(latencies, 0.5),
+            "batch_p99_ms": ms(latencies, 0.99),
+            "cpu_us_per_event": cpu_us_per(before, after, events),
         }
 
     # Waiting.
 
-    def _run(self, callers: list[Caller], doing: str) -> None:
+    def run(self, callers: list[Caller], doing: str) -> None:
+        """Run callers until the last one has ended."""
         for caller in callers:
             caller.start()
         try:
@@ -238,19 +248,21 @@ class Session:
             time.sleep(min(0.5, left))
 
 
-def _ms(histogram: Histogram, fraction: float) -> float | None:
+def ms(histogram: Histogram, fraction: float) -> float | None:
+    """The percentile of a histogram in milliseconds; None when the histogram is empty."""
     seconds = histogram.percentile(fraction)
     return None if seconds is None else seconds * 1000
 
 
 def _latency(report: Report) -> Figures:
     return {
-        f"latency_{name}_ms": _ms(report.latencies, fraction)
+        f"latency_{name}_ms": ms(report.latencies, fraction)
         for name, fraction in (("p50", 0.5), ("p90", 0.9), ("p99", 0.99), ("max", 1.0))
     }
 
 
-def _cpu_us(before: Usage | None, after: Usage | None, per: float) -> float | None:
+def cpu_us_per(before: Usage | None, after: Usage | None, per: float) -> float | None:
+    """Microseconds of CPU between two usages for each of `per`; None when the usage cannot be read."""
     if before is None or after is None or not per:
         return None
     return (after.cpu_seconds - before.cpu_seconds) * 1e6 / per

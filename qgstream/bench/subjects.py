@@ -89,8 +89,12 @@ class Subject:
 
     def batch_request(self, payloads: Sequence[bytes], topic: str = "bench") -> bytes:
         """Return the request that publishes many payloads at once, as newline-delimited JSON."""
-        body = b"\n".join(self.event(payload, topic) for payload in payloads)
-        return self._post(topic, body, ("Content-Type: application/x-ndjson",))
+        return self.mixed_request([(topic, payload) for payload in payloads])
+
+    def mixed_request(self, events: Sequence[tuple[str, bytes]]) -> bytes:
+        """Return the same request with a topic for each payload, for servers that read the topic from the body."""
+        body = b"\n".join(self.event(payload, topic) for topic, payload in events)
+        return self._post(events[0][0], body, ("Content-Type: application/x-ndjson",))
 
     def event(self, payload: bytes, topic: str) -> bytes:
         """Return one event in the server's format."""

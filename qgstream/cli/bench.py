@@ -31,6 +31,7 @@ SCENARIOS = {
     "topics": "publishing to topics without subscribers, without and with a topic for each stream",
     "ndjson": "publishing batches, without subscribers",
     "stalled": "readers, without and with other readers that never read",
+    "users": "a topic for each user and one for all, beside one topic: delivery, resume, latest, memory, /health",
 }
 QUICK = ("handshakes", "memory", "idle", "fanout", "health", "flatout", "ndjson")
 KEY_VARIABLE = "QGSTREAM_PUBLISH_KEY"

@@ -8,7 +8,7 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from pathlib import Path
 from threading import Thread
@@ -16,13 +16,13 @@ from typing import Any
 
 import pytest
 
-from qgstream.bench import scenarios
+from qgstream.bench import scenarios, users
 from qgstream.bench.callers import Caller
 from qgstream.bench.descriptors import Room, check, crew_size
 from qgstream.bench.errors import BenchError
 from qgstream.bench.histogram import Histogram
 from qgstream.bench.processes import Cores, Program, usage
-from qgstream.bench.report import document, rows, tables
+from qgstream.bench.report import TABLES, document, ratio, rows, tables
 from qgstream.bench.scenarios import Bench, Options, Result
 from qgstream.bench.session import Session
 from qgstream.bench.stamps import MARK, MIN_BYTES, ages, stamped
@@ -256,6 +256,51 @@ def test_stalled_readers_are_set_apart(monkeypatch: pytest.MonkeyPatch) -> None:
         assert published
         assert 0 < published <= 20
         assert found[name]["deliveries"] == published * 27
+
+
+def test_users_are_measured_beside_one_topic(monkeypatch: pytest.MonkeyPatch) -> None:
+    filled: list[str] = []
+    fill = users.fill
+
+    def watched(on: Session, topics: Sequence[str], payload_bytes: int) -> str:
+        filled.extend(topics)
+        return fill(on, topics, payload_bytes)
+
+    monkeypatch.setattr(users, "fill", watched)
+    monkeypatch.setattr(users, "BEHIND", 50)
+    monkeypatch.setattr(users, "HEALTH_BATCH_EVENTS", 20)
+    for module in ("session", "users"):
+        monkeypatch.setattr(f"qgstream.bench.{module}.SETTLE_SECONDS", 0.05)
+    options = Options(frozenset({"users"}), streams=12, rate=20, seconds=0.3)
+    results = list(Bench(options, CORES, lambda _: None).run())
+    found = {(result.scenario, result.server): result.figures for result in results}
+
+    for row in (users.ONE_TOPIC, users.OWN_TOPICS):
+        shared, single, health = (found[f"users-{name}", row] for name in ("shared", "single", "health"))
+        assert shared["published"]
+        assert shared["deliveries"] == 12 * shared["published"]
+        assert single["published"]
+        assert single["deliveries"] == single["published"]
+        assert health["batches"]
+        assert health["deliveries"] == 12 * 20 * health["batches"]
+        assert (shared["lost"], single["lost"], health["lost"], health["probes_failed"]) == (0, 0, 0, 0)
+        assert found["users-memory", row]["kib_per_stream"] is not None
+    came = {row: figures["deliveries"] for (scenario, row), figures in found.items() if scenario == "users-resume"}
+    assert came == {users.BACK_ON_ONE: 12, users.NEW: 0, users.BACK_ON_OWN: 12, users.BACK_WITH_PREFIX: 12}
+    for row in (users.FEW_HELD, users.MANY_HELD):
+        assert found["users-latest", row]["deliveries"] == 12 * users.PREFIXES
+    # All of it was in the history, and the events of others came last.
+    remembered = [topic for topic in filled if topic != users.SHARED]
+    assert len(remembered) + 2 == users.history_events(12)
+    assert {topic.partition("-")[0] for topic in remembered[-50:]} == {"held"}
+
+    # Each row has its ratio, and one row of each table is the base. (So few streams may take no memory at all.)
+    all_rows = [row for row in rows(results) if row.scenario != "users-memory"]
+    ratios = {(row.scenario, row.server): ratio(TABLES[row.scenario], row, all_rows) for row in all_rows}
+    assert None not in ratios.values()
+    based = {scenario for (scenario, _), value in ratios.items() if value == 1}
+    assert based >= {name for name in TABLES if name.startswith("users-")} - {"users-memory"}
+    assert "users-memory" in {result.scenario for result in results}
 
 
 @pytest.mark.timeout(240)
