@@ -79,6 +79,35 @@ def cost(name: str, x: str, label: str, title: str, ticks: Sequence[int], *, log
     save(figure, f"cost-{name}")
 
 
+TOPIC_LINES = {
+    "delivery to all": ("an event to all", "#0072B2", "o"),
+    "back": ("client that comes back", "#D55E00", "^"),
+    "back, with a prefix": ("the same, with a prefix", "#CC79A7", "v"),
+    "latest, 64 patterns": ("replay=latest, 63 prefixes", "#009E73", "D"),
+}
+
+
+def topics() -> None:
+    """Each cost over the number of topics, as a multiple of the same cost with one topic: benchmarks/topics.py."""
+    rows = load("topics")["rows"]
+    figure, axes = plt.subplots(figsize=(8, 4.2))
+    axes.set_xscale("log")
+    for kind, (label, colour, mark) in TOPIC_LINES.items():
+        points = sorted((row["topics"], row["cpu_us"]) for name, row in rows.items() if name.partition(", ")[2] == kind)
+        ratios = [(count, cost / points[0][1]) for count, cost in points]
+        axes.plot(*zip(*ratios, strict=True), color=colour, marker=mark, linewidth=2, markersize=6, label=label)
+    ticks = sorted({int(row["topics"]) for row in rows.values()})
+    axes.set_xticks(ticks, [f"{tick:,}".replace(",", "\N{NO-BREAK SPACE}") for tick in ticks])
+    axes.minorticks_off()
+    axes.set_ylim(bottom=0)
+    axes.set_xlabel("topics")
+    axes.set_ylabel("server's CPU, x one topic")
+    axes.set_title("Cost against topics", loc="left", fontsize=12)
+    axes.legend(frameon=False)
+    figure.subplots_adjust(left=0.09, right=0.97, top=0.9, bottom=0.14)
+    save(figure, "cost-topics")
+
+
 BARS = (
     ("cpu_us_per_delivery", "CPU, µs a delivery", "less is better"),
     ("flat_deliveries_per_second", "deliveries a second, flat out", "more is better"),
@@ -165,6 +194,8 @@ def main() -> None:
         (10, 100, 1000, 10_000, 100_000), log=True,
     )  # fmt: skip
     rivals("rivals-10000")
+    if (RESULTS / "topics.json").exists():
+        topics()
 
 
 if __name__ == "__main__":
