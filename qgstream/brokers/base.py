@@ -182,8 +182,20 @@ class Broker(Protocol):
         return False
 
     async def select(self, after: int, limit: int, topics: Collection[str]) -> Selection | None:  # noqa: ARG002
-        """The publications after an offset that these patterns cover, oldest first, for replays as `read` is; None
-        where `read` is the better way, as it is where the patterns cover most of the log. Raises what `read` raises."""
+        """Read the publications of some topics after an offset, oldest first, for replays.
+
+        Args:
+            after: The offset.
+            limit: Maximum number of publications.
+            topics: The topic patterns that the publications must match.
+
+        Returns:
+            The publications, or None where `read` is faster, for instance when the patterns match most of the log.
+
+        Raises:
+            Forgotten: Some event after the offset was trimmed.
+            Unavailable: The engine is away.
+        """
         return None
 
     async def reach(self, offset: int) -> bool:  # noqa: ARG002
