@@ -7,6 +7,7 @@ import os
 import pty
 import re
 import select
+import signal
 import subprocess
 import sys
 import termios
@@ -18,6 +19,11 @@ from typing import Self
 # How long a failure takes.
 SECONDS = 60.0
 _STYLE = re.compile(r"\x1b\[[0-9;]*[mK]")
+
+
+def _take_terminal() -> None:
+    fcntl.ioctl(1, termios.TIOCSCTTY, 0)
+    signal.signal(signal.SIGHUP, signal.SIG_DFL)  # a test run that `nohup` started ignores it, and its children do
 
 
 class Terminal:
@@ -32,7 +38,7 @@ class Terminal:
         self.process = subprocess.Popen(
             [*command, *arguments], stdin=theirs if stdin is None else stdin, stdout=theirs, stderr=theirs,
             env=clean | {"TERM": "xterm"} | dict(environ or {}), start_new_session=True,
-            preexec_fn=lambda: fcntl.ioctl(1, termios.TIOCSCTTY, 0),  # noqa: PLW1509  # no thread holds a lock in it
+            preexec_fn=_take_terminal,  # noqa: PLW1509  # no thread holds a lock in it
         )  # fmt: skip
         os.close(theirs)
         self.raw = ""

@@ -271,7 +271,7 @@ def admin_port() -> int:
 
 
 def test_ready_says_so_first_then_the_door_closes_then_the_streams_end(tmp_path: Path, admin_port: int) -> None:
-    with ServerProcess(tmp_path, admin__port=admin_port, drain__seconds=5, drain__notice_seconds=5) as server:
+    with ServerProcess(tmp_path, admin__port=admin_port, drain__seconds=300, drain__notice_seconds=5) as server:
         client = RawClient(server.port).get("/events")
         client.until(b'"connected"')
         server.process.send_signal(signal.SIGTERM)
@@ -289,6 +289,7 @@ def test_ready_says_so_first_then_the_door_closes_then_the_streams_end(tmp_path:
         wait_until(lambda: status_of(server.port, "/health") is None, what="the listener closed")
         # The admin port stays to the end, or nobody could see the drain.
         assert status_of(admin_port, "/ready") == (503, {"status": "draining"})
+        server.process.send_signal(signal.SIGTERM)  # or the stream has up to five minutes
         assert b'"reason": "drain"' in client.to_end()
         client.close()
         assert server.process.wait(60) == 0

@@ -247,5 +247,5 @@ def test_memory_comes_back(server: ServerProcess) -> None:
 
 def test_the_server_is_well(server: ServerProcess) -> None:
     answer, body = ask(server, "GET", "/ready")
-    assert (answer.status, body) == (200, b'{"status": "ready"}')
+    assert (answer.status, body) == (200, b'{"status": "ready"}\n')
     wait_until(lambda: metrics(server)["connections"] == 0, what="no stream")

@@ -146,8 +146,8 @@ def test_many_who_are_answered_at_once_keep_their_streams(tmp_path: Path) -> Non
     ) as server:
         watch = Watch(server)
         streams = [RawClient(server.port) for _ in range(many)]
-        # One that is still in the kernel's queue would be accepted in the turn that accepts the crowd, which comes before
-        # the turn that reads its request.
+        # One that is still in the kernel's queue would be accepted together with the crowd, before
+        # its request is read.
         wait_until(lambda: accepted(server.port) >= many, what="all of them accepted")
         os.kill(server.process.pid, signal.SIGSTOP)
         for client in streams:
@@ -569,7 +569,7 @@ async def test_a_head_may_come_in_any_two_pieces(port: int, head: bytes) -> None
         await stream.write(head[end:] + head)
         for _ in range(2):
             assert (await stream.read_until(b"\r\n\r\n")).startswith(b"HTTP/1.1 200 OK\r\n")
-            await stream.read_until(b"}")
+            await stream.read_until(b"}\n")
     stream.close()
 
 
