@@ -19,7 +19,7 @@ from qgstream.bench.session import Figures, Session
 from qgstream.bench.stamps import MARK, stamped
 from qgstream.bench.subjects import Subject
 from qgstream.delivery.feed import MAX_JOIN_BYTES
-from qgstream.hub import LINGER_SECONDS
+from qgstream.hub import CLOSING_SECONDS
 from qgstream.limits import LimitSettings
 
 BOUNDS = {
@@ -46,7 +46,7 @@ def stalled(experiment: Experiment, bound: int) -> Figures:
         before = session.memory(streams) or 0.0
         figures = session.fan_out(RATE, experiment.seconds, PAYLOAD_BYTES)
         figures["grown_mib"] = ((session.memory(streams) or 0.0) - before) * streams / 1024
-        time.sleep(LINGER_SECONDS + 1)  # they do not take their goodbye either
+        time.sleep(CLOSING_SECONDS + 1)  # they do not take their goodbye either
         figures["dropped"] = subject.programs[0].said().count('"slow_consumer"')
         return figures
 

@@ -15,10 +15,10 @@ from tornado.iostream import IOStream
 
 from qgstream.brokers.base import Broker, Sink
 from qgstream.brokers.memory import MemoryBroker
-from qgstream.delivery.connection import Connection, Host, tune_socket
+from qgstream.delivery.connection import Connection, ConnectionOwner, tune_socket
 from qgstream.delivery.dispatch import LOOKS_AT_ONCE, Dispatch
 from qgstream.delivery.fanout import Fanout
-from qgstream.delivery.ingest import Arrivals
+from qgstream.delivery.ingest import Ingest
 from qgstream.delivery.registry import Registry
 from qgstream.delivery.router import Router
 from qgstream.delivery.slices import Slices
@@ -34,23 +34,23 @@ from qgstream.logs import LogThrottle, excerpt, log
 from qgstream.metrics import Live, Metrics
 from qgstream.net.body_budget import BodyBudget
 from qgstream.reasons import REPLAY_RESULTS, CloseReason, ReplayResult, ResetReason
-from qgstream.replay.resume import Opening, opening
-from qgstream.replay.runner import Replays
+from qgstream.replay.resume import StreamStart, decide_start
+from qgstream.replay.runner import ReplayRunner
 from qgstream.talkers import Asker, Talkers, data_bytes
 from qgstream.wire import messages
 from qgstream.wire.framing import Framing
 
 # A goodbye that is not taken within this is not waited for.
-LINGER_SECONDS = 5.0
+CLOSING_SECONDS = 5.0
 _NOT_STARTED = "the hub is not started: await hub.start() first"
 # What the log says of each result, as the stream does: `reset` has its reason beside it.
-_REPLAYS: Mapping[ReplayResult, Mapping[str, str]] = {
+_REPLAY_FIELDS: Mapping[ReplayResult, Mapping[str, str]] = {
     result: {"replay": result} if result in ("none", "complete") else {"replay": "reset", "reason": result}
     for result in REPLAY_RESULTS
 }
 _NOTHING: Mapping[str, object] = MappingProxyType({})
 # Closing reasons after which the same client would be refused or closed again at once: it comes back later.
-_COME_BACK_LATER: frozenset[CloseReason] = frozenset({"access_changed", "kicked", "slow_consumer"})
+_RECONNECT_LATER: frozenset[CloseReason] = frozenset({"access_changed", "kicked", "slow_consumer"})
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,7 +83,7 @@ class Receipt:
         return self.ids[-1]
 
 
-class Hub(Host, Sink):
+class Hub(ConnectionOwner, Sink):
     """Reads the log of a broker into the history of this process, and gives it to the subscribers of this process.
 
     Everything runs on the event loop of the thread that calls `start`.
@@ -135,7 +135,7 @@ class Hub(Host, Sink):
         self.needs_broker = False  # whether new streams should go elsewhere while the broker is away
         self.maintenance = False  # no streams for now, and it may end (see `maintenance.Maintenance`)
         # Saying goodbye, until this time, the longest waiting first.
-        self._goodbyes: OrderedDict[Connection, float] = OrderedDict()
+        self._closing: OrderedDict[Connection, float] = OrderedDict()
         self._is_sweeping = False
         self.on_open: list[Callable[[Connection], None]] = []
         self.on_close: list[Callable[[Connection], None]] = []
@@ -144,8 +144,8 @@ class Hub(Host, Sink):
         self._failures = LogThrottle()
         self._fanout = Fanout(self.slices, self.metrics, lambda: self.limits, self._drop_slow, self._drop_failed)
         self._dispatch = Dispatch(self.router, self._fanout, self.slices)
-        self._arrivals = Arrivals(self.slices, self._take, self._dispatch.fail, self._forgetting)
-        self._replays = Replays(
+        self._ingest = Ingest(self.slices, self._take, self._dispatch.fail, self._forgetting)
+        self._replay_runner = ReplayRunner(
             self.broker, self.slices, self.metrics, in_turn=self._dispatch.call, fell_behind=self._drop_slow
         )
         self.metrics.watch(self.live)
@@ -172,13 +172,13 @@ class Hub(Host, Sink):
         if earlier is None and self._window is not None and self._window.epoch == position.epoch:
             earlier = self._window.earlier
         self._window = Window(self._history, position, earlier)
-        self._replays.read(self._window)
+        self._replay_runner.read(self._window)
 
     async def stop(self) -> None:
         """Close every stream and the broker at once. To end the streams slowly, call `Service.drain` before."""
         for connection in self.registry:
             connection.close("drain")
-        await self._replays.close()
+        await self._replay_runner.close()
         await self.broker.close()
 
     def reload(self, *, limits: LimitSettings, history: HistorySettings) -> None:
@@ -280,7 +280,7 @@ class Hub(Host, Sink):
             raise RuntimeError(_NOT_STARTED)  # its broker is not open either, and would say that it is away
         await self.room()
         offsets = await self.broker.append(publications)
-        await self._arrivals.done()  # a client that is told an id may come with it at once
+        await self._ingest.done()  # a client that is told an id may come with it at once
         # What an idempotency key had published before keeps its offset, and goes to nobody again.
         fresh = [p for p, offset in zip(publications, offsets, strict=True) if p.offset == offset]
         self.metrics.published(len(fresh))
@@ -296,7 +296,7 @@ class Hub(Host, Sink):
         for this too before it delivers more of what others have appended.
         """
         await self._fanout.room()
-        await self._arrivals.done()
+        await self._ingest.done()
         while self._dispatch.queued_bytes > self.limits.max_total_backlog_bytes:
             await self._dispatch.done()
 
@@ -304,7 +304,7 @@ class Hub(Host, Sink):
 
     def deliver(self, publications: Sequence[Publication]) -> None:
         """The log has grown: remember, and see that everybody gets it."""
-        self._arrivals.add(publications)
+        self._ingest.add(publications)
 
     def _take(self, publications: Sequence[Publication]) -> None:
         try:
@@ -329,7 +329,7 @@ class Hub(Host, Sink):
     def lost(self, position: Position, reason: ResetReason) -> None:
         """A part of the log is gone before it came here: every stream is told, and a new window begins."""
         log.warning("broker.lost", extra={"reason": reason, "id": str(position)})
-        self._arrivals.call(lambda: self._begin_anew(position, reason))
+        self._ingest.call(lambda: self._begin_anew(position, reason))
 
     def _begin_anew(self, position: Position, reason: ResetReason) -> None:
         self._begin(position)
@@ -337,7 +337,7 @@ class Hub(Host, Sink):
         self._dispatch.tell(message)
         for connection in self.registry:
             if connection.replay is not None:
-                self._replays.restart(connection, connection.feed.subscription.framing.frame(message))
+                self._replay_runner.restart(connection, connection.feed.subscription.framing.frame(message))
 
     # Subscribing. `open` and `adopt` are called in the same tick: what `open` promises holds for `adopt`.
 
@@ -355,21 +355,29 @@ class Hub(Host, Sink):
         return position is not None and position.epoch == window.epoch and position.offset > window.newest
 
     async def look_up(self, subscription: Subscription, last_event_id: str) -> Position | ResetReason | None:
-        """Where a stream with an id from before the window begins (see `Replays.look_back`), or None where the window
-        can tell, as it can when it has caught up with the process that gave the id. An id that the log does not have
-        is `unknown_id`, and stays that: the log may grow past the id before `open` is called.
+        """Find where a stream starts if the window alone cannot decide that; see `is_outside_window`.
 
-        Raises `errors.Unavailable` when the broker is away.
+        Args:
+            subscription: What the stream asked for.
+            last_event_id: The id of the client.
+
+        Returns:
+            The position to start at (see `ReplayRunner.look_back`). None: the window can decide, for example because it
+            has caught up with the process that gave the id. `unknown_id`: the log does not have this id. That result
+            stays valid even if the log grows past the id before `open` is called.
+
+        Raises:
+            Unavailable: The broker cannot be reached.
         """
         if self._is_ahead(last_event_id):
             offset = int(last_event_id.rpartition("-")[2])
             reached = await self.broker.reach(offset)
-            await self._arrivals.done()
+            await self._ingest.done()
             if not reached:
                 return "unknown_id"
             if self._is_ahead(last_event_id):
                 self.window.newest = offset  # what lies between is no event
-        return await self._replays.look_back(subscription, last_event_id)
+        return await self._replay_runner.look_back(subscription, last_event_id)
 
     def open(
         self,
@@ -379,16 +387,16 @@ class Hub(Host, Sink):
         latest: bool = False,
         older: Position | ResetReason | None = None,
         ignored: Collection[str] = (),
-    ) -> Opening:
-        """How a stream begins; see `opening`. `older` is what `look_up` found."""
+    ) -> StreamStart:
+        """How a stream begins; see `decide_start`. `older` is what `look_up` found."""
         self.window.forget_some(time.monotonic())
-        return opening(
+        return decide_start(
             self.window, subscription, last_event_id, latest=latest, older=older, ignored=ignored, now=time.time(),
             retry_ms=int(jittered(self.limits.retry_seconds, self.random, RETRY_JITTER) * 1000),
         )  # fmt: skip
 
     def adopt(
-        self, stream: IOStream, subscription: Subscription, opening: Opening, *, ip: str, client_key: str,
+        self, stream: IOStream, subscription: Subscription, start: StreamStart, *, ip: str, client_key: str,
         user_agent: str, asker: Asker | None = None, said: Mapping[str, object] = _NOTHING,
     ) -> Connection:  # fmt: skip
         """Take over a detached stream whose headers and first bytes are written. `said` is more for its line in the
@@ -404,7 +412,7 @@ class Hub(Host, Sink):
             self.talkers.opened(asker, time.monotonic())
         self.registry.add(connection)
         self.metrics.opened(connection.transport)
-        self.metrics.resumed(opening.result)
+        self.metrics.resumed(start.result)
         topics = excerpt(subscription.patterns)
         more = len(subscription.patterns) - len(topics)
         log.info(
@@ -413,13 +421,13 @@ class Hub(Host, Sink):
                 "connection": connection.id, "remote_ip": ip, **(asker.fields if asker is not None else {}),
                 "topics": topics,
                 **({"more_topics": more} if more else {}),
-                **_REPLAYS[opening.result], "user_agent": user_agent, "transport": connection.transport, **said,
+                **_REPLAY_FIELDS[start.result], "user_agent": user_agent, "transport": connection.transport, **said,
             },
         )  # fmt: skip
-        if opening.replay_from is not None:
-            self._replays.start(connection, opening, opening.replay_from)
+        if start.replay_from is not None:
+            self._replay_runner.start(connection, start, start.replay_from)
         elif not self._dispatch.is_idle:
-            self._replays.start(connection, opening, self.window.newest)  # nothing to replay: it waits for its turn
+            self._replay_runner.start(connection, start, self.window.newest)  # nothing to replay: it waits for its turn
         else:
             connection.join()
             if stream.writing():
@@ -433,24 +441,24 @@ class Hub(Host, Sink):
     def has_room(self, connection: Connection) -> None:
         """The socket takes bytes again: go on with the replay, or with the feed."""
         if connection.replay is not None:
-            self._replays.has_room(connection)
+            self._replay_runner.has_room(connection)
         else:
             self._fanout.has_room(connection)
 
     def leaving(self, connection: Connection) -> None:
         """It says goodbye: that has its time, and what only this stream waited for is free."""
-        self._goodbyes[connection] = time.monotonic() + LINGER_SECONDS
+        self._closing[connection] = time.monotonic() + CLOSING_SECONDS
         self._fanout.settle(connection.feed)
 
     def closed(self, connection: Connection) -> None:
         """The stream has ended: give everything back, and say why."""
         self.registry.remove(connection)
-        self._goodbyes.pop(connection, None)
+        self._closing.pop(connection, None)
         self._fanout.settle(connection.feed)
         self.router.release(connection.feed)
         if connection.replay is not None:
             self.metrics.delivered(connection.events_sent, connection.bytes_sent)  # as far as it came
-            self._replays.ended(connection)
+            self._replay_runner.ended(connection)
         age = max(0.0, time.time() - connection.opened_at)
         reason = connection.reason or "server_error"
         self.metrics.closed(reason, age)
@@ -473,13 +481,13 @@ class Hub(Host, Sink):
         if not connection.is_open or connection.reason is not None:
             return
         if retry_ms is None:
-            retry_ms = self.retry_ms(later=reason in _COME_BACK_LATER)
+            retry_ms = self.retry_ms(later=reason in _RECONNECT_LATER)
         self._fanout.flush(connection)
         if self.registry.get(connection.id) is None:
             return  # the peer has gone, as it turned out
         framing = connection.feed.subscription.framing
-        goodbye = messages.closing(time.time(), reason=reason, retry_ms=retry_ms)
-        connection.end(reason, framing.frame(goodbye) + framing.end(reason))
+        message = messages.closing(time.time(), reason=reason, retry_ms=retry_ms)
+        connection.end(reason, framing.frame(message) + framing.end(reason))
 
     def check_slow(self) -> None:
         """End those who are too far behind; called every so often, because a stalled reader makes no event."""
@@ -488,17 +496,17 @@ class Hub(Host, Sink):
     def sweep(self) -> None:
         """Close those that do not take their goodbye; called every so often."""
         # All have waited equally long, so the first is the first whose time is up.
-        if self._goodbyes and next(iter(self._goodbyes.values())) <= time.monotonic() and not self._is_sweeping:
+        if self._closing and next(iter(self._closing.values())) <= time.monotonic() and not self._is_sweeping:
             self._is_sweeping = True
             self.slices.add(self._sweep())
 
     def _sweep(self) -> Iterator[None]:
         try:
             now = time.monotonic()
-            for connection, deadline in list(self._goodbyes.items()):
+            for connection, deadline in list(self._closing.items()):
                 if deadline > now:
                     break
-                if connection in self._goodbyes:
+                if connection in self._closing:
                     connection.close("client")  # the reason of the goodbye stands
                     yield
         finally:

@@ -213,10 +213,10 @@ def connect(
 ) -> tuple[Connection, FakeStream]:  # fmt: skip
     """A stream as the handler opens it: its first bytes are written before the hub has it."""
     subscription = subscription or Subscription(framing=Framing.RAW)
-    opening = hub.open(subscription, last_event_id, latest=latest)
+    start = hub.open(subscription, last_event_id, latest=latest)
     stream = FakeStream(room)
-    stream.write(b"".join([subscription.framing.frame(message) for message in opening.first]))
-    adopted = hub.adopt(cast(IOStream, stream), subscription, opening, ip=ip, client_key=ip, user_agent="fake")
+    stream.write(b"".join([subscription.framing.frame(message) for message in start.first]))
+    adopted = hub.adopt(cast(IOStream, stream), subscription, start, ip=ip, client_key=ip, user_agent="fake")
     return adopted, stream
 
 

@@ -49,13 +49,16 @@ EQUAL: dict[str, dict[str, tuple[str, ...]]] = {
         "a dict for its order: the values are nothing": ('feed.subscribers[self] = ""',),
     },
     "events.history": {
-        "whoever keeps shelves asks only whether it has changed": ("self.generation = 1", "self.generation += 2"),
-        "the next line but one builds them": ("self._shelves: list[Shelf] = None",),
-        "a short cut: the shelves of an event's only topic, or in a window with one shelf, are that shelf": (
-            "several = len(publication.topics) > 1 or len(self._shelves) > 1",
-            "several = len(publication.topics) >= 1 and len(self._shelves) > 1",
-            "several = len(publication.topics) > 1 and len(self._shelves) >= 1",
-            "for concerned in self._shelves_of_topics(publication) if (several) or True else (shelf,):",
+        "a holder of retention classes asks only whether it has changed": (
+            "self.generation = 1",
+            "self.generation += 2",
+        ),
+        "the next line but one builds them": ("self._classes: list[RetentionClass] = None",),
+        "a short cut: the classes of an event's only topic, or in a window with one class, are that class": (
+            "several = len(publication.topics) > 1 or len(self._classes) > 1",
+            "several = len(publication.topics) >= 1 and len(self._classes) > 1",
+            "several = len(publication.topics) > 1 and len(self._classes) >= 1",
+            "for concerned in self._classes_of_topics(publication) if (several) or True else (retention_class,):",
         ),
         "the list may be rewritten one event sooner": ("if self._gone >= len(self):",),
         "behind the end there is nothing, and that is a page without events": ("while index <= len(self._log):",),
@@ -78,7 +81,7 @@ EQUAL: dict[str, dict[str, tuple[str, ...]]] = {
             'reason = connection.reason or "XXserver_errorXX"',
             'reason = connection.reason or "SERVER_ERROR"',
         ),
-        "whoever says goodbye has a reason already, and the first one stands": (
+        "a connection with a closing message has a reason already, and the first one stands": (
             "connection.close(None)",
             'connection.close("XXclientXX")',
             'connection.close("CLIENT")',

@@ -27,12 +27,12 @@ from qgstream.events.history import HistorySettings, TopicHistory
 from qgstream.events.namespaces import APPLICATION, scoped
 from qgstream.events.publication import Position, Publication
 from qgstream.events.subscription import Subscription
-from qgstream.hub import LINGER_SECONDS, Hub
+from qgstream.hub import CLOSING_SECONDS, Hub
 from qgstream.limits import LimitSettings
 from qgstream.logs import Formatter
 from qgstream.metrics import Live, Metrics
 from qgstream.reasons import CloseReason
-from qgstream.replay.resume import Opening
+from qgstream.replay.resume import StreamStart
 from qgstream.wire.framing import Framing
 from tests.conftest import ExpectLog
 from tests.fakes import Clock, FakeStream, ManualSlices, connect, counter, turns
@@ -132,9 +132,9 @@ def event(offset: int, data: str = "x", topic: str = "a", at: float = Clock().no
     return Publication((topic,), data.encode(), offset=offset, published_at=at)
 
 
-def adopt(hub: Hub, stream: FakeStream, subscription: Subscription, opening: Opening) -> Connection:
+def adopt(hub: Hub, stream: FakeStream, subscription: Subscription, start: StreamStart) -> Connection:
     return hub.adopt(
-        cast(IOStream, stream), subscription, opening, ip="192.0.2.7", client_key="192.0.2.0/24", user_agent="Gecko"
+        cast(IOStream, stream), subscription, start, ip="192.0.2.7", client_key="192.0.2.0/24", user_agent="Gecko"
     )
 
 
@@ -461,10 +461,10 @@ async def test_what_lies_before_the_window_comes_from_the_broker() -> None:
     older = await hub.look_up(raw("a"), "log-2")
     assert older == Position("log", 2)
     assert hub.open(raw("a"), "log-2").result == "too_old"
-    opening = hub.open(raw("a"), "log-2", older=older)
-    assert (opening.result, opening.replay_from) == ("complete", 2)
+    start = hub.open(raw("a"), "log-2", older=older)
+    assert (start.result, start.replay_from) == ("complete", 2)
     stream = FakeStream()
-    connection = adopt(hub, stream, raw("a"), opening)
+    connection = adopt(hub, stream, raw("a"), start)
     while not connection.is_live:
         run(hub)
         await turns()
@@ -489,8 +489,8 @@ async def test_an_id_that_the_log_did_not_have_is_not_resumed_when_the_log_has_g
     hub = await started(broker)
     older = await hub.look_up(raw("a"), "log-7")
     hub.deliver([event(n) for n in range(6, 10)])
-    opening = hub.open(raw("a"), "log-7", older=older)
-    assert (opening.result, opening.replay_from) == ("unknown_id", None)
+    start = hub.open(raw("a"), "log-7", older=older)
+    assert (start.result, start.replay_from) == ("unknown_id", None)
 
 
 @pytest.mark.gen_test
@@ -551,7 +551,7 @@ async def test_what_comes_while_the_broker_says_that_there_is_no_more_is_replaye
     hub = await started(broker)
     stream = FakeStream()
     older = await hub.look_up(raw("a"), "log-4")
-    hub._replays._archive._pages.clear()
+    hub._replay_runner._log_reader._pages.clear()
     broker.older = []  # what lies between is no event of the log
 
     async def read(after: int, limit: int, topics: Collection[str] = ()) -> Sequence[Publication]:
@@ -615,9 +615,9 @@ async def test_a_stream_cannot_begin_behind_what_has_become_too_old(clock: Clock
     hub = await started()
     await hub.publish("a", "x")
     clock.now += 3601
-    opening = hub.open(raw(), "log-0")
-    assert (opening.result, [m.id for m in opening.first]) == ("too_old", [None, "log-1"])
-    assert b"2027-01-15T09:00:01.000000+00:00" in opening.first[0].data
+    start = hub.open(raw(), "log-0")
+    assert (start.result, [m.id for m in start.first]) == ("too_old", [None, "log-1"])
+    assert b"2027-01-15T09:00:01.000000+00:00" in start.first[0].data
 
 
 # Taking a stream over.
@@ -867,7 +867,7 @@ async def test_a_websocket_ends_with_the_code_of_its_reason(lines: Lines, clock:
     await turns()
     assert b'"reason": "kicked"' in stream.socket.received
     assert stream.socket.received.endswith(b"\x88\x08\x03\xf0kicked")  # 1008
-    clock.now += LINGER_SECONDS
+    clock.now += CLOSING_SECONDS
     hub.sweep()  # its client does not answer
     run(hub)
     (line,) = lines("events.disconnected")
@@ -883,7 +883,7 @@ async def test_a_peer_that_turns_out_to_be_gone_gets_no_goodbye(lines: Lines) ->
     stream.peer_resets(noticed=False)
     hub.end(connection, "kicked")
     assert [line["reason"] for line in lines("events.disconnected")] == ["write_error"]
-    assert not hub._goodbyes
+    assert not hub._closing
 
 
 @pytest.mark.gen_test
@@ -895,14 +895,14 @@ async def test_a_goodbye_that_is_not_taken_has_its_time(clock: Clock, lines: Lin
         stream.socket.room = 0
         clock.now = began + number
         hub.end(connection, cast(CloseReason, reason))
-    open_at = {LINGER_SECONDS - 0.01: 2, LINGER_SECONDS: 1, LINGER_SECONDS + 0.99: 1, LINGER_SECONDS + 1: 0}
+    open_at = {CLOSING_SECONDS - 0.01: 2, CLOSING_SECONDS: 1, CLOSING_SECONDS + 0.99: 1, CLOSING_SECONDS + 1: 0}
     for seconds, still_open in open_at.items():
         clock.now = began + seconds
         hub.sweep()
         run(hub)
         assert len(hub.registry) == still_open
     assert [line["reason"] for line in lines("events.disconnected")] == ["kicked", "drain"]
-    assert not hub._goodbyes
+    assert not hub._closing
 
 
 @pytest.mark.gen_test
@@ -995,11 +995,11 @@ async def test_a_replay_that_meets_a_fault_of_ours_is_no_silence(
 
     is_old = of == "the broker"
     older = await hub.look_up(raw("a"), "log-2") if is_old else None
-    opening = hub.open(raw("a"), "log-2" if is_old else "log-4", older=older)
-    assert opening.result == "complete"
-    monkeypatch.setattr(hub._replays._archive, "after", fail)
-    monkeypatch.setattr(hub._replays._pages, "after", fail)
-    connection = adopt(hub, FakeStream(), raw("a"), opening)
+    start = hub.open(raw("a"), "log-2" if is_old else "log-4", older=older)
+    assert start.result == "complete"
+    monkeypatch.setattr(hub._replay_runner._log_reader, "after", fail)
+    monkeypatch.setattr(hub._replay_runner._pages, "after", fail)
+    connection = adopt(hub, FakeStream(), raw("a"), start)
     while len(hub.registry):
         run(hub)
         await turns()
@@ -1061,7 +1061,7 @@ async def test_many_stalled_goodbyes_are_closed_one_by_one(clock: Clock) -> None
         stream.socket.room = 0
         hub.end(connection, "drain")
     run(hub)
-    clock.now += LINGER_SECONDS
+    clock.now += CLOSING_SECONDS
     left = []
     hub.sweep()
     hub.sweep()  # the next tick comes before the walk has ended

@@ -172,13 +172,13 @@ class WatchedHub(Hub):
 
     def watch_joins(self) -> None:
         """Tell the machine who has gone live."""
-        joined = self._replays._joined
+        joined = self._replay_runner._joined
 
         def joined_and_told(connection: Connection, events: int) -> None:
             joined(connection, events)
             self.machine.on_live(connection, events)
 
-        self._replays._joined = joined_and_told  # type: ignore[method-assign]
+        self._replay_runner._joined = joined_and_told  # type: ignore[method-assign]
 
     def _drop_slow(self, subscriber: Subscriber) -> None:
         try:
@@ -280,7 +280,7 @@ class Machine(RuleBasedStateMachine):
 
     def run_all(self) -> None:
         for _ in range(10_000):
-            if not len(self.slices) and not self.hub._replays._fetching:
+            if not len(self.slices) and not self.hub._replay_runner._fetching:
                 return
             self.run(self.slices.step if len(self.slices) else lambda: None)
         raise AssertionError("it does not come to rest")
@@ -513,7 +513,7 @@ class Machine(RuleBasedStateMachine):
         self.run_all()
         self.read()
         hub, fanout = self.hub, self.hub._fanout
-        assert (len(hub.registry), len(hub.router), hub.registry._of_client, hub._goodbyes) == (0, 0, {}, {})
+        assert (len(hub.registry), len(hub.router), hub.registry._of_client, hub._closing) == (0, 0, {}, {})
         assert (hub.router._exact, hub.router._prefix, self.wheel._slots) == ({}, {}, {})
         assert (fanout._lagging, fanout._lagging_bytes, fanout._over, fanout._due, fanout._unserved_bytes) == (
             {}, 0, {}, 0, 0,

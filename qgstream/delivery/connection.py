@@ -21,7 +21,7 @@ MAX_STRAY_BYTES = 64 * 1024
 _SCRATCH = bytearray(4096)  # shared: nobody looks at it
 
 
-class Host(Protocol):
+class ConnectionOwner(Protocol):
     """Who looks after connections: the hub."""
 
     def has_room(self, connection: Connection) -> None:
@@ -42,7 +42,7 @@ class Connection(Subscriber):
     """
 
     __slots__ = (
-        "host", "stream", "id", "ip", "client_key", "user_agent", "opened_at", "reason", "slot", "replay",
+        "owner", "stream", "id", "ip", "client_key", "user_agent", "opened_at", "reason", "slot", "replay",
         "named", "_open", "_stray_bytes",
     )  # fmt: skip
 
@@ -50,11 +50,11 @@ class Connection(Subscriber):
     close_code: int | None = None  # of a transport that has them
 
     def __init__(
-        self, host: Host, stream: IOStream, feed: Feed[Subscriber], *, id: int, ip: str, client_key: str,
+        self, owner: ConnectionOwner, stream: IOStream, feed: Feed[Subscriber], *, id: int, ip: str, client_key: str,
         user_agent: str, opened_at: float,
     ) -> None:  # fmt: skip
         super().__init__(feed, self._send_buffered if isinstance(stream, SSLIOStream) else stream.socket.send)
-        self.host = host
+        self.owner = owner
         self.stream = stream
         self.id = id
         self.ip = ip
@@ -92,7 +92,7 @@ class Connection(Subscriber):
 
     def _on_flushed(self, future: Future[None]) -> None:
         if self._open and self.reason is None and future.exception() is None:
-            self.host.has_room(self)
+            self.owner.has_room(self)
 
     def say(self, message: bytes) -> bool:
         """Send a message of the server's own between two chunks, if the socket has room. Whether it went out."""
@@ -111,20 +111,20 @@ class Connection(Subscriber):
 
     # Ending.
 
-    def end(self, reason: CloseReason, goodbye: bytes) -> None:
+    def end(self, reason: CloseReason, message: bytes) -> None:
         """Say goodbye behind what is already on its way, and close when it is out. The host sets a deadline: a stalled
         peer would keep it for ever."""
         if not self._open or self.reason is not None:
             return
         self.reason = reason
         self.leave()
-        self.host.leaving(self)
+        self.owner.leaving(self)
         try:
-            self.stream.write(goodbye).add_done_callback(self._on_goodbye)
+            self.stream.write(message).add_done_callback(self._on_closing_sent)
         except StreamClosedError:
             self.close(reason)
 
-    def _on_goodbye(self, _sent: Future[None]) -> None:
+    def _on_closing_sent(self, _sent: Future[None]) -> None:
         self.close("client")  # the reason of the goodbye stands
 
     def close(self, reason: CloseReason) -> None:
@@ -136,7 +136,7 @@ class Connection(Subscriber):
         self.leave()
         self.stream.set_close_callback(None)
         self.stream.close()
-        self.host.closed(self)
+        self.owner.closed(self)
 
     def fail(self, error: OSError) -> None:
         """A write failed."""

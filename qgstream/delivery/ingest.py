@@ -16,7 +16,7 @@ TOPICS_PER_LOOK = 64
 LOOKS_AT_ONCE = 8
 
 
-class Arrivals:
+class Ingest:
     """Hands publications to `take` in parts that are taken in one go.
 
     The largest batch, 10 000 events of 64 topics, is 640 000 entries in the window: that held the loop for a second. So

@@ -43,15 +43,15 @@ class WebSocketConnection(Connection):
 
     # Ending.
 
-    def end(self, reason: CloseReason, goodbye: bytes) -> None:
+    def end(self, reason: CloseReason, message: bytes) -> None:
         """Say goodbye, whose last frame is a close; the socket is closed when the client has answered that."""
         if self.close_code is None:
             self.close_code = frames.CLOSE_CODES[reason]
-        super().end(reason, goodbye)
+        super().end(reason, message)
 
-    def _on_goodbye(self, sent: Future[None]) -> None:
+    def _on_closing_sent(self, sent: Future[None]) -> None:
         if self._has_closed or sent.exception() is not None:
-            super()._on_goodbye(sent)
+            super()._on_closing_sent(sent)
         elif self._is_deaf and not self.stream.closed():
             self._close_half()
         # Else the client answers: 7.1.1, a server closes "after both sending and receiving a Close frame".

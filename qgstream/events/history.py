@@ -69,26 +69,26 @@ class HistorySettings(Section):
     max_age_seconds: float = Field(3600, gt=0, description="The server deletes older events.")
     topics: tuple[TopicHistory, ...] = Field((), description="Exceptions for some topics.")
 
-    # What is kept lies on shelves: one for each of `topics`, by its index, and the last for all other topics.
+    # There is a retention class for each of `topics`, with the same index. The last one is for all other topics.
 
-    def shelves_of_event(self, topics: Iterable[str]) -> Iterator[int]:
-        """The shelf of each of an event's topics that is stored."""
+    def retention_classes_of_event(self, topics: Iterable[str]) -> Iterator[int]:
+        """Yield the index of the retention class of each of an event's topics, except of topics that are not stored."""
         for topic in topics:
-            for shelf, entry in enumerate((*self.topics, None)):
+            for retention_class, entry in enumerate((*self.topics, None)):
                 if entry is None or matches(entry.pattern, topic):
                     if entry is None or entry.store:
-                        yield shelf
+                        yield retention_class
                     break
 
-    def shelves_of_patterns(self, patterns: Iterable[str]) -> list[int]:
-        """The shelves on which a subscription's events may lie; no pattern means every topic.
+    def retention_classes_of_patterns(self, patterns: Iterable[str]) -> list[int]:
+        """Return the indexes of the retention classes that may hold a subscription's events.
 
-        What was not stored lies on none: nobody is told of missing it.
+        No pattern means every topic. Events that are not stored are in no class, so missing one causes no reset.
         """
         wanted = tuple(patterns) or ("*",)
         found = [
-            shelf
-            for shelf, entry in enumerate(self.topics)
+            retention_class
+            for retention_class, entry in enumerate(self.topics)
             if entry.store and any(covers(entry.pattern, p) or covers(p, entry.pattern) for p in wanted)
         ]
         if not all(any(covers(entry.pattern, pattern) for entry in self.topics) for pattern in wanted):
@@ -96,11 +96,13 @@ class HistorySettings(Section):
         return found
 
 
-class Shelf:
-    """The held publications that share an age limit. `forgotten` is the offset of the newest that is not held any more.
+class RetentionClass:
+    """The publications in the window that share an age limit.
 
-    A topic's shelf is chosen by its first matching `TopicHistory`; `pattern` None is the shelf of all others. `since`
-    has for each of `held` when it came here: in the same order, and never falling.
+    The first `TopicHistory` that matches a topic selects the topic's retention class. The class with the `pattern` None
+    is for all other topics. `held` has the publications, oldest first. `since` has the arrival time of each, in the
+    same order; these times never decrease. `forgotten` is the offset of the newest publication that the class has
+    dropped.
     """
 
     __slots__ = ("pattern", "max_age_seconds", "forgotten", "held", "since")
@@ -146,14 +148,14 @@ class Window:
         self.earlier = earlier or {}  # epochs that the log had before, and up to where their ids are good
         self.newest = position.offset
         self.size_bytes = 0
-        self.generation = 0  # of its shelves: whoever keeps some asks for new ones when it has changed
+        self.generation = 0  # a replay that holds retention classes gets them again when this has changed
         self._log: list[Publication | _Gone] = []  # some of it is gone already: see _cut and _rewrite
         self._log_start = 0  # how many were cut off the front of _log, so that index + _log_start never changes
         self._gone = 0  # how many in _log are gone
         self._topics = TopicIndex()
         self._settings = settings
         self._changes = 0  # of the settings
-        self._shelves = self._new_shelves(settings, position.offset)
+        self._classes = self._new_classes(settings, position.offset)
 
     def __len__(self) -> int:
         """How many publications are held."""
@@ -181,31 +183,31 @@ class Window:
         change = self._changes
         if settings == self._settings:
             return
-        shelves = self._new_shelves(settings, 0)
+        retention_classes = self._new_classes(settings, 0)
         dropped: list[Publication] = []
         seen = -1
         while seen < self._newest_held:  # and once more, for what came meanwhile
             for step, (publication, at) in enumerate(self._held_since(seen), 1):
                 seen = publication.offset
-                index = _shelf_index(settings, publication)
+                index = _class_index(settings, publication)
                 if index is None:
                     dropped.append(publication)
                 else:
-                    shelves[index].held.append(publication)
-                    shelves[index].since.append(at)
+                    retention_classes[index].held.append(publication)
+                    retention_classes[index].since.append(at)
                 if not step % EVENTS_PER_STEP:
                     yield
                     if change != self._changes:
                         return
-        # What was forgotten under the old shelves may concern any of the new ones: each starts with the worst. And what
-        # was not stored at all may be asked for from now on.
-        forgotten = max(shelf.forgotten for shelf in self._shelves)
+        # An event that an old class has dropped may belong to any new class. So each new class starts with the highest
+        # mark of the old ones. Topics that were not stored may be stored from now on, and lack all earlier events.
+        forgotten = max(retention_class.forgotten for retention_class in self._classes)
         if settings.topics != self._settings.topics and not all(entry.store for entry in self._settings.topics):
             forgotten = self.newest
-        for shelf in shelves:
-            shelf.forgotten = forgotten
+        for retention_class in retention_classes:
+            retention_class.forgotten = forgotten
         self._settings = settings
-        self._shelves = shelves
+        self._classes = retention_classes
         self.generation += 1
         for publication in dropped:
             self._drop(publication)
@@ -213,22 +215,26 @@ class Window:
 
     @property
     def _newest_held(self) -> int:
-        return max((shelf.held[-1].offset for shelf in self._shelves if shelf.held), default=-1)
+        return max(
+            (retention_class.held[-1].offset for retention_class in self._classes if retention_class.held), default=-1
+        )
 
     def _held_since(self, offset: int) -> Iterator[tuple[Publication, float]]:
         """What is held now after an offset, oldest first, each with when it came here."""
         parts: list[Iterator[tuple[Publication, float]]] = []
-        for shelf in self._shelves:
+        for retention_class in self._classes:
             # Copied, which is quick: while this is read, others append and forget.
-            held, since = list(shelf.held), list(shelf.since)
+            held, since = list(retention_class.held), list(retention_class.since)
             start = bisect_right(held, offset, key=_offset)
             parts.append(zip(held[start:], since[start:], strict=True))
         return parts[0] if len(parts) == 1 else merge(*parts, key=_offset_of_first)
 
-    def _new_shelves(self, settings: HistorySettings, forgotten: int) -> list[Shelf]:
+    def _new_classes(self, settings: HistorySettings, forgotten: int) -> list[RetentionClass]:
         default = settings.max_age_seconds
-        shelves = [Shelf(topic.pattern, topic.max_age_seconds or default, forgotten) for topic in settings.topics]
-        return [*shelves, Shelf(None, default, forgotten)]
+        retention_classes = [
+            RetentionClass(topic.pattern, topic.max_age_seconds or default, forgotten) for topic in settings.topics
+        ]
+        return [*retention_classes, RetentionClass(None, default, forgotten)]
 
     # Appending and forgetting.
 
@@ -250,18 +256,20 @@ class Window:
             since = max(since, now - max(0.0, unix_now - publication.published_at))
             self.append(publication, since)
         self.newest = newest
-        for shelf in self._shelves:
-            shelf.forgotten = max(shelf.forgotten, forgotten_of.get(shelf.pattern or "", 0))
+        for retention_class in self._classes:
+            retention_class.forgotten = max(
+                retention_class.forgotten, forgotten_of.get(retention_class.pattern or "", 0)
+            )
         self.forget(now)
 
     def append(self, publication: Publication, now: float) -> None:
         """Take the next publication of the log, whose offset must be above `newest`. `now` never falls."""
         self.newest = publication.offset
-        shelf = self._shelf(publication)
-        if shelf is None:
+        retention_class = self._class_of(publication)
+        if retention_class is None:
             return
-        shelf.held.append(publication)
-        shelf.since.append(now)
+        retention_class.held.append(publication)
+        retention_class.since.append(now)
         self._log.append(publication)
         self.size_bytes += publication.size_bytes
         self._topics.add(publication)
@@ -269,16 +277,16 @@ class Window:
 
     def stores(self, publication: Publication) -> bool:
         """Whether it is, or would have been, kept at all."""
-        return self._shelf(publication) is not None
+        return self._class_of(publication) is not None
 
-    def _shelf(self, publication: Publication) -> Shelf | None:
-        """Where it is kept, or None if it is not stored: of several topics the longest-lived decides."""
-        index = _shelf_index(self._settings, publication)
-        return None if index is None else self._shelves[index]
+    def _class_of(self, publication: Publication) -> RetentionClass | None:
+        """Return the retention class of a publication, or None if it is not stored. See `_class_index`."""
+        index = _class_index(self._settings, publication)
+        return None if index is None else self._classes[index]
 
-    def _shelves_of_topics(self, publication: Publication) -> Iterator[Shelf]:
-        """The shelf of each of its topics that is stored."""
-        return map(self._shelves.__getitem__, self._settings.shelves_of_event(publication.topics))
+    def _classes_of_topics(self, publication: Publication) -> Iterator[RetentionClass]:
+        """Return the retention class of each of its topics, except of topics that are not stored."""
+        return map(self._classes.__getitem__, self._settings.retention_classes_of_event(publication.topics))
 
     def forget(self, now: float) -> None:
         """Drop what is over the bounds at the time `now`."""
@@ -298,27 +306,28 @@ class Window:
         when nothing is left that is over them."""
         settings, topics = self._settings, 0
         while topics < most_topics:
-            for shelf in self._shelves:
-                if shelf.held and shelf.since[0] < now - shelf.max_age_seconds:
+            for retention_class in self._classes:
+                if retention_class.held and retention_class.since[0] < now - retention_class.max_age_seconds:
                     break
             else:
                 if len(self) <= settings.max_events and self.size_bytes <= settings.max_bytes:
                     return True
-                oldest = min((s for s in self._shelves if s.held), key=_oldest_offset, default=None)
+                oldest = min((s for s in self._classes if s.held), key=_oldest_offset, default=None)
                 if oldest is None:
                     return True  # the rest is not stored under new settings: `change` is about to drop it
-                shelf = oldest
-            topics += len(shelf.held[0].topics)
-            self._take_down(shelf)
+                retention_class = oldest
+            topics += len(retention_class.held[0].topics)
+            self._take_down(retention_class)
         return False
 
-    def _take_down(self, shelf: Shelf) -> None:
-        publication = shelf.held.popleft()
-        shelf.since.popleft()
+    def _take_down(self, retention_class: RetentionClass) -> None:
+        publication = retention_class.held.popleft()
+        retention_class.since.popleft()
         self._drop(publication)
-        # Whoever asks for another of its topics misses it too, and looks at that topic's shelf.
-        several = len(publication.topics) > 1 and len(self._shelves) > 1
-        for concerned in self._shelves_of_topics(publication) if several else (shelf,):
+        # A stream that asked for another topic of this event also misses the event. That stream looks at the mark of
+        # its own topic's class.
+        several = len(publication.topics) > 1 and len(self._classes) > 1
+        for concerned in self._classes_of_topics(publication) if several else (retention_class,):
             concerned.forgotten = max(concerned.forgotten, publication.offset)
 
     def _drop(self, publication: Publication) -> None:
@@ -359,13 +368,18 @@ class Window:
     def _held(self) -> Iterator[Publication]:
         return (publication for publication in self._log if isinstance(publication, Publication))
 
-    def shelves_of(self, patterns: Iterable[str]) -> tuple[Shelf, ...]:
-        """The shelves on which a subscription's publications may lie; see `HistorySettings.shelves_of_patterns`."""
-        return tuple([self._shelves[index] for index in self._settings.shelves_of_patterns(patterns)])
+    def retention_classes_of(self, patterns: Iterable[str]) -> tuple[RetentionClass, ...]:
+        """Return the retention classes that may hold a subscription's publications.
+
+        See `HistorySettings.retention_classes_of_patterns`.
+        """
+        return tuple([self._classes[index] for index in self._settings.retention_classes_of_patterns(patterns)])
 
     def complete_after(self, patterns: Iterable[str]) -> Position:
         """Behind which all that these topics have a history for is held."""
-        return Position(self.epoch, max((s.forgotten for s in self.shelves_of(patterns)), default=self.newest))
+        return Position(
+            self.epoch, max((s.forgotten for s in self.retention_classes_of(patterns)), default=self.newest)
+        )
 
     def locate(self, last_event_id: str) -> Position | None:
         """The position that an id names, in this epoch if it is good here; None for what is no id of ours."""
@@ -380,9 +394,12 @@ class Window:
         Never a guess, never a partial replay. `earliest` is everything that is held: behind the place where the
         longest of several histories begins.
         """
-        shelves = self.shelves_of(patterns)
+        retention_classes = self.retention_classes_of(patterns)
         if last_event_id == "earliest":
-            return Position(self.epoch, min((shelf.forgotten for shelf in shelves), default=self.newest))
+            return Position(
+                self.epoch,
+                min((retention_class.forgotten for retention_class in retention_classes), default=self.newest),
+            )
         position = self.locate(last_event_id)
         if position is None:
             return "unknown_id"
@@ -390,7 +407,7 @@ class Window:
             return "epoch_changed"
         if position.offset > self.newest:
             return "unknown_id"  # from the future
-        if not holds(shelves, position.offset):
+        if not holds(retention_classes, position.offset):
             return "too_old"
         return position
 
@@ -470,8 +487,11 @@ class Window:
         return Part(found, found[-1].offset if len(found) == size else self.newest)
 
 
-def _shelf_index(settings: HistorySettings, publication: Publication) -> int | None:
-    """The shelf on which it is kept, or None if it is not stored: of several topics the longest-lived decides."""
+def _class_index(settings: HistorySettings, publication: Publication) -> int | None:
+    """Return the index of the retention class that holds a publication, or None if the publication is not stored.
+
+    If an event has several topics, the class with the longest age limit holds the event.
+    """
     topics = settings.topics
     if not topics:
         return 0
@@ -479,12 +499,12 @@ def _shelf_index(settings: HistorySettings, publication: Publication) -> int | N
     def max_age_seconds(index: int) -> float:
         return (topics[index].max_age_seconds if index < len(topics) else None) or settings.max_age_seconds
 
-    return max(settings.shelves_of_event(publication.topics), key=max_age_seconds, default=None)
+    return max(settings.retention_classes_of_event(publication.topics), key=max_age_seconds, default=None)
 
 
-def holds(shelves: Iterable[Shelf], offset: int) -> bool:
-    """Whether everything after `offset` is still on these shelves."""
-    return all(offset >= shelf.forgotten for shelf in shelves)
+def holds(retention_classes: Iterable[RetentionClass], offset: int) -> bool:
+    """Return whether these retention classes still have everything after `offset`."""
+    return all(offset >= retention_class.forgotten for retention_class in retention_classes)
 
 
 _offset = attrgetter("offset")
@@ -494,5 +514,5 @@ def _offset_of_first(held: tuple[Publication, float]) -> int:
     return held[0].offset
 
 
-def _oldest_offset(shelf: Shelf) -> int:
-    return shelf.held[0].offset
+def _oldest_offset(retention_class: RetentionClass) -> int:
+    return retention_class.held[0].offset

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from sortedcontainers import SortedList
 
 
-class Names:
+class PrefixIndex:
     """A set of names that is sorted when somebody asks for a prefix, a few names at a time.
 
     Adding and discarding cost a publisher one operation on a set (0.1 µs), not a search in the order (3 µs): one batch

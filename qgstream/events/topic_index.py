@@ -8,7 +8,7 @@ from heapq import merge
 from operator import attrgetter
 
 from qgstream.events.pattern_sets import PatternSet
-from qgstream.events.prefix_index import Names
+from qgstream.events.prefix_index import PrefixIndex
 from qgstream.events.publication import Publication
 
 # More publications than this are merged as they are needed, and not sorted first: about a millisecond.
@@ -33,13 +33,13 @@ class TopicIndex:
     nearly all do. A topic with one publication, which may be the case for 100 000 topics, has no list of its own.
     """
 
-    __slots__ = ("_of", "_outlived", "_names")
+    __slots__ = ("_of", "_outlived", "_prefix_index")
 
     def __init__(self) -> None:
         self._of: dict[str, Publication | _Entries] = {}
         # The topics whose newest publication is gone although an older one is held, which has a longer age limit.
         self._outlived: set[str] = set()
-        self._names = Names()
+        self._prefix_index = PrefixIndex()
 
     def __len__(self) -> int:
         """How many topics something is held of."""
@@ -57,7 +57,7 @@ class TopicIndex:
             held = of.get(topic)
             if held is None:
                 of[topic] = publication
-                self._names.add(topic)
+                self._prefix_index.add(topic)
             elif isinstance(held, _Entries):
                 held.append(publication)
             else:
@@ -91,7 +91,7 @@ class TopicIndex:
 
     def _drop(self, topic: str) -> None:
         del self._of[topic]
-        self._names.discard(topic)
+        self._prefix_index.discard(topic)
         self._outlived.discard(topic)
 
     # Asking it.
@@ -105,7 +105,7 @@ class TopicIndex:
 
     def sort(self, most: int) -> bool:
         """Prepare for patterns that are prefixes, at the cost of at most so many topics; True when that is done."""
-        return self._names.settle(most)
+        return self._prefix_index.settle(most)
 
     def topics_under(self, patterns: PatternSet, most: int) -> list[str] | None:
         """The topics that the patterns cover and of which something is held; None if they are more than `most`.
@@ -119,8 +119,8 @@ class TopicIndex:
                 found += [pattern] if pattern in self._of else []
             elif pattern == "*":
                 return list(self._of) if len(self._of) <= most else None
-            elif len(found) + self._names.count(pattern[:-1]) <= most:
-                found += self._names.under(pattern[:-1])
+            elif len(found) + self._prefix_index.count(pattern[:-1]) <= most:
+                found += self._prefix_index.under(pattern[:-1])
             else:
                 return None
         return found if len(found) <= most else None
@@ -129,7 +129,7 @@ class TopicIndex:
         """About how many topics the patterns cover. Call `sort` first, as for `topics_under`."""
         if patterns.is_everything:
             return len(self._of)
-        return sum([self._names.count(p[:-1]) if p.endswith("*") else p in self._of for p in patterns])
+        return sum([self._prefix_index.count(p[:-1]) if p.endswith("*") else p in self._of for p in patterns])
 
     def some_topics_under(self, patterns: PatternSet, most: int) -> Iterator[list[str]]:
         """What `topics_under` finds, at most so many topics at a time: others may come and go in between."""
@@ -142,7 +142,7 @@ class TopicIndex:
                 yield [pattern]
                 continue
             after = None
-            while names := self._names.some_under(pattern[:-1], after, most):
+            while names := self._prefix_index.some_under(pattern[:-1], after, most):
                 yield names
                 after = names[-1]
 

@@ -33,9 +33,9 @@ class EventsHandler(EventStreamHandler, StreamHandler):
         if isinstance(admitted, Rejection):
             self._reject(admitted)
             return
-        opening = self.opening(admitted)
-        stream = self.begin(b"".join([message.as_sse() for message in opening.first]))
-        self.adopt(stream, admitted.wanted, opening)
+        start = self.decide_start(admitted)
+        stream = self.begin(b"".join([message.as_sse() for message in start.first]))
+        self.adopt(stream, admitted.wanted, start)
 
     # Refusals by a limit.
 

@@ -18,7 +18,7 @@ from qgstream.limits import Rejection
 from qgstream.logs import quote
 from qgstream.net.addresses import client_key
 from qgstream.reasons import RejectReason, ResetReason
-from qgstream.replay.resume import Opening
+from qgstream.replay.resume import StreamStart
 from qgstream.service.bans import Ban
 from qgstream.service.refusal_log import result_of
 from qgstream.wire.framing import Framing
@@ -221,14 +221,14 @@ class StreamHandler(BaseHandler):
 
     # Opening the stream. Both functions are called in the same tick, as in `Hub`.
 
-    def opening(self, admitted: Admitted) -> Opening:
+    def decide_start(self, admitted: Admitted) -> StreamStart:
         """Return the first messages of the stream."""
         wanted, older = admitted
         return self.service.hub.open(
             wanted.subscription, wanted.last_event_id, latest=wanted.latest, older=older, ignored=wanted.ignored
         )
 
-    def adopt(self, stream: IOStream, wanted: Wanted, opening: Opening) -> None:
+    def adopt(self, stream: IOStream, wanted: Wanted, start: StreamStart) -> None:
         """Give the hub a detached stream whose headers and first bytes are written."""
         # The client may have disconnected by now, or this may be the second of two pipelined requests. Then no close
         # callback would run any more, and the slot would leak.
@@ -242,7 +242,7 @@ class StreamHandler(BaseHandler):
         if wanted.ignored:
             said["ignored"] = [quote(name, MAX_IGNORED_CHARACTERS) for name in wanted.ignored[:MAX_IGNORED]]
         connection = self.service.hub.adopt(
-            stream, wanted.subscription, opening, ip=ip, client_key=client_key(ip), user_agent=self.user_agent,
+            stream, wanted.subscription, start, ip=ip, client_key=client_key(ip), user_agent=self.user_agent,
             asker=self.asker, said=said,
         )  # fmt: skip
         self.service.access.remember(connection, wanted.principal, origin, self.service.cors)

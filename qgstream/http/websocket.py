@@ -55,9 +55,9 @@ class WebSocketEventsHandler(WebSocketHandler, StreamHandler):
         self.ws_connection = None
         if stream.closed():
             return
-        opening = self.opening(self._admitted)
-        stream.write(b"".join([Framing.WEBSOCKET.frame(message) for message in opening.first]))
-        self.adopt(stream, self._admitted.wanted, opening)
+        start = self.decide_start(self._admitted)
+        stream.write(b"".join([Framing.WEBSOCKET.frame(message) for message in start.first]))
+        self.adopt(stream, self._admitted.wanted, start)
 
     # The handshake.
 

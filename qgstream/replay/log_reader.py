@@ -31,24 +31,24 @@ SELECTED_PAGES = 4096
 # So many pages without an event of its topics are passed for a reader before others have the loop.
 PAGES_AT_ONCE = 32
 
-# Epoch, where it starts, and the shelves; and the topics where a page has theirs alone.
+# Epoch, where it starts, and the retention classes; and the topics where a page has theirs alone.
 _Key = tuple[str, int, tuple[str | None, ...], frozenset[str] | None]
 
 
 @dataclass(frozen=True)
-class Stretch:
+class LogRange:
     """All that is to be replayed of the log up to the offset `end`, where the next stretch starts. `end` is None when
     the log holds no more."""
 
     publications: Sequence[Publication]
     end: int | None
 
-    def part(self, offset: int, patterns: PatternSet) -> Stretch:
+    def part(self, offset: int, patterns: PatternSet) -> LogRange:
         """What lies behind an offset and concerns a subscription to these patterns."""
         if patterns.is_everything:
-            return Stretch([p for p in self.publications if p.offset > offset], self.end)
+            return LogRange([p for p in self.publications if p.offset > offset], self.end)
         topics = self._topics.topics_under(patterns, len(self._topics)) or ()
-        return Stretch(self._topics.after(offset, topics, len(self.publications)), self.end)
+        return LogRange(self._topics.after(offset, topics, len(self.publications)), self.end)
 
     @cached_property
     def _topics(self) -> TopicIndex:
@@ -66,19 +66,19 @@ class Stretch:
         return sum([publication.size_bytes for publication in self.publications])
 
 
-class Archive:
+class LogReader:
     """Reads stretches, each once for all who ask for it at about the same time."""
 
     def __init__(self, broker: Broker) -> None:
         self._broker = broker
-        self._pages: TTLCache[_Key, Stretch] = TTLCache(CACHED_BYTES, CACHE_SECONDS, getsizeof=_size_in_cache)
-        self._selected: TTLCache[_Key, Stretch] = TTLCache(SELECTED_BYTES, CACHE_SECONDS, getsizeof=_size_of_selected)
-        self._reads: dict[_Key, asyncio.Task[Stretch]] = {}
+        self._pages: TTLCache[_Key, LogRange] = TTLCache(CACHED_BYTES, CACHE_SECONDS, getsizeof=_size_in_cache)
+        self._selected: TTLCache[_Key, LogRange] = TTLCache(SELECTED_BYTES, CACHE_SECONDS, getsizeof=_size_of_selected)
+        self._reads: dict[_Key, asyncio.Task[LogRange]] = {}
         self._at_broker: set[_Key] = set()  # those of the reads that have a slot
         self._slots = asyncio.Semaphore(MAX_READS)
         self._expiry: asyncio.TimerHandle | None = None
 
-    async def after(self, offset: int, patterns: frozenset[str], window: Window) -> Stretch:
+    async def after(self, offset: int, patterns: frozenset[str], window: Window) -> LogRange:
         """The log after an offset, for a subscription to these patterns: at least up to its first event, unless that is
         far away. Raises what `Broker.read` raises."""
         asked = pattern_set(patterns)
@@ -90,7 +90,7 @@ class Archive:
             offset = part.end
         return part
 
-    async def _page_after(self, offset: int, patterns: frozenset[str], window: Window) -> Stretch:
+    async def _page_after(self, offset: int, patterns: frozenset[str], window: Window) -> LogRange:
         # Pages start at multiples, wherever their readers do, so that these share them. In a log whose offsets have
         # gaps that is not enough: there it is also asked whether a page that starts earlier goes so far.
         start = offset - offset % PAGE_PUBLICATIONS
@@ -112,20 +112,21 @@ class Archive:
     def _nearest(self, offset: int, patterns: frozenset[str], window: Window) -> int | None:
         """Where the last page that starts before an offset starts, of those that are here or being read."""
         # Not of the reads that wait for a slot: a storm has thousands of these, and each client would look at all.
-        epoch, _, shelves, _ = self._key(0, patterns, window)
+        epoch, _, retention_classes, _ = self._key(0, patterns, window)
         known = (*self._pages, *self._at_broker)
-        starts = [key[1] for key in known if key[0] == epoch and key[2] == shelves and key[1] <= offset]
+        starts = [key[1] for key in known if key[0] == epoch and key[2] == retention_classes and key[1] <= offset]
         return max(starts, default=None)
 
     def _key(self, start: int, patterns: frozenset[str], window: Window) -> _Key:
-        # What is forgotten depends on the shelves alone: subscriptions to the same ones share their pages too.
+        # Which events are gone depends only on the retention classes. So subscriptions with the same ones share pages.
         topics = patterns if self._selects(patterns) else None
-        return window.epoch, start, tuple([shelf.pattern for shelf in window.shelves_of(patterns)]), topics
+        retention_classes = tuple([each.pattern for each in window.retention_classes_of(patterns)])
+        return window.epoch, start, retention_classes, topics
 
-    def _cache(self, key: _Key) -> TTLCache[_Key, Stretch]:
+    def _cache(self, key: _Key) -> TTLCache[_Key, LogRange]:
         return self._pages if key[3] is None else self._selected
 
-    async def _page(self, start: int, patterns: frozenset[str], window: Window) -> Stretch:
+    async def _page(self, start: int, patterns: frozenset[str], window: Window) -> LogRange:
         is_shared = self._key(start, patterns, window) in self._reads
         page = await self._shared(start, patterns, window)
         if page.end is None and is_shared:
@@ -133,7 +134,7 @@ class Archive:
             page = await self._shared(start, patterns, window)
         return page
 
-    async def _shared(self, start: int, patterns: frozenset[str], window: Window) -> Stretch:
+    async def _shared(self, start: int, patterns: frozenset[str], window: Window) -> LogRange:
         key = self._key(start, patterns, window)
         page = self._cache(key).get(key)
         if page is not None:
@@ -144,22 +145,22 @@ class Archive:
             task.add_done_callback(lambda task: self._done(key, task))
         return await asyncio.shield(task)
 
-    async def _read(self, key: _Key, start: int, patterns: frozenset[str], window: Window) -> Stretch:
+    async def _read(self, key: _Key, start: int, patterns: frozenset[str], window: Window) -> LogRange:
         async with self._slots:
             self._at_broker.add(key)
             try:
                 if key[3] is not None:
                     selection = await self._broker.select(start, PAGE_PUBLICATIONS, patterns)
                     if selection is not None:
-                        return Stretch([p for p in selection.publications if window.stores(p)], selection.end)
+                        return LogRange([p for p in selection.publications if window.stores(p)], selection.end)
                 found = await self._broker.read(start, PAGE_PUBLICATIONS, patterns)
             finally:
                 self._at_broker.discard(key)
         if not found:
-            return Stretch((), None)
-        return Stretch([publication for publication in found if window.stores(publication)], found[-1].offset)
+            return LogRange((), None)
+        return LogRange([publication for publication in found if window.stores(publication)], found[-1].offset)
 
-    def _done(self, key: _Key, task: asyncio.Task[Stretch]) -> None:
+    def _done(self, key: _Key, task: asyncio.Task[LogRange]) -> None:
         del self._reads[key]
         # A failure is for those who waited for it, and the end of the log is no end for long.
         if task.cancelled() or task.exception() is not None or task.result().end is None:
@@ -187,9 +188,9 @@ class Archive:
         await asyncio.gather(*tasks, return_exceptions=True)
 
 
-def _size_in_cache(page: Stretch) -> int:
+def _size_in_cache(page: LogRange) -> int:
     return max(page.size_bytes, CACHED_BYTES // CACHED_PAGES)
 
 
-def _size_of_selected(page: Stretch) -> int:
+def _size_of_selected(page: LogRange) -> int:
     return max(page.size_bytes, SELECTED_BYTES // SELECTED_PAGES)

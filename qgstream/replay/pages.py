@@ -22,7 +22,7 @@ CACHED_PAGES = 128
 
 
 @dataclass(frozen=True, slots=True)
-class Page:
+class ReplayPage:
     """The frames of `events` publications as one; the next page starts after the offset `end`."""
 
     data: bytes
@@ -30,14 +30,14 @@ class Page:
     end: int
 
 
-class Pages:
+class ReplayPages:
     """Makes pages, and remembers the ones that nothing can be added to."""
 
     def __init__(self, window: Window) -> None:
         self._window = window
-        self._cache: OrderedDict[tuple[Subscription, frozenset[str], int], Page] = OrderedDict()
+        self._cache: OrderedDict[tuple[Subscription, frozenset[str], int], ReplayPage] = OrderedDict()
 
-    def after(self, subscription: Subscription, offset: int) -> Page:
+    def after(self, subscription: Subscription, offset: int) -> ReplayPage:
         """What the subscription wants of the log after `offset`. A page whose `end` is the log's newest is the last.
 
         While the window has topics to sort first, the page is empty and ends at `offset`.
@@ -51,7 +51,7 @@ class Pages:
         window = self._window
         part = window.page_of(pattern_set(subscription.patterns), offset, PAGE_PUBLICATIONS)
         if part is None:
-            return Page(b"", 0, offset)
+            return ReplayPage(b"", 0, offset)
         page = self.of(subscription, part.publications, part.end)
         if page.end < window.newest:
             self._cache[key] = page
@@ -59,7 +59,7 @@ class Pages:
                 self._cache.popitem(last=False)
         return page
 
-    def of(self, subscription: Subscription, publications: Iterable[Publication], end: int = 0) -> Page:
+    def of(self, subscription: Subscription, publications: Iterable[Publication], end: int = 0) -> ReplayPage:
         """The first of these publications, as many as fit. The page's `end` is the last one looked at, or `end` when
         all of them fit."""
         frames: list[bytes] = []
@@ -73,4 +73,4 @@ class Pages:
                 frames.append(frame)
                 size += len(frame)
             looked_at = publication.offset
-        return Page(b"".join(frames), len(frames), end or looked_at)
+        return ReplayPage(b"".join(frames), len(frames), end or looked_at)

@@ -7,9 +7,9 @@ from collections.abc import Callable, Iterator, Sequence
 from typing import Literal
 
 from qgstream.delivery.subscriber import Subscriber
-from qgstream.events.history import Shelf, Window
+from qgstream.events.history import RetentionClass, Window
 from qgstream.events.publication import Publication
-from qgstream.replay.pages import Page, Pages
+from qgstream.replay.pages import ReplayPage, ReplayPages
 
 # Makes a heartbeat's bytes, with an id or without.
 MakeHeartbeat = Callable[[str | None], bytes]
@@ -25,14 +25,14 @@ class Replay:
 
     __slots__ = (
         "subscriber", "window", "pages", "offset", "events", "waits_for", "is_stalled", "_message", "_heartbeat",
-        "_first", "_state", "_is_fetched", "_generation", "_shelves", "_fetch", "_join",
+        "_first", "_state", "_is_fetched", "_generation", "_classes", "_fetch", "_join",
     )  # fmt: skip
 
     def __init__(
         self,
         subscriber: Subscriber,
         window: Window,
-        pages: Pages,
+        pages: ReplayPages,
         offset: int,
         *,
         state: Iterator[Sequence[Publication]] | None = None,
@@ -60,10 +60,10 @@ class Replay:
 
     def _watch(self, *, everything: bool = False) -> None:
         """Where what it wants may be forgotten, and what it does not miss."""
-        shelves = self.window.shelves_of(self.subscriber.feed.subscription.patterns)
+        retention_classes = self.window.retention_classes_of(self.subscriber.feed.subscription.patterns)
         self._generation = self.window.generation
-        self._shelves: list[tuple[Shelf, int]] = [
-            (shelf, shelf.forgotten if everything else 0) for shelf in shelves
+        self._classes: list[tuple[RetentionClass, int]] = [
+            (retention_class, retention_class.forgotten if everything else 0) for retention_class in retention_classes
         ]  # fmt: skip
 
     def take(self, publications: Sequence[Publication], end: int) -> None:
@@ -78,7 +78,7 @@ class Replay:
         if self._is_fetched:
             self._first.clear()
 
-    def restart(self, window: Window, pages: Pages, message: bytes) -> None:
+    def restart(self, window: Window, pages: ReplayPages, message: bytes) -> None:
         """The log it reads is gone: say `message` instead of the rest, and go on at the beginning of a new window.
 
         Whoever runs it runs it on: it is either waiting for its socket, or due."""
@@ -120,7 +120,7 @@ class Replay:
                 if not self._offer(heartbeat(self._id)):
                     return
             if self._message is not None:
-                page, self._message = Page(self._message, 1, self.offset), None
+                page, self._message = ReplayPage(self._message, 1, self.offset), None
             elif self._first:
                 page = self._page_of_first()
             elif self._state is not None:
@@ -149,17 +149,17 @@ class Replay:
 
     def _has_lost_something(self) -> bool:
         if self._generation != self.window.generation:
-            self._watch()  # a reload: the window has other shelves
-        return any(shelf.forgotten > max(self.offset, missed) for shelf, missed in self._shelves)
+            self._watch()  # a reload: the window has other retention classes
+        return any(retention_class.forgotten > max(self.offset, missed) for retention_class, missed in self._classes)
 
-    def _page_of_first(self) -> Page:
+    def _page_of_first(self) -> ReplayPage:
         page = self.pages.of(self.subscriber.feed.subscription, self._first)
         while self._first and self._first[0].offset <= page.end:
             self._first.popleft()
         self.offset = max(self.offset, page.end)  # the state lies before it
         return page
 
-    def _send(self, page: Page) -> bool:
+    def _send(self, page: ReplayPage) -> bool:
         self.events += page.events
         self.subscriber.sent(page.events, len(page.data))
         return self._offer(page.data)

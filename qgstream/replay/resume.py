@@ -16,7 +16,7 @@ from qgstream.wire.framing import Message
 
 
 @dataclass(frozen=True, slots=True)
-class Opening:
+class StreamStart:
     """What a stream is told first, and its replay.
 
     `replay_from` is the offset that the replay starts after; None without one. `latest` comes before that: the steps
@@ -31,10 +31,10 @@ class Opening:
     latest: Iterator[Sequence[Publication]] | None = None
 
 
-def opening(
+def decide_start(
     window: Window, subscription: Subscription, last_event_id: str | None, *, latest: bool,
     older: Position | ResetReason | None = None, ignored: Collection[str] = (), now: float, retry_ms: int,
-) -> Opening:  # fmt: skip
+) -> StreamStart:  # fmt: skip
     """How a stream begins that last heard `last_event_id` (None or "" for a new one).
 
     `older` is where it can go on all the same when the window does not reach back so far: the broker has the rest. Or
@@ -55,7 +55,7 @@ def opening(
         connected = messages.connected(
             now, id=str(resumed), replay="complete", retry_ms=retry_ms, topics=subscription.patterns, ignored=ignored
         )
-        return Opening((connected,), "complete", resumed.offset, everything=everything)
+        return StreamStart((connected,), "complete", resumed.offset, everything=everything)
     newest = window.position
     steps = state(window, subscription) if latest else iter(())
     step = next(steps, None)
@@ -71,4 +71,4 @@ def opening(
     )  # fmt: skip
     if resumed:
         first += (messages.reset(now, id=id, reason=resumed),)
-    return Opening(first, resumed or "none", replay_from, latest=None if step is None else chain((step,), steps))
+    return StreamStart(first, resumed or "none", replay_from, latest=None if step is None else chain((step,), steps))

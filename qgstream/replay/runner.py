@@ -18,10 +18,10 @@ from qgstream.events.publication import Position
 from qgstream.events.subscription import Subscription
 from qgstream.logs import LogThrottle, log
 from qgstream.metrics import Metrics
-from qgstream.replay.log_reader import Archive
-from qgstream.replay.pages import Pages
+from qgstream.replay.log_reader import LogReader
+from qgstream.replay.pages import ReplayPages
 from qgstream.replay.replay import Replay
-from qgstream.replay.resume import Opening
+from qgstream.replay.resume import StreamStart
 
 # What all replays together may have fetched from the broker and not sent yet. A stalled reader holds a page of 1 MiB:
 # a thousand of them would hold a gigabyte. Beyond this bound the page that waits longest is freed, and fetched again
@@ -29,7 +29,7 @@ from qgstream.replay.resume import Opening
 MAX_HELD_BYTES = 64 * 1024 * 1024
 
 
-class Replays:
+class ReplayRunner:
     """Runs each replay until its connection is live.
 
     `in_turn(callback)` calls back when the feeds have everything that the log has now (`Dispatch.call`).
@@ -45,7 +45,7 @@ class Replays:
         in_turn: Callable[[Callable[[], None]], None],
         fell_behind: Callable[[Subscriber], None],
     ) -> None:
-        self._archive = Archive(broker)
+        self._log_reader = LogReader(broker)
         self._slices = slices
         self._metrics = metrics
         self._in_turn = in_turn
@@ -59,14 +59,14 @@ class Replays:
     def read(self, window: Window) -> None:
         """From now on this is the window that replays read."""
         self._window = window
-        self._pages = Pages(window)
+        self._pages = ReplayPages(window)
 
     async def close(self) -> None:
         """Fetch no more."""
         for task in self._fetching:
             task.cancel()
         await asyncio.gather(*self._fetching, return_exceptions=True)
-        await self._archive.close()
+        await self._log_reader.close()
 
     async def look_back(self, subscription: Subscription, last_event_id: str) -> Position | None:
         """Where a stream begins whose id is from before the window; None where the broker has no more than the window.
@@ -78,7 +78,7 @@ class Replays:
         position = window.locate(last_event_id) or Position(window.epoch, 0)
         while position < limit:
             try:
-                await self._archive.after(position.offset, patterns, window)  # the replay will find it there
+                await self._log_reader.after(position.offset, patterns, window)  # the replay will find it there
             except Forgotten as forgotten:
                 if last_event_id != "earliest":
                     return None
@@ -87,10 +87,10 @@ class Replays:
                 return position
         return None
 
-    def start(self, connection: Connection, opening: Opening, replay_from: int) -> None:
+    def start(self, connection: Connection, start: StreamStart, replay_from: int) -> None:
         """Replay to a new connection what its opening promised, from the offset `replay_from` on."""
         connection.replay = Replay(
-            connection, self._window, self._pages, replay_from, state=opening.latest, everything=opening.everything,
+            connection, self._window, self._pages, replay_from, state=start.latest, everything=start.everything,
             fetch=self._fetch, join=self._join,
         )  # fmt: skip
         self.go_on(connection)
@@ -163,7 +163,7 @@ class Replays:
         while connection.replay is replay and replay.window is window:
             newest = window.newest
             try:
-                stretch = await self._archive.after(replay.offset, patterns, window)
+                log_range = await self._log_reader.after(replay.offset, patterns, window)
             except Forgotten:  # faster than it reads
                 self._fell_behind(connection)
                 return
@@ -175,9 +175,9 @@ class Replays:
                 return
             if connection.replay is replay and replay.window is window:
                 # What the broker has and the window has not got yet is for later: no replay is ahead of its window.
-                end = newest if stretch.end is None else min(stretch.end, window.newest)
-                replay.take([p for p in stretch.publications if p.offset <= end], end)
-                self._hold(replay, stretch.size_bytes)
+                end = newest if log_range.end is None else min(log_range.end, window.newest)
+                replay.take([p for p in log_range.publications if p.offset <= end], end)
+                self._hold(replay, log_range.size_bytes)
             break
         if connection.replay is replay and connection.is_open:
             replay.waits_for = ""

@@ -9,7 +9,7 @@ from typing import cast
 from tornado.iostream import IOStream
 
 from qgstream.auth.authenticator import Authenticator, Principal
-from qgstream.delivery.connection import Connection, Host, tune_socket
+from qgstream.delivery.connection import Connection, ConnectionOwner, tune_socket
 from qgstream.delivery.fanout import Fanout
 from qgstream.delivery.feed import Feed
 from qgstream.delivery.subscriber import Subscriber
@@ -29,7 +29,7 @@ MAX_ADMIN_STREAMS = 16
 _RETRY_MS = 1000
 
 
-class AdminStreams(Host):
+class AdminStreams(ConnectionOwner):
     """Sends a snapshot every second to each admin stream, and takes no snapshots while there is none.
 
     Admin streams use the same machinery as all streams (feeds, rounds, the backlog limit), with their own feeds and

@@ -311,6 +311,6 @@ async def test_a_log_that_forgets_faster_than_a_stream_reads_ends_it_with_its_id
         stream, replay, _ = await open_stream(client, id=last_id)
         assert replay == "reset"
         assert (await next_message(stream))[1] == "too_old"
-        client.hub._replays._archive._pages.clear()
+        client.hub._replay_runner._log_reader._pages.clear()
         stream, replay, _ = await open_stream(client, id="earliest")
         assert [int(event.data) for event in await take(stream, 20)] == list(range(580, 600))

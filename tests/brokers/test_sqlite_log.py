@@ -158,6 +158,8 @@ def check(reader: Reader, settings: HistorySettings, events: list[tuple[str, ...
             except Forgotten:
                 continue
             # A topic without history is missed by nobody.
-            kept = {t for t in TOPICS if list(settings.shelves_of_event([t])) and ("*" in asked or t in asked)}
+            kept = {
+                t for t in TOPICS if list(settings.retention_classes_of_event([t])) and ("*" in asked or t in asked)
+            }
             missing = {n for n, topics in enumerate(events, 1) if n > after and kept & set(topics)} - found
             assert not missing, json.dumps(sorted(missing))

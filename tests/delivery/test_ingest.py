@@ -9,7 +9,7 @@ from typing import cast
 
 import pytest
 
-from qgstream.delivery.ingest import LOOKS_AT_ONCE, TOPICS_PER_LOOK, Arrivals
+from qgstream.delivery.ingest import LOOKS_AT_ONCE, TOPICS_PER_LOOK, Ingest
 from qgstream.delivery.slices import Slices
 from qgstream.events.draft import MAX_EVENTS_PER_BATCH
 from qgstream.events.history import HistorySettings, TopicHistory
@@ -41,7 +41,7 @@ class Scene:
         self.taken: list[Publication] = []
         self.parts: list[int] = []
         self.failures = 0
-        self.arrivals = Arrivals(self.slices, self.take, self.failed)
+        self.ingest = Ingest(self.slices, self.take, self.failed)
 
     def take(self, publications: Sequence[Publication]) -> None:
         if any(publication.data == b"bad" for publication in publications):
@@ -56,7 +56,7 @@ class Scene:
 @pytest.mark.parametrize("topics", [1, 7, 64])
 def test_no_part_is_longer_than_a_look(topics: int) -> None:
     scene, batch = Scene(), events(2000, topics)
-    scene.arrivals.add(batch)
+    scene.ingest.add(batch)
     assert len(scene.parts) == LOOKS_AT_ONCE
     while scene.slices:
         before = len(scene.parts)
@@ -64,26 +64,26 @@ def test_no_part_is_longer_than_a_look(topics: int) -> None:
         assert len(scene.parts) <= before + 1
     assert scene.taken == batch
     assert max(scene.parts) < TOPICS_PER_LOOK + topics
-    assert not scene.arrivals._queue
+    assert not scene.ingest._queue
 
 
 def test_a_short_batch_is_taken_at_once() -> None:
     scene, batch = Scene(), events(LOOKS_AT_ONCE * TOPICS_PER_LOOK)
-    scene.arrivals.add(batch)
+    scene.ingest.add(batch)
     assert scene.taken == batch
-    assert not scene.arrivals._queue
+    assert not scene.ingest._queue
     assert not scene.slices
 
 
 @pytest.mark.gen_test
 async def test_what_comes_meanwhile_queues() -> None:
     scene, long, short = Scene(), events(1000), events(3)
-    scene.arrivals.add(long)
+    scene.ingest.add(long)
     called: list[int] = []
-    scene.arrivals.call(lambda: called.append(len(scene.taken)))
-    scene.arrivals.add(short)
-    waiting = asyncio.ensure_future(scene.arrivals.done())
-    given_up = asyncio.ensure_future(scene.arrivals.done())
+    scene.ingest.call(lambda: called.append(len(scene.taken)))
+    scene.ingest.add(short)
+    waiting = asyncio.ensure_future(scene.ingest.done())
+    given_up = asyncio.ensure_future(scene.ingest.done())
     await asyncio.sleep(0)
     given_up.cancel()
     assert not called
@@ -93,18 +93,18 @@ async def test_what_comes_meanwhile_queues() -> None:
     await waiting
     assert called == [1000]
     assert scene.taken == long + short
-    await scene.arrivals.done()
-    scene.arrivals.call(lambda: called.append(-1))
+    await scene.ingest.done()
+    scene.ingest.call(lambda: called.append(-1))
     assert called[-1] == -1
 
 
 def test_a_fault_is_told_and_what_follows_is_taken(expect_log: Callable[[str], None]) -> None:
     expect_log("arrivals.failed")
     scene, good = Scene(), events(2)
-    scene.arrivals.add([Publication(("a",), b"bad")])
-    scene.arrivals.add(good)
+    scene.ingest.add([Publication(("a",), b"bad")])
+    scene.ingest.add(good)
     assert (scene.failures, scene.taken) == (1, good)
-    assert not scene.arrivals._queue
+    assert not scene.ingest._queue
 
 
 # In the hub.
@@ -160,14 +160,14 @@ async def test_a_log_that_is_lost_meanwhile_is_lost_behind_what_came(expect_log:
 @pytest.mark.gen_test
 async def test_many_small_publishes_behind_a_long_one_are_taken_one_by_one() -> None:
     scene = Scene()
-    scene.arrivals.add(events(LOOKS_AT_ONCE * TOPICS_PER_LOOK + 1))
+    scene.ingest.add(events(LOOKS_AT_ONCE * TOPICS_PER_LOOK + 1))
     for _ in range(100):
-        scene.arrivals.add(events(TOPICS_PER_LOOK - 1))
+        scene.ingest.add(events(TOPICS_PER_LOOK - 1))
     while scene.slices:
         before = len(scene.taken)
         scene.slices.step()
         assert len(scene.taken) - before <= TOPICS_PER_LOOK
-    assert not scene.arrivals._queue
+    assert not scene.ingest._queue
 
 
 # What a long history makes long.
@@ -186,9 +186,9 @@ async def test_nobody_waits_until_thousands_of_events_are_forgotten() -> None:
     await hub.start()
     # An append forgets a few: here they become too old afterwards.
     hub.window._settings = HistorySettings(max_age_seconds=1e12)
-    hub.window._shelves[-1].max_age_seconds = 1e12
+    hub.window._classes[-1].max_age_seconds = 1e12
     old_events(hub, 3000)
-    hub.window._shelves[-1].max_age_seconds = 60
+    hub.window._classes[-1].max_age_seconds = 60
     hub.open(Subscription(), None)
     hub.is_outside_window(Subscription(), "x-1")
     assert len(hub.window) > 2800

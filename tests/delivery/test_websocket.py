@@ -13,7 +13,7 @@ from qgstream import hub as hub_module
 from qgstream.delivery import websocket
 from qgstream.delivery.connection import Connection
 from qgstream.events.subscription import Subscription
-from qgstream.hub import LINGER_SECONDS, Hub
+from qgstream.hub import CLOSING_SECONDS, Hub
 from qgstream.limits import LimitSettings
 from qgstream.wire import websocket_frames
 from qgstream.wire.framing import Framing
@@ -197,7 +197,7 @@ def test_who_closes_and_takes_no_answer_is_not_waited_for(clock: Clock) -> None:
             s.hub.sweep()
             s.slices.run()
             assert s.is_open()
-            clock.now += LINGER_SECONDS
+            clock.now += CLOSING_SECONDS
             s.hub.sweep()
             s.slices.run()
             assert not s.is_open()
@@ -228,7 +228,7 @@ def test_who_does_not_answer_a_goodbye_is_not_waited_for(clock: Clock) -> None:
         async with Scene() as s:
             s.hub.end(s.connection, "drain")
             await turns()
-            clock.now += LINGER_SECONDS
+            clock.now += CLOSING_SECONDS
             s.hub.sweep()
             s.slices.run()
             assert not s.is_open()

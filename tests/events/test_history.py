@@ -149,7 +149,7 @@ def test_an_id_is_a_place_or_the_reason_why_not(id: str, expected: object) -> No
     assert made.resume(id) == expected
 
 
-def test_what_another_shelf_forgets_is_no_reset() -> None:
+def test_what_another_class_forgets_is_no_reset() -> None:
     exceptions = (TopicHistory(pattern="b*", max_age_seconds=10),)
     made = window(publication(1, "b", at=0), publication(2, "a", at=1), publication(3, "c", at=2), topics=exceptions)
     made.forget(50)
@@ -160,7 +160,7 @@ def test_what_another_shelf_forgets_is_no_reset() -> None:
     assert made.resume("e-1") == Position("e", 1)
 
 
-def test_an_event_on_two_shelves_is_missed_on_both() -> None:
+def test_an_event_in_two_classes_is_missed_in_both() -> None:
     exceptions = (TopicHistory(pattern="long", max_age_seconds=1000), TopicHistory(pattern="chat", store=False))
     one = publication(1, "a", "long", "chat", at=0)
     made = window(one, publication(2, "other", at=1), topics=exceptions, max_age_seconds=100)
@@ -172,7 +172,7 @@ def test_an_event_on_two_shelves_is_missed_on_both() -> None:
     assert made.resume("e-0", ["chat"]) == Position("e", 0)
 
 
-def test_an_event_on_one_shelf_and_on_the_last_is_missed_on_both() -> None:
+def test_an_event_in_one_class_and_in_the_last_is_missed_in_both() -> None:
     exceptions = (TopicHistory(pattern="long", max_age_seconds=1000),)
     made = window(publication(1, "a", "long", at=0), publication(2, "b", at=1), topics=exceptions)
     made.forget(5000)
@@ -187,7 +187,7 @@ def test_chatter_is_not_held_and_its_listeners_are_not_told() -> None:
     assert made.resume("earliest", ["chat"]) == Position("e", 2)
 
 
-def test_earliest_is_everything_that_is_held_on_any_shelf() -> None:
+def test_earliest_is_everything_that_is_held_in_any_class() -> None:
     exceptions = (TopicHistory(pattern="b", max_age_seconds=10),)
     made = window(publication(1, "a", at=0), publication(2, "b", at=1), publication(3, "a", at=2), topics=exceptions)
     made.forget(50)
@@ -216,7 +216,7 @@ def test_pages_of_all_readers_end_at_the_same_places_whatever_was_cut_off() -> N
     assert {made.page(offset, 7)[-1].offset for offset in range(75, 100)} == {77, 84, 91, 98, 100}
 
 
-def test_new_settings_forget_no_shelfs_past() -> None:
+def test_new_settings_forget_no_past_of_a_class() -> None:
     exceptions = (TopicHistory(pattern="b", max_age_seconds=10),)
     made = window(publication(1, "b", at=0), publication(2, "a", at=1), topics=exceptions)
     made.forget(50)
@@ -450,10 +450,10 @@ def test_new_bounds_are_taken_in_steps_while_others_append(
     assert len(made) == len(there) <= made.settings.max_events
     assert made.size_bytes == sum(one.size_bytes for one in there) <= made.settings.max_bytes
     assert [one.offset for one in there] == sorted({one.offset for one in there})
-    for shelf in made._shelves:
-        assert [one for one in shelf.held if one in there] == [one for one in there if made._shelf(one) is shelf]
-        assert list(shelf.since) == sorted(shelf.since)
-        assert len(shelf.since) == len(shelf.held)
+    for each in made._classes:
+        assert [one for one in each.held if one in there] == [one for one in there if made._class_of(one) is each]
+        assert list(each.since) == sorted(each.since)
+        assert len(each.since) == len(each.held)
         # What lies on it and is gone is told.
         missing = set(range(1, newest + 1)) - {one.offset for one in there}
         assert made.resume("e-0") == "too_old" or not missing or not all(t.store for t in made.settings.topics)

@@ -5,14 +5,14 @@ from __future__ import annotations
 from hypothesis import given
 from hypothesis import strategies as st
 
-from qgstream.events.prefix_index import Names
+from qgstream.events.prefix_index import PrefixIndex
 
 TEXTS = st.text(alphabet="ab\ud7ff\U0010ffff", max_size=3)
 
 
 @given(st.lists(st.tuples(TEXTS, st.integers(0, 3))), st.lists(TEXTS))
 def test_it_has_the_names_under_a_prefix_in_order(changes: list[tuple[str, int]], prefixes: list[str]) -> None:
-    names, expected = Names(), set[str]()
+    names, expected = PrefixIndex(), set[str]()
     for name, most in changes:
         if name in expected:
             names.discard(name)
@@ -29,7 +29,7 @@ def test_it_has_the_names_under_a_prefix_in_order(changes: list[tuple[str, int]]
 
 
 def test_it_sorts_no_more_at_a_time_than_it_is_told() -> None:
-    names = Names()
+    names = PrefixIndex()
     for number in range(10):
         names.add(str(number))
     settled = [names.settle(3) for _ in range(4)]
@@ -43,7 +43,7 @@ def test_it_sorts_no_more_at_a_time_than_it_is_told() -> None:
 
 
 def test_what_comes_and_goes_unasked_for_leaves_nothing() -> None:
-    names = Names()
+    names = PrefixIndex()
     for number in range(1000):
         names.add(str(number))
         names.discard(str(number))

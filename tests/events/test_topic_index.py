@@ -16,7 +16,7 @@ from qgstream.events.pattern_sets import PatternSet
 from qgstream.events.publication import Position, Publication
 from qgstream.events.subscription import Subscription
 from qgstream.events.topics import PrivateTopics
-from qgstream.replay.pages import PAGE_PUBLICATIONS, Pages
+from qgstream.replay.pages import PAGE_PUBLICATIONS, ReplayPages
 from qgstream.wire.framing import Framing
 
 TOPICS = ("a", "a/1", "a/2", "b", "b/1", "chat")
@@ -64,7 +64,7 @@ def seams() -> Iterator[None]:
         yield
 
 
-def replayed(pages: Pages, window: Window, subscription: Subscription, offset: int) -> list[bytes]:
+def replayed(pages: ReplayPages, window: Window, subscription: Subscription, offset: int) -> list[bytes]:
     """What a replay from there sends, an item for each event."""
     sent = b""
     while offset < window.newest:
@@ -88,7 +88,7 @@ def test_a_replay_sends_what_a_plain_look_through_the_window_finds(data: st.Data
         ],
         len(recent), {}, now=now, unix_now=now,
     )  # fmt: skip
-    offset, pages = len(recent), Pages(window)
+    offset, pages = len(recent), ReplayPages(window)
     for _ in range(data.draw(st.integers(1, 5))):
         for topics, event, private, seconds in data.draw(st.lists(EVENTS, max_size=12)):
             now += seconds
@@ -96,7 +96,7 @@ def test_a_replay_sends_what_a_plain_look_through_the_window_finds(data: st.Data
             window.append(Publication(tuple(topics), b"%d" % offset, event=event, private=private, offset=offset), now)
         if data.draw(st.booleans()):
             window.settings = data.draw(SETTINGS)
-            pages = Pages(window)  # the pages of before may hold what is not stored any more
+            pages = ReplayPages(window)  # the pages of before may hold what is not stored any more
         window.forget(now)
         held = list(window.newest_first())[::-1]
         for topic in TOPICS:
@@ -116,7 +116,7 @@ def test_a_replay_sends_what_a_plain_look_through_the_window_finds(data: st.Data
     while not window.sort_topics(1):
         pass
     index = window._topics
-    assert (index._of, index._outlived, index._names.count("")) == ({}, set(), 0)
+    assert (index._of, index._outlived, index._prefix_index.count("")) == ({}, set(), 0)
 
 
 def window_of(*topics: str, max_events: int = 100_000) -> Window:
@@ -144,7 +144,7 @@ def test_a_replay_looks_only_at_what_it_asks_for(patterns: tuple[str, ...], monk
         return wants(self, publication)
 
     monkeypatch.setattr(Subscription, "wants", counted)
-    pages = Pages(window)
+    pages = ReplayPages(window)
     assert len(replayed(pages, window, Subscription(frozenset(patterns), framing=Framing.RAW), 0)) == 5
     assert looks[0] == 5
 

@@ -24,7 +24,7 @@ from qgstream.events.history import Part, Window
 from qgstream.events.pattern_sets import PatternSet
 from qgstream.events.publication import Position, Publication
 from qgstream.events.subscription import Subscription
-from qgstream.replay.pages import Page, Pages
+from qgstream.replay.pages import ReplayPage, ReplayPages
 from qgstream.service.heartbeat import Wheel
 from qgstream.wire.framing import Framing
 from tests.serving import ServerProcess
@@ -52,15 +52,17 @@ def late_join() -> None:
 
 def page_short_by_one() -> None:
     """The last page of a replay leaves out its last event."""
-    encode = Pages.of
+    encode = ReplayPages.of
 
-    def short(self: Pages, subscription: Subscription, publications: Sequence[Publication], end: int = 0) -> Page:
+    def short(
+        self: ReplayPages, subscription: Subscription, publications: Sequence[Publication], end: int = 0
+    ) -> ReplayPage:
         if len(publications) < 2 or publications[-1].offset != self._window.newest:
             return encode(self, subscription, publications, end)
         page = encode(self, subscription, publications[:-1])
-        return Page(page.data, page.events, publications[-1].offset)
+        return ReplayPage(page.data, page.events, publications[-1].offset)
 
-    Pages.of = short  # type: ignore[assignment]
+    ReplayPages.of = short  # type: ignore[assignment]
 
 
 def heartbeat_jumps() -> None:

@@ -19,7 +19,7 @@ from qgstream.events.publication import Position, Publication
 from qgstream.events.subscription import Subscription
 from qgstream.events.topics import matches_any
 from qgstream.hub import Hub
-from qgstream.replay.log_reader import CACHED_BYTES, CACHED_PAGES, MAX_READS, SELECTED_BYTES, SELECTED_PAGES, Archive
+from qgstream.replay.log_reader import CACHED_BYTES, CACHED_PAGES, MAX_READS, SELECTED_BYTES, SELECTED_PAGES, LogReader
 from qgstream.replay.pages import PAGE_PUBLICATIONS
 from qgstream.wire.framing import Framing
 from tests.fakes import ENDLESS, FakeStream, ManualSlices, turns
@@ -52,54 +52,54 @@ class Log(MemoryBroker):
         return [Publication(("a",), b"x" * self.size, is_json=False, offset=n) for n in range(after + 1, end + 1)]
 
 
-def archive_of(log: Log) -> tuple[Archive, Window]:
-    return Archive(log), Window(HistorySettings(), Position("log", EVENTS))
+def reader_of(log: Log) -> tuple[LogReader, Window]:
+    return LogReader(log), Window(HistorySettings(), Position("log", EVENTS))
 
 
 @pytest.mark.gen_test
 async def test_those_who_ask_for_the_same_share_a_read() -> None:
     log = Log()
-    archive, window = archive_of(log)
-    pages = await asyncio.gather(*[archive.after(offset, A, window) for offset in range(PAGE_PUBLICATIONS)])
+    reader, window = reader_of(log)
+    pages = await asyncio.gather(*[reader.after(offset, A, window) for offset in range(PAGE_PUBLICATIONS)])
     assert [len(page.publications) for page in pages] == list(range(PAGE_PUBLICATIONS, 0, -1))
-    await archive.after(5, A, window)
+    await reader.after(5, A, window)
     assert log.reads == [0]
-    await archive.close()
+    await reader.close()
 
 
 @pytest.mark.gen_test
 @pytest.mark.parametrize("size", [10, 3000])
 async def test_a_storm_of_ids_leaves_no_more_than_the_cache_takes(size: int) -> None:
     log = Log(size)
-    archive, window = archive_of(log)
-    await asyncio.gather(*[archive.after(page * PAGE_PUBLICATIONS, A, window) for page in range(200)])
+    reader, window = reader_of(log)
+    await asyncio.gather(*[reader.after(page * PAGE_PUBLICATIONS, A, window) for page in range(200)])
     assert len(set(log.reads)) == 200
     assert log.most_at_once == MAX_READS
-    assert not archive._reads
-    assert not archive._at_broker
-    assert 0 < len(archive._pages) <= CACHED_PAGES
-    assert sum(page.size_bytes for page in archive._pages.values()) <= CACHED_BYTES
-    await archive.close()
+    assert not reader._reads
+    assert not reader._at_broker
+    assert 0 < len(reader._pages) <= CACHED_PAGES
+    assert sum(page.size_bytes for page in reader._pages.values()) <= CACHED_BYTES
+    await reader.close()
 
 
 @pytest.mark.gen_test
 async def test_a_page_larger_than_the_cache_is_answered_and_not_kept() -> None:
-    archive, window = archive_of(Log(CACHED_BYTES))
-    assert len((await archive.after(0, A, window)).publications) == 1
-    assert not archive._pages
-    await archive.close()
+    reader, window = reader_of(Log(CACHED_BYTES))
+    assert len((await reader.after(0, A, window)).publications) == 1
+    assert not reader._pages
+    await reader.close()
 
 
 @pytest.mark.gen_test
 async def test_nothing_is_kept_for_long_also_when_nobody_asks(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(qgstream.replay.log_reader, "CACHE_SECONDS", 0.05)
-    archive, window = archive_of(Log())
-    await archive.after(0, A, window)
-    assert archive._pages
-    while archive._expiry is not None:  # noqa: ASYNC110  # the test's own time limit ends a wait in vain
+    reader, window = reader_of(Log())
+    await reader.after(0, A, window)
+    assert reader._pages
+    while reader._expiry is not None:  # noqa: ASYNC110  # the test's own time limit ends a wait in vain
         await asyncio.sleep(0.01)
-    assert not archive._pages
-    await archive.close()
+    assert not reader._pages
+    await reader.close()
 
 
 @pytest.mark.gen_test
@@ -111,11 +111,11 @@ async def test_a_failed_read_is_for_those_who_waited() -> None:
                 raise ConnectionError
             return await super().read(after, limit, topics)
 
-    archive, window = archive_of(Away())
-    answers = await asyncio.gather(*[archive.after(0, A, window)] * 2, return_exceptions=True)
+    reader, window = reader_of(Away())
+    answers = await asyncio.gather(*[reader.after(0, A, window)] * 2, return_exceptions=True)
     assert [type(answer) for answer in answers] == [ConnectionError] * 2
-    assert len((await archive.after(0, A, window)).publications) == PAGE_PUBLICATIONS
-    await archive.close()
+    assert len((await reader.after(0, A, window)).publications) == PAGE_PUBLICATIONS
+    await reader.close()
 
 
 class Users(Log):
@@ -135,11 +135,11 @@ class Users(Log):
 @pytest.mark.parametrize("patterns", [["user/7"], ["user/7", "nobody*"], ["user/7*"]])
 async def test_readers_of_different_topics_share_reads_and_look_at_their_own_events(patterns: list[str]) -> None:
     log = Users()
-    archive, window = archive_of(log)
+    reader, window = reader_of(log)
     asked, found = frozenset(patterns), list[int]()
     offset, calls = 0, 0
     while offset < 25_000:
-        part = await archive.after(offset, asked, window)
+        part = await reader.after(offset, asked, window)
         assert part.end is not None
         found += [publication.offset for publication in part.publications]
         offset, calls = part.end, calls + 1
@@ -148,10 +148,10 @@ async def test_readers_of_different_topics_share_reads_and_look_at_their_own_eve
     assert calls < 10 or len(expected) > 10
     reads = len(log.reads)
     assert reads == offset // PAGE_PUBLICATIONS
-    other = await archive.after(offset - 1000, frozenset(["user/500"]), window)
+    other = await reader.after(offset - 1000, frozenset(["user/500"]), window)
     assert [p.offset % 1000 for p in other.publications] == [500]
     assert len(log.reads) == reads
-    await archive.close()
+    await reader.close()
 
 
 class Selecting(Users):
@@ -179,38 +179,38 @@ class Selecting(Users):
 @pytest.mark.gen_test
 async def test_an_engine_that_selects_is_asked_for_the_topics_alone() -> None:
     log = Selecting()
-    archive, window = archive_of(log)
-    parts = await asyncio.gather(*[archive.after(5 + n % 3, frozenset([f"user/{n % 50}"]), window) for n in range(150)])
+    reader, window = reader_of(log)
+    parts = await asyncio.gather(*[reader.after(5 + n % 3, frozenset([f"user/{n % 50}"]), window) for n in range(150)])
     assert all(p.topics == (f"user/{n % 50}",) for n, part in enumerate(parts) for p in part.publications)
     assert [p.offset for p in parts[21].publications] == list(range(21, EVENTS, 1000))
     assert all(part.end == EVENTS for part in parts)
     assert log.reads == []
     assert len(log.selects_asked) == 50  # the same for all who ask for the same
-    assert (await archive.after(EVENTS, frozenset(["user/1"]), window)).end is None
-    assert len(archive._selected) == 50
-    await archive.close()
+    assert (await reader.after(EVENTS, frozenset(["user/1"]), window)).end is None
+    assert len(reader._selected) == 50
+    await reader.close()
 
 
 @pytest.mark.gen_test
 @pytest.mark.parametrize("patterns", [[], ["*"], ["user/1", "many*"]])
 async def test_the_log_is_read_where_nothing_can_be_selected(patterns: list[str]) -> None:
     log = Selecting()
-    archive, window = archive_of(log)
-    part = await archive.after(0, frozenset(patterns), window)
+    reader, window = reader_of(log)
+    part = await reader.after(0, frozenset(patterns), window)
     assert log.reads == [0]
     assert part.publications
-    await archive.close()
+    await reader.close()
 
 
 @pytest.mark.gen_test
 async def test_a_storm_of_topics_leaves_no_more_than_the_cache_takes(monkeypatch: pytest.MonkeyPatch) -> None:
     log = Selecting()
-    archive, window = archive_of(log)
-    await asyncio.gather(*[archive.after(0, frozenset([f"user/{n}", "other"]), window) for n in range(300)])
-    assert not archive._reads
-    assert 0 < len(archive._selected) <= SELECTED_PAGES
-    assert sum(page.size_bytes for page in archive._selected.values()) <= SELECTED_BYTES
-    await archive.close()
+    reader, window = reader_of(log)
+    await asyncio.gather(*[reader.after(0, frozenset([f"user/{n}", "other"]), window) for n in range(300)])
+    assert not reader._reads
+    assert 0 < len(reader._selected) <= SELECTED_PAGES
+    assert sum(page.size_bytes for page in reader._selected.values()) <= SELECTED_BYTES
+    await reader.close()
 
 
 # What replays hold of it.
@@ -218,9 +218,9 @@ async def test_a_storm_of_topics_leaves_no_more_than_the_cache_takes(monkeypatch
 
 def replaying(hub: Hub, offset: int, room: int) -> tuple[Connection, FakeStream]:
     subscription, stream = Subscription(frozenset(["a"]), framing=Framing.RAW), FakeStream(room)
-    opening = hub.open(subscription, f"log-{offset}", older=Position("log", offset))
+    start = hub.open(subscription, f"log-{offset}", older=Position("log", offset))
     adopted = hub.adopt(
-        cast(IOStream, stream), subscription, opening, ip="192.0.2.1", client_key="192.0.2.1", user_agent="fake"
+        cast(IOStream, stream), subscription, start, ip="192.0.2.1", client_key="192.0.2.1", user_agent="fake"
     )
     return adopted, stream
 
@@ -231,7 +231,7 @@ async def rest(hub: Hub) -> None:
     for _ in range(3000):
         hub.slices.run()
         await turns()
-        if not hub.slices and not hub._replays._fetching:
+        if not hub.slices and not hub._replay_runner._fetching:
             return
     raise AssertionError("it does not come to rest")
 
@@ -257,5 +257,5 @@ async def test_stalled_replays_hold_no_more_than_the_bound(monkeypatch: pytest.M
     assert ids == [f"id: log-{offset}" for offset in range(1, EVENTS + 1)]
     for connection, _ in streams:
         connection.close("client")
-    assert (len(hub._replays._holders), hub._replays._held_bytes) == (0, 0)
+    assert (len(hub._replay_runner._holders), hub._replay_runner._held_bytes) == (0, 0)
     await hub.stop()

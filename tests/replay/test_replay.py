@@ -131,9 +131,9 @@ async def test_nothing_comes_behind_the_goodbye_of_a_replay_that_waits() -> None
     engine = Engine()
     scene = await Scene.begin(engine)
     subscription = Subscription(frozenset(["mine"]), framing=Framing.RAW)
-    opening = scene.hub.open(subscription, "log-0", older=Position("log", 0))
+    start = scene.hub.open(subscription, "log-0", older=Position("log", 0))
     scene.connection = scene.hub.adopt(
-        cast(IOStream, scene.stream), subscription, opening, ip="192.0.2.1", client_key="192.0.2.1", user_agent="fake"
+        cast(IOStream, scene.stream), subscription, start, ip="192.0.2.1", client_key="192.0.2.1", user_agent="fake"
     )
     scene.finish()
     await turns()
@@ -154,10 +154,10 @@ async def test_a_replay_that_waits_for_the_broker_says_that_it_lives(first: str)
     engine = Engine()
     scene = await Scene.begin(engine)
     subscription = Subscription(frozenset(["mine"]), framing=Framing.RAW)
-    opening = scene.hub.open(subscription, "log-0", older=Position("log", 0))
-    assert opening.result == "complete"
+    start = scene.hub.open(subscription, "log-0", older=Position("log", 0))
+    assert start.result == "complete"
     scene.connection = scene.hub.adopt(
-        cast(IOStream, scene.stream), subscription, opening, ip="192.0.2.1", client_key="192.0.2.1", user_agent="fake"
+        cast(IOStream, scene.stream), subscription, start, ip="192.0.2.1", client_key="192.0.2.1", user_agent="fake"
     )
     scene.finish()
     await turns()

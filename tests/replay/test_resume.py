@@ -15,7 +15,7 @@ from qgstream.events.history import HistorySettings, Window
 from qgstream.events.publication import Position, Publication
 from qgstream.events.subscription import Subscription
 from qgstream.hub import Hub
-from qgstream.replay.resume import Opening, opening
+from qgstream.replay.resume import StreamStart, decide_start
 from qgstream.service.heartbeat import HeartbeatSettings, Wheel
 from qgstream.wire import messages
 from qgstream.wire.framing import Framing
@@ -92,8 +92,8 @@ def window(*, forgotten: int = 4) -> Window:
     return held
 
 
-def begin(last_event_id: str, subscription: Subscription, *, latest: bool = False) -> Opening:
-    return opening(window(), subscription, last_event_id, latest=latest, now=100.0, retry_ms=3000)
+def begin(last_event_id: str, subscription: Subscription, *, latest: bool = False) -> StreamStart:
+    return decide_start(window(), subscription, last_event_id, latest=latest, now=100.0, retry_ms=3000)
 
 
 @pytest.mark.parametrize("framing", TEXTS)

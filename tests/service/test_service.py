@@ -239,7 +239,7 @@ async def test_a_service_forgets_who_left() -> None:
     assert not any(wheel._slots.values())
     # A deadline may stay until its time, but not for everybody who was ever here.
     assert len(wheel._ages) <= 1100
-    assert not hub._goodbyes
+    assert not hub._closing
     assert list(hub._fanout.slow) == []
     service._sweep()
     assert len(service._admission._rates) <= 1

@@ -317,7 +317,7 @@ class Log:
             # A reader of another topic of this event misses the event too, and checks that topic's class. (Not the
             # class in the row: a row that was not moved yet has the number of an old class.)
             names = _names(topics)
-            for concerned in self.history.shelves_of_event(names):
+            for concerned in self.history.retention_classes_of_event(names):
                 forgotten[concerned] = offset
             count += 1
             looks -= len(names)
@@ -440,7 +440,7 @@ class Reader:
         if shelves != self._shelves:  # the classes in the file, which the writer may just have changed
             entries = [TopicHistory(pattern=pattern, store=store) for pattern, store in json.loads(shelves)]
             self._shelves, self._history = shelves, HistorySettings(topics=tuple(entries))
-        return self._history.shelves_of_patterns(topics)
+        return self._history.retention_classes_of_patterns(topics)
 
     def close(self) -> None:
         """Close the connection."""
@@ -468,7 +468,7 @@ def _covered(db: sqlite3.Connection, patterns: Collection[str]) -> list[str] | N
 def _shelf(history: HistorySettings, topics: Sequence[str]) -> int | None:
     """Return the retention class of an event, or None if it is not stored: the topic with the longest retention
     decides."""
-    shelves = history.shelves_of_event(topics)
+    shelves = history.retention_classes_of_event(topics)
     return max(shelves, key=lambda shelf: _max_age_seconds(history, shelf), default=None)
 
 
