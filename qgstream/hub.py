@@ -1,4 +1,4 @@
-"""The hub: publish, subscribe with replay, and who is here. One in each process."""
+"""The hub: publishes events, starts streams with their replays, and knows the open streams. One in each process."""
 
 from __future__ import annotations
 
@@ -40,16 +40,16 @@ from qgstream.talkers import Asker, Talkers, data_bytes
 from qgstream.wire import messages
 from qgstream.wire.framing import Framing
 
-# A goodbye that is not taken within this is not waited for.
+# The hub closes a connection that has not taken its closing message within this time.
 CLOSING_SECONDS = 5.0
 _NOT_STARTED = "the hub is not started: await hub.start() first"
-# What the log says of each result, as the stream does: `reset` has its reason beside it.
+# The log fields of each result. They are the fields of `connected`, and with `reset` comes its reason.
 _REPLAY_FIELDS: Mapping[ReplayResult, Mapping[str, str]] = {
     result: {"replay": result} if result in ("none", "complete") else {"replay": "reset", "reason": result}
     for result in REPLAY_RESULTS
 }
 _NOTHING: Mapping[str, object] = MappingProxyType({})
-# Closing reasons after which the same client would be refused or closed again at once: it comes back later.
+# Closing reasons after which the server would refuse or close the same client again at once: `retry` is longer.
 _RECONNECT_LATER: frozenset[CloseReason] = frozenset({"access_changed", "kicked", "slow_consumer"})
 
 
@@ -59,8 +59,8 @@ class Receipt:
 
     Attributes:
         ids: The positions of the events in the log, in their order.
-        subscribers: How many streams of this process get at least one of the events.
-        repeated: How many of the ids are those of earlier events with the same idempotency key.
+        subscribers: The number of streams of this process that get at least one of the events.
+        repeated: How many of the ids belong to earlier events with the same idempotency key.
 
     Example::
 
@@ -84,21 +84,21 @@ class Receipt:
 
 
 class Hub(ConnectionOwner, Sink):
-    """Reads the log of a broker into the history of this process, and gives it to the subscribers of this process.
+    """Reads the log of a broker into the history of this process, and delivers it to the streams of this process.
 
     Everything runs on the event loop of the thread that calls `start`.
 
     Args:
         broker: The broker (see `open_broker`); by default the memory of this process.
-        limits: What this process accepts.
-        history: How much this process keeps for clients that come back.
-        metrics: What the hub counts with; by default instruments on a registry of their own.
-        slices: What runs long work in pieces, so that it never holds the event loop; for tests.
+        limits: The limits of this process.
+        history: How many events this process keeps for clients that reconnect.
+        metrics: The metrics of the hub; by default new ones on a registry of their own.
+        slices: Runs long work in short slices, so that the event loop stays free. For tests.
 
     Attributes:
         broker: The broker.
         limits: The limits in effect; `reload` changes them.
-        metrics: What the hub counts with.
+        metrics: The metrics of the hub.
 
     Example::
 
@@ -122,7 +122,7 @@ class Hub(ConnectionOwner, Sink):
         self.broker = broker or MemoryBroker()
         self.limits = limits or LimitSettings()
         self.metrics = metrics or Metrics()
-        self.slices = Slices() if slices is None else slices  # an idle one is empty, and so false
+        self.slices = Slices() if slices is None else slices  # an idle `Slices` is empty, and so false
         self.registry = Registry()
         self.router = Router()
         self.bodies = BodyBudget()  # of publishes over HTTP
@@ -131,10 +131,10 @@ class Hub(ConnectionOwner, Sink):
         self.talkers = Talkers()
         self.random = Random()
         self.draining = False
-        self.is_cutting = False  # the drain is over, and closes the streams that are left without a word
-        self.needs_broker = False  # whether new streams should go elsewhere while the broker is away
-        self.maintenance = False  # no streams for now, and it may end (see `maintenance.Maintenance`)
-        # Saying goodbye, until this time, the longest waiting first.
+        self.is_cutting = False  # the drain is over, and closes the remaining streams without a closing message
+        self.needs_broker = False  # whether to refuse new streams while the broker is away
+        self.maintenance = False  # no streams until the maintenance ends (see `maintenance.Maintenance`)
+        # Connections with a closing message under way, and the deadline of each, earliest first.
         self._closing: OrderedDict[Connection, float] = OrderedDict()
         self._is_sweeping = False
         self.on_open: list[Callable[[Connection], None]] = []
@@ -152,13 +152,13 @@ class Hub(ConnectionOwner, Sink):
         self.metrics.gauges.watch_limits(lambda: self.limits, lambda: self._history)
         self.metrics.gauges.watch_certificate("broker", lambda: self.broker.certificate_expires_at)
 
-    # Life.
+    # Start, stop and reload.
 
     async def start(self) -> None:
-        """Open the broker and begin to deliver.
+        """Open the broker and start to deliver its events.
 
         Raises:
-            OSError: The broker cannot be reached, or its log cannot be used.
+            OSError: The hub cannot reach the broker, or cannot use its log.
             Unavailable: The broker's engine is away.
         """
         if self._window is None:
@@ -175,14 +175,14 @@ class Hub(ConnectionOwner, Sink):
         self._replay_runner.read(self._window)
 
     async def stop(self) -> None:
-        """Close every stream and the broker at once. To end the streams slowly, call `Service.drain` before."""
+        """Close every stream and the broker at once. To close the streams slowly, call `Service.drain` first."""
         for connection in self.registry:
             connection.close("drain")
         await self._replay_runner.close()
         await self.broker.close()
 
     def reload(self, *, limits: LimitSettings, history: HistorySettings) -> None:
-        """Take new limits and history settings. They hold from now on, and no stream is closed for them.
+        """Apply new limits and history settings from now on. No stream is closed because of them.
 
         Args:
             limits: The new limits.
@@ -202,24 +202,24 @@ class Hub(ConnectionOwner, Sink):
         return self.window.forgetting(time.monotonic())
 
     def forget(self) -> None:
-        """Forget what has become too old, and sort the topics of what came; called every so often."""
+        """Drop events that are too old, and sort the topics of new events. A timer calls this."""
         self.slices.begin(chain(self._forgetting(), self.window.sorting()), LOOKS_AT_ONCE)
 
     @property
     def is_started(self) -> bool:
-        """Whether the log was opened, so that there is a window."""
+        """Whether the log is open, so that there is a window."""
         return self._window is not None
 
     @property
     def window(self) -> Window:
-        """The newest part of the log."""
+        """The newest part of the log, in memory."""
         if self._window is None:
             raise RuntimeError(_NOT_STARTED)
         return self._window
 
     @property
     def live_position(self) -> Position | None:
-        """Where a subscriber is that has everything of its feed; None while the feeds are behind the log."""
+        """The position of a subscriber that has all of its feed. None while the feeds are behind the log."""
         return self.window.position if self._dispatch.is_idle else None
 
     # Publishing.
@@ -234,13 +234,13 @@ class Hub(ConnectionOwner, Sink):
         private: bool = False,
         idempotency_key: str | None = None,
     ) -> Receipt:
-        """Publish one event. The call returns when the event is in the log.
+        """Publish one event. The call returns as soon as the event is in the log.
 
         Args:
             topic: The topic, or a list of topics. A subscriber of several of them gets the event once.
-            data: A string, which is sent as it is, or anything that JSON can hold.
+            data: A string, which the hub sends unchanged, or any value that JSON can hold.
             event: The type of the event.
-            retry_ms: After how many milliseconds a browser that gets the event reconnects, from then on.
+            retry_ms: The new reconnection delay of browsers that get the event, in milliseconds.
             private: Whether only streams whose credentials grant the topic get the event.
             idempotency_key: A name for the event. The hub publishes one event for a key within five minutes.
 
@@ -248,8 +248,8 @@ class Hub(ConnectionOwner, Sink):
             The id of the event, and the number of streams that get it.
 
         Raises:
-            InvalidField: A field has a value that it cannot have.
-            TooLarge: The data is over `limits.max_event_bytes`, or larger than the broker takes.
+            InvalidField: The value of a field is not valid.
+            TooLarge: The data is larger than `limits.max_event_bytes`, or larger than the broker accepts.
             Unavailable: The broker is away.
         """
         publication = draft(
@@ -262,26 +262,27 @@ class Hub(ConnectionOwner, Sink):
         return receipt
 
     async def publish_all(self, publications: Sequence[Publication]) -> Receipt:
-        """Publish a batch: all of its events, or none, in their order.
+        """Publish a batch: all of its events in their order, or none of them.
 
-        No other event gets between them, unless the broker's engine cannot promise that.
+        The events are next to each other in the log, unless the broker's engine cannot guarantee that.
 
         Args:
-            publications: The events. They are not checked again.
+            publications: The events. The hub does not check them again.
 
         Returns:
             The ids of the events, and the number of streams that get at least one of them.
 
         Raises:
-            TooLarge: An event is larger than the broker takes.
+            TooLarge: An event is larger than the broker accepts.
             Unavailable: The broker is away.
         """
         if self._window is None:
-            raise RuntimeError(_NOT_STARTED)  # its broker is not open either, and would say that it is away
+            raise RuntimeError(_NOT_STARTED)  # the broker is not open either, and its error would say that it is away
         await self.room()
         offsets = await self.broker.append(publications)
-        await self._ingest.done()  # a client that is told an id may come with it at once
-        # What an idempotency key had published before keeps its offset, and goes to nobody again.
+        await self._ingest.done()  # the publisher may resume from the id at once
+        # A repeated event keeps the offset of the earlier event with the same idempotency key. The hub does not deliver
+        # a repeated event again.
         fresh = [p for p, offset in zip(publications, offsets, strict=True) if p.offset == offset]
         self.metrics.published(len(fresh))
         epoch = self.window.epoch
@@ -290,28 +291,28 @@ class Hub(ConnectionOwner, Sink):
         return Receipt(tuple([f"{epoch}-{offset}" for offset in offsets]), subscribers, repeated)
 
     async def room(self) -> None:
-        """Wait while more than `max_total_backlog_bytes` were appended that this process has not got to.
+        """Wait while this process has more than `max_total_backlog_bytes` of appended events to deliver.
 
-        Publishers slow down to what this process can send; subscribers that keep up do not pay for them. A broker waits
-        for this too before it delivers more of what others have appended.
+        Publishers slow down to the rate at which this process can send, and do not slow down other streams. A broker
+        also waits for this before it delivers more events of other processes.
         """
         await self._fanout.room()
         await self._ingest.done()
         while self._dispatch.queued_bytes > self.limits.max_total_backlog_bytes:
             await self._dispatch.done()
 
-    # What the broker tells its sink.
+    # The methods of `Sink`, which the broker calls.
 
     def deliver(self, publications: Sequence[Publication]) -> None:
-        """The log has grown: remember, and see that everybody gets it."""
+        """Take new publications of the log into the window, and deliver them to the streams."""
         self._ingest.add(publications)
 
     def _take(self, publications: Sequence[Publication]) -> None:
         try:
             self._take_all(publications)
         except Exception:
-            # A fault of ours. The window may lack some of them, and who has got which is not known: a new one begins
-            # behind them, and everybody is told.
+            # An error in the server. The window may lack some publications, and the hub does not know which stream got
+            # which of them. So a new window starts after them, and every stream gets a `reset`.
             if self._failures.is_due():
                 log.exception("hub.deliver_failed")
             position = Position(self.window.epoch, publications[-1].offset)
@@ -327,7 +328,7 @@ class Hub(ConnectionOwner, Sink):
         self._dispatch.deliver(publications, window.epoch)
 
     def lost(self, position: Position, reason: ResetReason) -> None:
-        """A part of the log is gone before it came here: every stream is told, and a new window begins."""
+        """Start a new window, and send every stream a `reset`: a part of the log was lost before it arrived here."""
         log.warning("broker.lost", extra={"reason": reason, "id": str(position)})
         self._ingest.call(lambda: self._begin_anew(position, reason))
 
@@ -339,10 +340,10 @@ class Hub(ConnectionOwner, Sink):
             if connection.replay is not None:
                 self._replay_runner.restart(connection, connection.feed.subscription.framing.frame(message))
 
-    # Subscribing. `open` and `adopt` are called in the same tick: what `open` promises holds for `adopt`.
+    # Subscribing. Call `open` and `adopt` in the same turn of the loop, so that the result of `open` is still valid.
 
     def is_outside_window(self, subscription: Subscription, last_event_id: str | None) -> bool:
-        """Whether only the broker can tell if a stream with this id is told everything: then `look_up` first."""
+        """Whether only the broker can decide if this id can be resumed. Then call `look_up` before `open`."""
         if not last_event_id:
             return False
         self.window.forget_some(time.monotonic())
@@ -376,7 +377,7 @@ class Hub(ConnectionOwner, Sink):
             if not reached:
                 return "unknown_id"
             if self._is_ahead(last_event_id):
-                self.window.newest = offset  # what lies between is no event
+                self.window.newest = offset  # there are no events in between
         return await self._replay_runner.look_back(subscription, last_event_id)
 
     def open(
@@ -388,7 +389,7 @@ class Hub(ConnectionOwner, Sink):
         older: Position | ResetReason | None = None,
         ignored: Collection[str] = (),
     ) -> StreamStart:
-        """How a stream begins; see `decide_start`. `older` is what `look_up` found."""
+        """Decide how a stream starts; see `decide_start`. `older` is the result of `look_up`."""
         self.window.forget_some(time.monotonic())
         return decide_start(
             self.window, subscription, last_event_id, latest=latest, older=older, ignored=ignored, now=time.time(),
@@ -399,8 +400,21 @@ class Hub(ConnectionOwner, Sink):
         self, stream: IOStream, subscription: Subscription, start: StreamStart, *, ip: str, client_key: str,
         user_agent: str, asker: Asker | None = None, said: Mapping[str, object] = _NOTHING,
     ) -> Connection:  # fmt: skip
-        """Take over a detached stream whose headers and first bytes are written. `said` is more for its line in the
-        log."""
+        """Take over a detached stream whose headers and first messages are written.
+
+        Args:
+            stream: The stream, detached from its HTTP connection.
+            subscription: What the stream asked for.
+            start: The result of `open`.
+            ip: The address of the client.
+            client_key: The address or network that the limits count by (see `addresses.client_key`).
+            user_agent: The `User-Agent` of the client.
+            asker: The credentials of the client.
+            said: More fields for the log line `events.connected`.
+
+        Returns:
+            The connection, which is registered.
+        """
         tune_socket(stream, self.limits)
         kind = WebSocketConnection if subscription.framing is Framing.WEBSOCKET else Connection
         connection = kind(
@@ -427,7 +441,7 @@ class Hub(ConnectionOwner, Sink):
         if start.replay_from is not None:
             self._replay_runner.start(connection, start, start.replay_from)
         elif not self._dispatch.is_idle:
-            self._replay_runner.start(connection, start, self.window.newest)  # nothing to replay: it waits for its turn
+            self._replay_runner.start(connection, start, self.window.newest)  # an empty replay, which joins in turn
         else:
             connection.join()
             if stream.writing():
@@ -436,28 +450,28 @@ class Hub(ConnectionOwner, Sink):
             opened(connection)
         return connection
 
-    # What connections tell their host.
+    # The methods of `ConnectionOwner`, which connections call.
 
     def has_room(self, connection: Connection) -> None:
-        """The socket takes bytes again: go on with the replay, or with the feed."""
+        """Go on with the replay or the feed: the socket has room again."""
         if connection.replay is not None:
             self._replay_runner.has_room(connection)
         else:
             self._fanout.has_room(connection)
 
     def leaving(self, connection: Connection) -> None:
-        """It says goodbye: that has its time, and what only this stream waited for is free."""
+        """Set the deadline of a closing message, and free the chunks that only this stream waited for."""
         self._closing[connection] = time.monotonic() + CLOSING_SECONDS
         self._fanout.settle(connection.feed)
 
     def closed(self, connection: Connection) -> None:
-        """The stream has ended: give everything back, and say why."""
+        """Release everything that an ended stream held, and log its reason."""
         self.registry.remove(connection)
         self._closing.pop(connection, None)
         self._fanout.settle(connection.feed)
         self.router.release(connection.feed)
         if connection.replay is not None:
-            self.metrics.delivered(connection.events_sent, connection.bytes_sent)  # as far as it came
+            self.metrics.delivered(connection.events_sent, connection.bytes_sent)  # the part that was sent
             self._replay_runner.ended(connection)
         age = max(0.0, time.time() - connection.opened_at)
         reason = connection.reason or "server_error"
@@ -477,25 +491,25 @@ class Hub(ConnectionOwner, Sink):
     # Ending.
 
     def end(self, connection: Connection, reason: CloseReason, *, retry_ms: int | None = None) -> None:
-        """Say goodbye with a reason and a time to come back, then close."""
+        """Send a closing message with a reason and a `retry`, then close the connection."""
         if not connection.is_open or connection.reason is not None:
             return
         if retry_ms is None:
             retry_ms = self.retry_ms(later=reason in _RECONNECT_LATER)
         self._fanout.flush(connection)
         if self.registry.get(connection.id) is None:
-            return  # the peer has gone, as it turned out
+            return  # the flush found that the peer is gone
         framing = connection.feed.subscription.framing
         message = messages.closing(time.time(), reason=reason, retry_ms=retry_ms)
         connection.end(reason, framing.frame(message) + framing.end(reason))
 
     def check_slow(self) -> None:
-        """End those who are too far behind; called every so often, because a stalled reader makes no event."""
+        """Close the slow consumers. A timer calls this, because a stalled reader causes no socket event."""
         self._fanout.check_slow()
 
     def sweep(self) -> None:
-        """Close those that do not take their goodbye; called every so often."""
-        # All have waited equally long, so the first is the first whose time is up.
+        """Close connections that did not take their closing message in time. A timer calls this."""
+        # All connections get the same time, so the first one has the earliest deadline.
         if self._closing and next(iter(self._closing.values())) <= time.monotonic() and not self._is_sweeping:
             self._is_sweeping = True
             self.slices.add(self._sweep())
@@ -507,7 +521,7 @@ class Hub(ConnectionOwner, Sink):
                 if deadline > now:
                     break
                 if connection in self._closing:
-                    connection.close("client")  # the reason of the goodbye stands
+                    connection.close("client")  # the reason of the closing message stays
                     yield
         finally:
             self._is_sweeping = False
@@ -516,15 +530,15 @@ class Hub(ConnectionOwner, Sink):
         self.end(cast(Connection, subscriber), "slow_consumer")
 
     def _drop_failed(self, subscriber: Subscriber) -> None:
-        cast(Connection, subscriber).close("server_error")  # no goodbye: what of it is out is not known
+        cast(Connection, subscriber).close("server_error")  # no closing message: part of an event may be out
 
     def retry_ms(self, *, later: bool = False) -> int:
-        """A jittered `retry:` for a goodbye; `later` for those who should not come back at once."""
+        """Return a jittered `retry`, in milliseconds. With `later`, the client should not reconnect soon."""
         seconds = self.limits.overload_retry_seconds if later else self.limits.retry_seconds
         return int(jittered(seconds, self.random) * 1000)
 
     def live(self) -> Live:
-        """What holds now, for a scrape."""
+        """Return the current values, for a scrape of the metrics."""
         backlogs = [subscriber.backlog_bytes for subscriber in self._fanout.slow]
         return Live(
             connections=len(self.registry),
