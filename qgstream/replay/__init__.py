@@ -1,5 +1,5 @@
-"""Replay: where a stream resumes, and how it catches up with the log.
+"""Replay: decides where a stream resumes, and sends the stream the log until it has caught up.
 
-`resume` decides how a stream begins, `runner` runs the replays of a hub. `log_reader` reads what is older than the
-window from the broker.
+`resume` decides how a stream starts. `runner` runs the replays of a hub; a `replay` sends `pages`. `log_reader` reads
+events that are older than the window from the broker.
 """

@@ -1,4 +1,4 @@
-"""The log before the window: pages of the broker's, for replays that start further back than this process remembers."""
+"""Reads pages of the broker's log for replays that start before the window of this process."""
 
 from __future__ import annotations
 
@@ -17,34 +17,37 @@ from qgstream.events.publication import Publication
 from qgstream.events.topic_index import TopicIndex
 from qgstream.replay.pages import PAGE_PUBLICATIONS
 
-# Kept for others, because after an outage everybody asks for the same ones: so much memory, and so many pages.
+# The bounds of the cache of pages. After an outage all clients ask for the same pages.
 CACHED_BYTES = 16 * 1024 * 1024
 CACHED_PAGES = 64
-# For so long: a log is trimmed at its old end, and who begins in what is gone would be cut off at the next page.
+# How long a page stays in the cache. The broker trims its log meanwhile. A replay that starts with a page of trimmed
+# events would be closed at its next page.
 CACHE_SECONDS = 10.0
-# Reads under way at once: a storm of clients must not become a storm at the broker.
+# Maximum number of concurrent reads: a storm of reconnecting clients must not become a storm at the broker.
 MAX_READS = 4
 
-# Of pages that an engine selected for some topics: each is small, and few clients share it.
+# The bounds of the cache of pages that an engine selected for some topics. Each is small, and few clients share it.
 SELECTED_BYTES = 4 * 1024 * 1024
 SELECTED_PAGES = 4096
-# So many pages without an event of its topics are passed for a reader before others have the loop.
+# The reader looks through at most so many pages without an event of its topics. Then the loop gets to other work.
 PAGES_AT_ONCE = 32
 
-# Epoch, where it starts, and the retention classes; and the topics where a page has theirs alone.
+# The epoch, the start offset, the patterns of the retention classes; and the topics of a page that an engine selected.
 _Key = tuple[str, int, tuple[str | None, ...], frozenset[str] | None]
 
 
 @dataclass(frozen=True)
 class LogRange:
-    """All that is to be replayed of the log up to the offset `end`, where the next stretch starts. `end` is None when
-    the log holds no more."""
+    """All events of the log up to the offset `end` that may be replayed. The next range starts at `end`.
+
+    `end` is None if the log holds no more events.
+    """
 
     publications: Sequence[Publication]
     end: int | None
 
     def part(self, offset: int, patterns: PatternSet) -> LogRange:
-        """What lies behind an offset and concerns a subscription to these patterns."""
+        """Return the publications after an offset that match these patterns."""
         if patterns.is_everything:
             return LogRange([p for p in self.publications if p.offset > offset], self.end)
         topics = self._topics.topics_under(patterns, len(self._topics)) or ()
@@ -52,7 +55,7 @@ class LogRange:
 
     @cached_property
     def _topics(self) -> TopicIndex:
-        """Made once for all readers of the page."""
+        """An index of the topics, built once for all readers of this range."""
         index = TopicIndex()
         for publication in self.publications:
             index.add(publication)
@@ -62,25 +65,28 @@ class LogRange:
 
     @property
     def size_bytes(self) -> int:
-        """About the memory that the publications take."""
+        """The approximate memory of the publications, in bytes."""
         return sum([publication.size_bytes for publication in self.publications])
 
 
 class LogReader:
-    """Reads stretches, each once for all who ask for it at about the same time."""
+    """Reads ranges of the log. Readers that ask for the same range at about the same time share one read."""
 
     def __init__(self, broker: Broker) -> None:
         self._broker = broker
         self._pages: TTLCache[_Key, LogRange] = TTLCache(CACHED_BYTES, CACHE_SECONDS, getsizeof=_size_in_cache)
         self._selected: TTLCache[_Key, LogRange] = TTLCache(SELECTED_BYTES, CACHE_SECONDS, getsizeof=_size_of_selected)
         self._reads: dict[_Key, asyncio.Task[LogRange]] = {}
-        self._at_broker: set[_Key] = set()  # those of the reads that have a slot
+        self._at_broker: set[_Key] = set()  # the reads that have a slot
         self._slots = asyncio.Semaphore(MAX_READS)
         self._expiry: asyncio.TimerHandle | None = None
 
     async def after(self, offset: int, patterns: frozenset[str], window: Window) -> LogRange:
-        """The log after an offset, for a subscription to these patterns: at least up to its first event, unless that is
-        far away. Raises what `Broker.read` raises."""
+        """Return the log after an offset, for a subscription to these patterns.
+
+        The range reaches at least to the first matching event, unless this event is more than `PAGES_AT_ONCE` pages
+        away. Raises the errors of `Broker.read`.
+        """
         asked = pattern_set(patterns)
         for _ in range(PAGES_AT_ONCE):
             page = await self._page_after(offset, patterns, window)
@@ -91,8 +97,8 @@ class LogReader:
         return part
 
     async def _page_after(self, offset: int, patterns: frozenset[str], window: Window) -> LogRange:
-        # Pages start at multiples, wherever their readers do, so that these share them. In a log whose offsets have
-        # gaps that is not enough: there it is also asked whether a page that starts earlier goes so far.
+        # Pages start at multiples of `PAGE_PUBLICATIONS`, so that readers with different offsets share them. In a log
+        # with gaps between its offsets, a page that starts earlier may also reach beyond the offset.
         start = offset - offset % PAGE_PUBLICATIONS
         earlier = None if self._selects(patterns) else self._nearest(offset, patterns, window)
         for begin in dict.fromkeys((start if earlier is None else earlier, start)):
@@ -101,7 +107,7 @@ class LogReader:
             try:
                 page = await self._page(begin, patterns, window)
             except Forgotten:
-                continue  # perhaps only what lies before the offset
+                continue  # the log may have lost only events before the offset
             if page.end is None or page.end > offset:
                 return page
         return await self._page(offset, patterns, window)
@@ -110,8 +116,8 @@ class LogReader:
         return self._broker.selects and not pattern_set(patterns).is_everything
 
     def _nearest(self, offset: int, patterns: frozenset[str], window: Window) -> int | None:
-        """Where the last page that starts before an offset starts, of those that are here or being read."""
-        # Not of the reads that wait for a slot: a storm has thousands of these, and each client would look at all.
+        """Return the start of the last page before an offset, among pages that are cached or being read."""
+        # Reads that wait for a slot do not count. A storm has thousands of them, and each client would search them all.
         epoch, _, retention_classes, _ = self._key(0, patterns, window)
         known = (*self._pages, *self._at_broker)
         starts = [key[1] for key in known if key[0] == epoch and key[2] == retention_classes and key[1] <= offset]
@@ -130,7 +136,7 @@ class LogReader:
         is_shared = self._key(start, patterns, window) in self._reads
         page = await self._shared(start, patterns, window)
         if page.end is None and is_shared:
-            # That read may have begun before what is asked for was appended. One that begins now does not.
+            # The shared read may have started before the wanted events were appended. A new read has them.
             page = await self._shared(start, patterns, window)
         return page
 
@@ -162,16 +168,16 @@ class LogReader:
 
     def _done(self, key: _Key, task: asyncio.Task[LogRange]) -> None:
         del self._reads[key]
-        # A failure is for those who waited for it, and the end of the log is no end for long.
+        # Do not cache an error, nor the last page of the log, which grows.
         if task.cancelled() or task.exception() is not None or task.result().end is None:
             return
-        with suppress(ValueError):  # larger than the whole cache
+        with suppress(ValueError):  # the page is larger than the whole cache
             self._cache(key)[key] = task.result()
         if self._expiry is None:
             self._expire()
 
     def _expire(self) -> None:
-        """Free what is too old, also while nobody asks for anything."""
+        """Free expired pages, even while no client reads."""
         self._pages.expire()
         self._selected.expire()
         self._expiry = None
@@ -179,7 +185,7 @@ class LogReader:
             self._expiry = asyncio.get_running_loop().call_later(CACHE_SECONDS, self._expire)
 
     async def close(self) -> None:
-        """Give up what is under way."""
+        """Cancel the reads in progress."""
         if self._expiry is not None:
             self._expiry.cancel()
         tasks = list(self._reads.values())

@@ -1,4 +1,4 @@
-"""Pages of the log, encoded: what replays send. Shared, because after an outage everybody asks for the same ones."""
+"""Encoded pages of the log, which replays send. Replays share pages: after an outage all clients ask for the same."""
 
 from __future__ import annotations
 
@@ -11,19 +11,19 @@ from qgstream.events.pattern_sets import pattern_set
 from qgstream.events.publication import Publication
 from qgstream.events.subscription import Subscription
 
-# A page ends at a multiple of this many publications, wherever its reader started, so that readers meet; and it is how
-# many are looked at between two turns of the loop by a filter that wants none of them.
+# A page ends at a multiple of this many publications, so that readers with different offsets share pages. A replay also
+# filters at most so many publications in one turn of the loop.
 PAGE_PUBLICATIONS = 256
-# One send of a replay at most (unless a single event is larger), and what a stalled replay keeps alive of it
+# The maximum size of one send of a replay, unless a single event is larger. A stalled replay holds at most one page
 # (benchmarks/replay_pages.py).
 PAGE_BYTES = 64 * 1024
-# Kept for others: 128 pages are at most 8 MB.
+# The size of the cache: 128 pages are at most 8 MB.
 CACHED_PAGES = 128
 
 
 @dataclass(frozen=True, slots=True)
 class ReplayPage:
-    """The frames of `events` publications as one; the next page starts after the offset `end`."""
+    """The joined frames of `events` publications. The next page starts after the offset `end`."""
 
     data: bytes
     events: int
@@ -31,18 +31,18 @@ class ReplayPage:
 
 
 class ReplayPages:
-    """Makes pages, and remembers the ones that nothing can be added to."""
+    """Encodes pages, and caches pages that are complete."""
 
     def __init__(self, window: Window) -> None:
         self._window = window
         self._cache: OrderedDict[tuple[Subscription, frozenset[str], int], ReplayPage] = OrderedDict()
 
     def after(self, subscription: Subscription, offset: int) -> ReplayPage:
-        """What the subscription wants of the log after `offset`. A page whose `end` is the log's newest is the last.
+        """Return the next page of a subscription, after `offset`. The last page ends at the newest offset of the log.
 
-        While the window has topics to sort first, the page is empty and ends at `offset`.
+        If the window must sort topics first, the page is empty and ends at `offset`.
         """
-        # What is private may change, and a page that was made before must not be sent after that.
+        # A reload may change the private topics. Then an older page must not be sent any more.
         key = (subscription, subscription.private_topics.patterns, offset)
         page = self._cache.get(key)
         if page is not None:
@@ -60,8 +60,10 @@ class ReplayPages:
         return page
 
     def of(self, subscription: Subscription, publications: Iterable[Publication], end: int = 0) -> ReplayPage:
-        """The first of these publications, as many as fit. The page's `end` is the last one looked at, or `end` when
-        all of them fit."""
+        """Encode a page of the first of these publications, as many as fit.
+
+        The page ends at `end` if all publications fit, and otherwise at the last publication that the page covers.
+        """
         frames: list[bytes] = []
         size = looked_at = 0
         for publication in publications:

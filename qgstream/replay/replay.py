@@ -1,4 +1,4 @@
-"""A replay: one subscriber's walk through the log, until it joins its feed."""
+"""A replay: sends one subscriber the log, until the subscriber joins its feed."""
 
 from __future__ import annotations
 
@@ -11,16 +11,17 @@ from qgstream.events.history import RetentionClass, Window
 from qgstream.events.publication import Publication
 from qgstream.replay.pages import ReplayPage, ReplayPages
 
-# Makes a heartbeat's bytes, with an id or without.
+# Encodes a heartbeat, with an id or without.
 MakeHeartbeat = Callable[[str | None], bytes]
 
 
 class Replay:
-    """Sends the steps of `state`, then the log after `offset`, page by page as the socket drains.
+    """Sends the steps of `state`, then the log after `offset`. The next page follows when the socket has room.
 
-    When a page reaches the end of the log the subscriber joins its feed in the same tick, so that nothing falls between
-    and nothing comes twice. What the window does not hold (any more) is asked for by `fetch(subscriber)`: that gets it
-    to `take`, and runs the replay on. `everything` means that what is forgotten by now is not missed (`earliest`).
+    When a page reaches the end of the log, the subscriber joins its feed in the same turn of the loop. So the
+    subscriber misses no event and gets none twice. The replay calls `fetch(subscriber)` for events that are not in the
+    window. `fetch` gives the events to `take` and continues the replay. With `everything` (`earliest`), events that are
+    already gone do not count as missed.
     """
 
     __slots__ = (
@@ -45,21 +46,21 @@ class Replay:
         self.pages = pages
         self.offset = offset
         self.events = 0
-        # For `take`, or for its turn to join: until then nothing runs it.
+        # The replay waits for `take` ("log") or for its turn to join ("turn"). It does not run meanwhile.
         self.waits_for: Literal["", "log", "turn"] = ""
-        self.is_stalled = False  # its socket calls when it has room
+        self.is_stalled = False  # the socket is full, and calls when it has room
         self._message: bytes | None = None
         self._heartbeat: MakeHeartbeat | None = None
         self._first: deque[Publication] = deque()
         self._state = state
-        self._is_fetched = False  # what `_first` holds: it can be had again
+        self._is_fetched = False  # `_first` holds fetched events, which can be fetched again
         self._watch(everything=everything)
         self._fetch = fetch
         self._join = join
         subscriber.feed.begin_replay(subscriber)
 
     def _watch(self, *, everything: bool = False) -> None:
-        """Where what it wants may be forgotten, and what it does not miss."""
+        """Note the retention classes of the subscription, and up to where dropped events do not count as missed."""
         retention_classes = self.window.retention_classes_of(self.subscriber.feed.subscription.patterns)
         self._generation = self.window.generation
         self._classes: list[tuple[RetentionClass, int]] = [
@@ -67,21 +68,22 @@ class Replay:
         ]  # fmt: skip
 
     def take(self, publications: Sequence[Publication], end: int) -> None:
-        """What was fetched: all that there is to send up to the offset `end`."""
+        """Take fetched publications: all events to send up to the offset `end`."""
         self._first.extend(publications)
         self._is_fetched = True
         if not publications:
             self.offset = end
 
     def let_go(self) -> None:
-        """Free what was fetched and is not sent yet. It is fetched again when its socket takes it."""
+        """Free fetched events that are not sent yet. The replay fetches them again when the socket has room."""
         if self._is_fetched:
             self._first.clear()
 
     def restart(self, window: Window, pages: ReplayPages, message: bytes) -> None:
-        """The log it reads is gone: say `message` instead of the rest, and go on at the beginning of a new window.
+        """Continue at the start of a new window, because the old log is gone. Send `message` instead of the rest.
 
-        Whoever runs it runs it on: it is either waiting for its socket, or due."""
+        This method does not run the replay: the replay waits for its socket, or is scheduled already.
+        """
         self.window, self.pages = window, pages
         self.offset = window.newest
         self._first.clear()
@@ -92,11 +94,11 @@ class Replay:
     def beat(self, heartbeat: MakeHeartbeat) -> None:
         """Send a heartbeat at the next opportunity. Call this only while the socket has nothing to write.
 
-        A replay may look through a long log for a long time and find nothing for its client, or wait for the broker:
-        the client would take the silence for the end.
+        A replay may search a long log and find no event for its client, or wait for the broker. Without heartbeats the
+        client would think that the connection is dead.
         """
         if self.subscriber not in self.subscriber.feed.replaying:
-            return  # it has left: its goodbye is out, and the connection closes in the next turn of the loop
+            return  # its closing message is out, and the connection closes in the next turn of the loop
         if self.waits_for == "log":
             self._offer(heartbeat(self._id))
         elif not self.waits_for:  # its turn comes soon
@@ -112,7 +114,7 @@ class Replay:
         return f"{self.window.epoch}-{self.offset}" if is_told else None
 
     def run(self) -> Iterator[None]:
-        """Go on until the socket is full or the present is reached. A job for `Slices`."""
+        """Continue until the socket is full or the end of the log is reached. A job for `Slices`."""
         subscriber = self.subscriber
         while subscriber in subscriber.feed.replaying:
             if self._heartbeat is not None:
@@ -149,14 +151,14 @@ class Replay:
 
     def _has_lost_something(self) -> bool:
         if self._generation != self.window.generation:
-            self._watch()  # a reload: the window has other retention classes
+            self._watch()  # after a reload the window has other retention classes
         return any(retention_class.forgotten > max(self.offset, missed) for retention_class, missed in self._classes)
 
     def _page_of_first(self) -> ReplayPage:
         page = self.pages.of(self.subscriber.feed.subscription, self._first)
         while self._first and self._first[0].offset <= page.end:
             self._first.popleft()
-        self.offset = max(self.offset, page.end)  # the state lies before it
+        self.offset = max(self.offset, page.end)  # the state is older than `offset`
         return page
 
     def _send(self, page: ReplayPage) -> bool:
@@ -165,7 +167,7 @@ class Replay:
         return self._offer(page.data)
 
     def _offer(self, data: bytes) -> bool:
-        """Give bytes to the socket. False when it did not take them all: it calls for the rest, or is gone."""
+        """Offer bytes to the socket. Return False if the socket did not take them all, or if the peer is gone."""
         subscriber = self.subscriber
         try:
             taken = subscriber.send(data)

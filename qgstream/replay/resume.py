@@ -1,4 +1,4 @@
-"""How a stream begins: what it is told first, and what of the log it gets before it is live. Pure."""
+"""The resume decision: the first messages of a stream, and the events that it gets before it is live. Pure."""
 
 from __future__ import annotations
 
@@ -17,11 +17,11 @@ from qgstream.wire.framing import Message
 
 @dataclass(frozen=True, slots=True)
 class StreamStart:
-    """What a stream is told first, and its replay.
+    """The result of the resume decision: the first messages of a stream, and its replay.
 
-    `replay_from` is the offset that the replay starts after; None without one. `latest` comes before that: the steps
-    of `state`, of which only the first is made here.
-    `everything` means that what is forgotten already is not missed.
+    The replay starts after the offset `replay_from`; None means no replay. The replay begins with the events of
+    `latest`, which are the steps of `state`. Only the first step exists already. With `everything`, events that are
+    already gone do not count as missed.
     """
 
     first: tuple[Message, ...]
@@ -35,15 +35,24 @@ def decide_start(
     window: Window, subscription: Subscription, last_event_id: str | None, *, latest: bool,
     older: Position | ResetReason | None = None, ignored: Collection[str] = (), now: float, retry_ms: int,
 ) -> StreamStart:  # fmt: skip
-    """How a stream begins that last heard `last_event_id` (None or "" for a new one).
+    """Decide how a stream starts.
 
-    `older` is where it can go on all the same when the window does not reach back so far: the broker has the rest. Or
-    `older` is the reason why the id cannot be resumed, whatever the window says by now.
-    With `latest`, a client that has nothing to resume gets the newest event of each topic first: state instead of
-    history. `ignored` are the parameters of the request that mean nothing. `now` is in Unix seconds.
+    A message has an id only if the client has all events before that position, or was told that they are lost. So a
+    client can lose its connection after any byte, and resumes with the last id that it has read completely.
 
-    A message has a position only when the client has got, or was told of, everything before that position. A client
-    that is cut off after any byte resumes with the last position that it has read whole.
+    Args:
+        window: The newest part of the log.
+        subscription: What the stream asked for.
+        last_event_id: The last id that the client has received; None or "" for a new client.
+        latest: Whether a client that cannot resume, or is new, first gets the newest event of each topic.
+        older: The position to resume from if the window does not reach back far enough, because the broker has the
+            older events. Or the reason why the id cannot be resumed, which has priority over the window.
+        ignored: The parameters of the request that have no meaning.
+        now: The time, in Unix seconds.
+        retry_ms: The reconnection delay of the client, in milliseconds.
+
+    Returns:
+        The first messages and the replay.
     """
     resumed = window.resume(last_event_id, subscription.patterns) if last_event_id else None
     everything = last_event_id == "earliest"
@@ -59,12 +68,12 @@ def decide_start(
     newest = window.position
     steps = state(window, subscription) if latest else iter(())
     step = next(steps, None)
-    # A client that leaves before the state has arrived must not resume after it, so then there is no position yet.
+    # A client that disconnects before it has the state must not resume after the state. So there is no id yet.
     id = str(newest) if step is None else None
     replay_from = None if step is None else newest.offset
     first: tuple[Message, ...] = (
         messages.connected(
-            # A client that leaves before `reset` has arrived must be told again when it comes back.
+            # A client that disconnects before it has the `reset` must get a `reset` again when it reconnects.
             now, id=None if resumed else id, replay="reset" if resumed else "none", retry_ms=retry_ms,
             topics=subscription.patterns, ignored=ignored,
         ),

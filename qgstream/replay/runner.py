@@ -1,4 +1,4 @@
-"""The replays under way: what the window holds they read themselves, and the rest is got from the broker for them."""
+"""Runs the replays of a hub, and fetches from the broker the events that the window does not have."""
 
 from __future__ import annotations
 
@@ -23,9 +23,9 @@ from qgstream.replay.pages import ReplayPages
 from qgstream.replay.replay import Replay
 from qgstream.replay.resume import StreamStart
 
-# What all replays together may have fetched from the broker and not sent yet. A stalled reader holds a page of 1 MiB:
-# a thousand of them would hold a gigabyte. Beyond this bound the page that waits longest is freed, and fetched again
-# when its reader goes on.
+# The maximum size of fetched events that the replays have not sent yet, for all replays together. A stalled reader
+# holds a page of 1 MiB, so a thousand of them would hold a gigabyte. Above this bound the runner frees the page that
+# waits longest. The replay fetches this page again when its reader continues.
 MAX_HELD_BYTES = 64 * 1024 * 1024
 
 
@@ -33,7 +33,7 @@ class ReplayRunner:
     """Runs each replay until its connection is live.
 
     `in_turn(callback)` calls back when the feeds have everything that the log has now (`Dispatch.call`).
-    `fell_behind(subscriber)` ends one that the log ran away from.
+    `fell_behind(subscriber)` closes a subscriber that reads more slowly than the broker trims its log.
     """
 
     def __init__(
@@ -51,27 +51,28 @@ class ReplayRunner:
         self._in_turn = in_turn
         self._fell_behind = fell_behind
         self._fetching: set[asyncio.Task[None]] = set()
-        # The bytes that each replay fetched last. The first has held them longest, or has sent them long ago.
+        # The size of the last fetched page of each replay. The first entry is the oldest; its page may be sent already.
         self._holders: OrderedDict[Replay, int] = OrderedDict()
         self._held_bytes = 0
         self._failures = LogThrottle()
 
     def read(self, window: Window) -> None:
-        """From now on this is the window that replays read."""
+        """Let replays read this window from now on."""
         self._window = window
         self._pages = ReplayPages(window)
 
     async def close(self) -> None:
-        """Fetch no more."""
+        """Cancel the fetches, and close the log reader."""
         for task in self._fetching:
             task.cancel()
         await asyncio.gather(*self._fetching, return_exceptions=True)
         await self._log_reader.close()
 
     async def look_back(self, subscription: Subscription, last_event_id: str) -> Position | None:
-        """Where a stream begins whose id is from before the window; None where the broker has no more than the window.
+        """Find where a stream starts if its id is older than the window.
 
-        Raises `errors.Unavailable` when the broker is away.
+        Returns None if the broker has no older events than the window. Raises `errors.Unavailable` if the broker cannot
+        be reached.
         """
         window, patterns = self._window, subscription.patterns
         limit = window.complete_after(patterns)
@@ -88,7 +89,7 @@ class ReplayRunner:
         return None
 
     def start(self, connection: Connection, start: StreamStart, replay_from: int) -> None:
-        """Replay to a new connection what its opening promised, from the offset `replay_from` on."""
+        """Start the replay of a new connection after the offset `replay_from`, as `start` says."""
         connection.replay = Replay(
             connection, self._window, self._pages, replay_from, state=start.latest, everything=start.everything,
             fetch=self._fetch, join=self._join,
@@ -96,13 +97,13 @@ class ReplayRunner:
         self.go_on(connection)
 
     def go_on(self, connection: Connection) -> None:
-        """Run a replay on, which nothing runs now, as soon as its socket takes bytes."""
+        """Continue a replay that is not running, as soon as its socket has room."""
         replay = connection.replay
         if not connection.stream.writing():
             self._slices.add(self._guarded(connection, replay.run()))
         elif not replay.is_stalled:
             replay.is_stalled = True
-            connection.write_rest(b"")  # it has room when what is pending is out
+            connection.write_rest(b"")  # calls back when the pending bytes are out
 
     def _guarded(self, connection: Connection, run: Iterator[None]) -> Iterator[None]:
         try:
@@ -111,21 +112,21 @@ class ReplayRunner:
             self._fail(connection, error)
 
     def _fail(self, connection: Connection, error: Exception) -> None:
-        """A fault of ours: the client comes back with its id, instead of waiting for ever."""
+        """Close the connection after an error in the server. The client reconnects with its id."""
         if self._failures.is_due():
             log.error("replay.failed", exc_info=error)
         connection.close("server_error")
 
     def has_room(self, connection: Connection) -> None:
-        """The socket of a replay takes bytes again."""
+        """Continue a replay whose socket has room again."""
         connection.rest_bytes = 0
         replay = connection.replay
         replay.is_stalled = False
-        if not replay.waits_for:  # else it was a heartbeat that the socket had not taken whole
+        if not replay.waits_for:  # otherwise the socket had a part of a heartbeat left
             self.go_on(connection)
 
     def restart(self, connection: Connection, message: bytes) -> None:
-        """The log that a replay reads is gone: say so instead, and go on in the new window."""
+        """Continue a replay in the new window after `message`, because the old log is gone."""
         connection.replay.restart(self._window, self._pages, message)
 
     def _join(self, subscriber: Subscriber) -> None:
@@ -133,14 +134,14 @@ class ReplayRunner:
         replay = connection.replay
 
         def join() -> None:
-            if connection.replay is replay:  # and has not ended meanwhile
+            if connection.replay is replay:  # the replay has not ended meanwhile
                 connection.join()
                 self._joined(connection, replay.events)
 
         self._in_turn(join)
 
     def ended(self, connection: Connection) -> None:
-        """A connection has no replay any more: it is live, or gone."""
+        """Release the replay of a connection that is live, or closed."""
         self._held_bytes -= self._holders.pop(connection.replay, 0)
         connection.replay = None
 
@@ -155,16 +156,16 @@ class ReplayRunner:
         task.add_done_callback(self._fetching.discard)
 
     async def _fetch_older(self, connection: Connection) -> None:
-        """Get a replay what only the broker has, and run it on."""
+        """Fetch events from the broker for a replay, and continue the replay."""
         replay, window, backoff = connection.replay, self._window, Backoff()
         patterns = connection.feed.subscription.patterns
         if replay is None:
-            return  # its client left before this task began
+            return  # the client disconnected before this task started
         while connection.replay is replay and replay.window is window:
             newest = window.newest
             try:
                 log_range = await self._log_reader.after(replay.offset, patterns, window)
-            except Forgotten:  # faster than it reads
+            except Forgotten:  # the broker trims its log faster than this client reads
                 self._fell_behind(connection)
                 return
             except Unavailable:
@@ -174,7 +175,7 @@ class ReplayRunner:
                 self._fail(connection, error)
                 return
             if connection.replay is replay and replay.window is window:
-                # What the broker has and the window has not got yet is for later: no replay is ahead of its window.
+                # Leave events for later that the window does not have yet: no replay is ahead of its window.
                 end = newest if log_range.end is None else min(log_range.end, window.newest)
                 replay.take([p for p in log_range.publications if p.offset <= end], end)
                 self._hold(replay, log_range.size_bytes)
