@@ -1,5 +1,5 @@
-"""Events: what is published and what is subscribed to. Pure: the time is an argument.
+"""Events: publications, subscriptions, topics and the history. Pure: the time is an argument.
 
-`draft` checks what somebody wants to publish and makes a `publication`; `subscription` is what a stream asked for, and
-`topics` has the rules for names and patterns. `history` is the newest part of the log. The rest serves these.
+`draft` checks an event and makes a `publication` of it. A `subscription` is what a stream asked for. `topics` has the
+rules for topic names and patterns. `history` is the newest part of the log, in memory. The other modules serve these.
 """

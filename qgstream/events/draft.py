@@ -1,6 +1,6 @@
-"""A draft: what somebody wants to publish, checked once, where it comes in. Pure.
+"""A draft: checks an event once, where it enters the server, and makes a publication of it. Pure.
 
-After this nothing can go wrong with a publication any more: it fits, it encodes, and it injects nothing.
+A checked publication cannot fail later: its size is within the limit, it can be encoded, and it injects no fields.
 """
 
 from __future__ import annotations
@@ -20,12 +20,13 @@ MAX_TOPICS_PER_EVENT = 64
 # A batch goes into the log in one piece: 8 MiB of the smallest events are 300 000, which held the loop for nine
 # seconds.
 MAX_EVENTS_PER_BATCH = 10_000
-# What is read of a batch between two looks at the clock, where an event costs as much as so many bytes: about a
-# millisecond, whether events are small or have 64 topics.
+# How much of a batch is parsed between two looks at the clock, which takes about a millisecond. Each event counts as
+# `_EVENT_COSTS_BYTES` more bytes, so that this is right for small events and for events with 64 topics.
 BYTES_PER_LOOK = 8 * 1024
 _EVENT_COSTS_BYTES = 512
-# Any character of JSON may be written as `\uXXXX`, and what an event has beside its data fits into the second number
-# (64 topics of 256 characters, each as two `\uXXXX`). A longer object is refused unread: 8 MiB of it take 0.3 s.
+# JSON may write any character as `\uXXXX`, which is the first number. The second number is enough for the other fields
+# of an event (64 topics of 256 characters, each written as two `\uXXXX`). The server refuses a longer object without
+# parsing it: 8 MiB take 0.3 s.
 _ESCAPED_BYTES = 6
 _MAX_FIELDS_BYTES = 256 * 1024
 MAX_RETRY_MS = 24 * 3600 * 1000
@@ -38,7 +39,7 @@ _encode_json = msgspec.json.Encoder().encode
 
 
 class Body(msgspec.Struct, forbid_unknown_fields=True):
-    """The JSON of one published event. `data` stays as it was written: no number loses a digit."""
+    """The JSON object of one event. `data` stays as the publisher wrote it, so no number loses a digit."""
 
     topic: str | list[str]
     data: msgspec.Raw
@@ -52,22 +53,24 @@ _decoder = msgspec.json.Decoder(Body)
 _check_json = msgspec.json.Decoder(msgspec.Raw).decode
 _decode_string = msgspec.json.Decoder(str).decode
 _decode_fields = msgspec.json.Decoder(dict[str, msgspec.Raw]).decode
-# msgspec's words for where: "... - at `$.topic[1]`" in one object, "`$[3].topic`" in the fourth line of a batch.
+# How msgspec names the place of an error: "... - at `$.topic[1]`" in one object, "`$[3].topic`" in the fourth line of a
+# batch.
 _WHERE = re.compile(r" - at `\$(?:\[(\d+)\])?\.?(\w+)?[^`]*`$")
 _FIELD = re.compile(r"field `(\w+)`")
 _UNKNOWN_FIELD = "Object contains unknown field"
-# Up to the first lone surrogate, as JSON escapes it: over text, pairs, and whatever else stands behind a backslash.
+# Matches up to the first escaped lone surrogate. Passes text, surrogate pairs and all other escapes.
 _TO_LONE_SURROGATE = re.compile(
     rb"(?s)(?:[^\\]++|\\u[dD][89abAB]..\\u[dD][c-fC-F]..|\\(?!u[dD][89a-fA-F]).)*+(?=\\u[dD][89a-fA-F])"
 )
-# The same in one look, and what looks like one behind an escaped backslash: there, to replace it does no harm.
+# Matches a lone surrogate anywhere, and also text behind an escaped backslash that looks like one. To replace such text
+# does no harm.
 _LONE_SURROGATE = re.compile(
     rb"\\u[dD](?:[89abAB][0-9a-fA-F]{2}(?!\\u[dD][c-fC-F])"
     rb"|[c-fC-F][0-9a-fA-F]{2}(?<!\\u[dD][89abAB][0-9a-fA-F]{2}\\u[dD][c-fC-F][0-9a-fA-F]{2}))"
 )
-# What stands for one while its field is looked for. Nobody writes it with these capitals.
+# Replaces a lone surrogate during the search for its field. No JSON encoder writes it with these capitals.
 _MARK = rb"\uFfFd"
-# A line of a batch that is not blank, without the space before it.
+# A line of a batch that is not blank, without leading whitespace.
 _LINE = re.compile(rb"\S[^\n]*")
 
 
@@ -82,8 +85,10 @@ def draft(
     namespace: bytes = APPLICATION,
     max_event_bytes: int,
 ) -> Publication:
-    """A publication of Python values: a string is sent as it is, anything else as JSON. `namespace` is that of the
-    publisher (see `namespaces`)."""
+    """Make a publication of Python values.
+
+    A string is sent unchanged, any other value as JSON. `namespace` is the publisher's (see `namespaces`).
+    """
     encoded = _utf8("data", data) if isinstance(data, str) else _json(data)
     return _checked(
         topic, encoded, not isinstance(data, str), event, retry_ms, private, idempotency_key, max_event_bytes,
@@ -102,8 +107,11 @@ def received(
     offset: int,
     published_at: float,
 ) -> Publication:
-    """A publication of what lies in an engine's log, where anybody may have written it: bytes that are sent as they
-    are, JSON when they are said to be. Raises `InvalidField` for what no stream can carry."""
+    """Make a publication of an entry in an engine's log, which other programs may have written.
+
+    The bytes are sent unchanged, and checked to be JSON if `is_json` is true. Raises `InvalidField` for an entry that
+    no stream can carry.
+    """
     try:
         data.decode()
     except UnicodeDecodeError as error:
@@ -115,21 +123,25 @@ def received(
         except (msgspec.DecodeError, RecursionError) as error:
             raise InvalidField("data", f"not JSON: {error}") from error
         if b"\n" in data or b"\r" in data:
-            data = data.replace(b"\n", b" ").replace(b"\r", b" ")  # only between tokens, see below
+            data = data.replace(b"\n", b" ").replace(b"\r", b" ")  # only between tokens: see `_publication`
     publication = _checked(tuple(topics), data, is_json, event, retry_ms, private, None, len(data))
     publication.offset, publication.published_at = offset, published_at
     return publication
 
 
 def parse_json(body: bytes, max_event_bytes: int, *, namespace: bytes) -> Publication:
-    """One event as a JSON object, from the publisher of this namespace; raises `BadRequest` or `TooLarge` that name the
-    field."""
+    """Parse one event as a JSON object, from the publisher of this namespace.
+
+    Raises `BadRequest` or `TooLarge`, which name the field.
+    """
     return _parse(body.removeprefix(BYTE_ORDER_MARK), max_event_bytes, namespace)
 
 
 def parse_ndjson(body: bytes, max_event_bytes: int, *, namespace: bytes) -> Generator[None, None, list[Publication]]:
-    """A batch from the publisher of this namespace, one JSON object a line; blank lines are skipped. A job for
-    `Slices.result`, which reads the body once. Its errors name the line (from 1) and the field."""
+    """Parse a batch from the publisher of this namespace: one JSON object for each line. Blank lines are skipped.
+
+    A job for `Slices.result`. Its errors name the line (the first is 1) and the field.
+    """
     publications: list[Publication] = []
     number, end, cost = 1, 0, 0
     start = len(BYTE_ORDER_MARK) if body.startswith(BYTE_ORDER_MARK) else 0
@@ -138,7 +150,7 @@ def parse_ndjson(body: bytes, max_event_bytes: int, *, namespace: bytes) -> Gene
         end = match.end()
         if len(publications) == MAX_EVENTS_PER_BATCH:
             raise BadRequest(
-                f"got more than {MAX_EVENTS_PER_BATCH} events, expected at most so many at once",
+                f"got more than {MAX_EVENTS_PER_BATCH} events, expected at most {MAX_EVENTS_PER_BATCH} in a batch",
                 code="too_many_events",
             )
         try:
@@ -176,7 +188,7 @@ def _publication(body: Body, max_event_bytes: int, namespace: bytes) -> Publicat
         data = _utf8("data", _decode_string(raw))
     retry = body.retry
     if isinstance(retry, float) and retry.is_integer():
-        retry = int(retry)  # JSON does not tell 3000.0 from 3000
+        retry = int(retry)  # in JSON, 3000.0 and 3000 are the same number
     return _checked(
         topic=body.topic,
         data=data,
@@ -194,7 +206,9 @@ def _json(data: object) -> bytes:
     try:
         return _encode_json(data)
     except (TypeError, ValueError, msgspec.MsgspecError, RecursionError) as error:
-        raise InvalidField("data", f"got {type(data).__name__}, expected what JSON can hold: {error}") from error
+        raise InvalidField(
+            "data", f"got {type(data).__name__}, expected a value that JSON can represent: {error}"
+        ) from error
 
 
 def _checked(
@@ -204,7 +218,7 @@ def _checked(
     if isinstance(topic, str):
         topics: tuple[str, ...] = (check_name(topic),)
     elif isinstance(topic, Iterable):
-        if isinstance(topic, Sized) and len(topic) > MAX_TOPICS_PER_EVENT:  # before two million are looked at
+        if isinstance(topic, Sized) and len(topic) > MAX_TOPICS_PER_EVENT:  # before a list of two million names is read
             raise InvalidField("topic", f"got {len(topic)} names, expected 1 to {MAX_TOPICS_PER_EVENT}")
         topics = tuple(dict.fromkeys(check_name(name) for name in topic))
         if not 0 < len(topics) <= MAX_TOPICS_PER_EVENT:
@@ -244,8 +258,8 @@ def _check_utf8(body: bytes) -> None:
 
 
 def _find_surrogate(text: bytes) -> str | None:
-    """The field with an escaped lone surrogate. msgspec says of one only that the JSON is malformed or cut off."""
-    # Not with json.loads, which makes an object of everything: 0.3 s for an event of the default bounds.
+    """Return the field with an escaped lone surrogate. msgspec only says that such JSON is malformed or truncated."""
+    # json.loads would take 0.3 s for an event at the default limits, because it makes an object of everything.
     before = _TO_LONE_SURROGATE.match(text)
     if before is None:
         return None

@@ -1,4 +1,4 @@
-"""The window: the newest part of the log, bounded by events, bytes and age. Pure; time is an argument."""
+"""The window: the newest part of the log, with a maximum number of events, size and age. Pure; time is an argument."""
 
 from __future__ import annotations
 
@@ -20,16 +20,16 @@ from qgstream.events.topics import check_pattern, covers, matches
 from qgstream.reasons import ResetReason
 from qgstream.settings import Section
 
-# What is done between two looks at the clock, about a third of a millisecond: so many events are sorted or moved, and
-# events of so many topics dropped. What comes drops less: 64 of them may come between two looks.
+# The work between two looks at the clock, about a third of a millisecond: sort or move so many events, or drop events
+# with so many topics. An append drops fewer, because 64 appends may happen between two looks.
 EVENTS_PER_STEP = 256
 TOPICS_PER_STEP = 64
 TOPICS_PER_APPEND = 16
-# So many publications are looked at rather than that topics are looked up for them, or sorted.
+# At most so many publications are searched one by one, because to look up or sort topics would cost more.
 MOST_LOOKS = 64
-# A page is looked for in so many topics at most, which takes about a millisecond.
+# A page is searched in at most so many topics, which takes about a millisecond.
 MOST_TOPICS = 4096
-# Topics sorted in one go: about a millisecond.
+# How many topics are sorted at once, which takes about a millisecond.
 TOPICS_SORTED = 512
 # Spreads offsets evenly over the higher bits of the product (Knuth's multiplicative hash).
 _MIX = 2654435761
@@ -116,15 +116,17 @@ class RetentionClass:
 
 
 class Part(NamedTuple):
-    """Publications of the log, and the offset up to which there are no others of the kind."""
+    """The matching publications of a part of the log, and the offset up to which the part reaches."""
 
     publications: Sequence[Publication]
     end: int
 
 
 class _Gone:
-    """Where a forgotten publication was in the log, until that is rewritten. What it held is free at once: up to
-    `max_bytes` more would wait for that."""
+    """Takes the place of a dropped publication in the list, until the list is rewritten.
+
+    So the memory of the publication is free at once. Otherwise up to `max_bytes` more would be held until the rewrite.
+    """
 
     __slots__ = ("offset",)
 
@@ -133,32 +135,31 @@ class _Gone:
 
 
 class Window:
-    """The publications that can still be replayed, in the log's order.
+    """The newest publications, which can be replayed, in the order of the log.
 
-    Appending costs the same however much is held, and a position is found in O(log n). An append forgets a few events;
-    call `forgetting` for the rest. `newest` is the offset of the last publication of the log, held or not.
+    An append takes O(1), and a search for a position O(log n). An append drops only a few old events; call `forgetting`
+    to drop the others. `newest` is the offset of the last publication of the log, even if the window does not hold it.
 
-    Ages go by when a publication came here, on the clock of the caller, which must be one that nobody sets. The time
-    that publications bring (`published_at`) is by some other clock: an event that was dated two hours ahead would make
-    all others too old.
+    The age of a publication is the time since its arrival, on a monotonic clock of the caller. `published_at` comes
+    from another clock: with it, an event that is dated two hours ahead would make all others too old.
     """
 
     def __init__(self, settings: HistorySettings, position: Position, earlier: Mapping[str, int] | None = None) -> None:
         self.epoch = position.epoch
-        self.earlier = earlier or {}  # epochs that the log had before, and up to where their ids are good
+        self.earlier = earlier or {}  # earlier epochs of the log, with the last valid offset of each
         self.newest = position.offset
         self.size_bytes = 0
         self.generation = 0  # a replay that holds retention classes gets them again when this has changed
-        self._log: list[Publication | _Gone] = []  # some of it is gone already: see _cut and _rewrite
-        self._log_start = 0  # how many were cut off the front of _log, so that index + _log_start never changes
-        self._gone = 0  # how many in _log are gone
+        self._log: list[Publication | _Gone] = []  # with `_Gone` entries: see _cut and _rewrite
+        self._log_start = 0  # how many entries were cut off the front; index + _log_start never changes
+        self._gone = 0  # the number of `_Gone` entries in _log
         self._topics = TopicIndex()
         self._settings = settings
-        self._changes = 0  # of the settings
+        self._changes = 0  # how often the settings have changed
         self._classes = self._new_classes(settings, position.offset)
 
     def __len__(self) -> int:
-        """How many publications are held."""
+        """The number of publications in the window."""
         return len(self._log) - self._gone
 
     @property
@@ -168,7 +169,7 @@ class Window:
 
     @property
     def settings(self) -> HistorySettings:
-        """The bounds in effect."""
+        """The settings in effect."""
         return self._settings
 
     @settings.setter
@@ -177,8 +178,10 @@ class Window:
             pass
 
     def change(self, settings: HistorySettings) -> Iterator[None]:
-        """Take new bounds, in steps. The old ones are in effect until what is held is sorted anew. A later change ends
-        one that is under way. `forgetting` drops what is over the new ones."""
+        """Apply new settings, in steps. The old settings are in effect until all publications have their new class.
+
+        A later change cancels a change in progress. Call `forgetting` to drop the events that exceed the new settings.
+        """
         self._changes += 1
         change = self._changes
         if settings == self._settings:
@@ -186,7 +189,7 @@ class Window:
         retention_classes = self._new_classes(settings, 0)
         dropped: list[Publication] = []
         seen = -1
-        while seen < self._newest_held:  # and once more, for what came meanwhile
+        while seen < self._newest_held:  # again, for publications that arrived meanwhile
             for step, (publication, at) in enumerate(self._held_since(seen), 1):
                 seen = publication.offset
                 index = _class_index(settings, publication)
@@ -220,10 +223,10 @@ class Window:
         )
 
     def _held_since(self, offset: int) -> Iterator[tuple[Publication, float]]:
-        """What is held now after an offset, oldest first, each with when it came here."""
+        """Yield the publications after an offset, oldest first, each with its arrival time."""
         parts: list[Iterator[tuple[Publication, float]]] = []
         for retention_class in self._classes:
-            # Copied, which is quick: while this is read, others append and forget.
+            # Copies, which are cheap: the window appends and drops publications while the caller reads.
             held, since = list(retention_class.held), list(retention_class.since)
             start = bisect_right(held, offset, key=_offset)
             parts.append(zip(held[start:], since[start:], strict=True))
@@ -247,12 +250,14 @@ class Window:
         now: float,
         unix_now: float,
     ) -> None:
-        """Take what the log holds already, up to the offset `newest`. `forgotten_of`: what is gone of some topics, by
-        the pattern of their `TopicHistory`. `now` is by the clock of all ages here, `unix_now` by that of
-        `published_at`."""
+        """Take the events that the log has already, up to the offset `newest`.
+
+        `forgotten_of` has the offset of the newest dropped event for some topics, by the pattern of their
+        `TopicHistory`. `now` is on the clock of the ages, `unix_now` on the clock of `published_at`.
+        """
         since = -inf
         for publication in publications:
-            # In the log's order nothing is older than what comes before it, and nothing is from the future.
+            # No publication is older than the one before it in the log, and none is from the future.
             since = max(since, now - max(0.0, unix_now - publication.published_at))
             self.append(publication, since)
         self.newest = newest
@@ -263,7 +268,7 @@ class Window:
         self.forget(now)
 
     def append(self, publication: Publication, now: float) -> None:
-        """Take the next publication of the log, whose offset must be above `newest`. `now` never falls."""
+        """Add the next publication of the log, whose offset must be above `newest`. `now` never decreases."""
         self.newest = publication.offset
         retention_class = self._class_of(publication)
         if retention_class is None:
@@ -276,7 +281,7 @@ class Window:
         self.forget_some(now)
 
     def stores(self, publication: Publication) -> bool:
-        """Whether it is, or would have been, kept at all."""
+        """Return whether the settings store this publication."""
         return self._class_of(publication) is not None
 
     def _class_of(self, publication: Publication) -> RetentionClass | None:
@@ -289,21 +294,26 @@ class Window:
         return map(self._classes.__getitem__, self._settings.retention_classes_of_event(publication.topics))
 
     def forget(self, now: float) -> None:
-        """Drop what is over the bounds at the time `now`."""
+        """Drop all publications that exceed the limits at the time `now`."""
         for _ in self.forgetting(now):
             pass
 
     def forgetting(self, now: float) -> Iterator[None]:
-        """Do what `forget` does, in steps: thousands of events may become too old at once, or give way to a large
-        one."""
+        """Do the same as `forget`, in steps.
+
+        Thousands of events may become too old at once, or be dropped to make room for a large event.
+        """
         while not self.forget_some(now, TOPICS_PER_STEP):
             yield
         if self._gone > len(self):
             yield from self._rewrite()
 
     def forget_some(self, now: float, most_topics: int = TOPICS_PER_APPEND) -> bool:
-        """Drop of what is over the bounds at the time `now` as many events as have so many topics, one at least; True
-        when nothing is left that is over them."""
+        """Drop some of the publications that exceed the limits at the time `now`.
+
+        Drops at least one, and stops after `most_topics` topics. Returns True if no publication exceeds the limits any
+        more.
+        """
         settings, topics = self._settings, 0
         while topics < most_topics:
             for retention_class in self._classes:
@@ -314,7 +324,7 @@ class Window:
                     return True
                 oldest = min((s for s in self._classes if s.held), key=_oldest_offset, default=None)
                 if oldest is None:
-                    return True  # the rest is not stored under new settings: `change` is about to drop it
+                    return True  # new settings do not store the rest: `change` will drop it
                 retention_class = oldest
             topics += len(retention_class.held[0].topics)
             self._take_down(retention_class)
@@ -331,7 +341,7 @@ class Window:
             concerned.forgotten = max(concerned.forgotten, publication.offset)
 
     def _drop(self, publication: Publication) -> None:
-        index = self._gone  # where it is when all that went before are those before it in the log
+        index = self._gone  # its index if all earlier entries are gone
         if index >= len(self._log) or self._log[index] is not publication:
             index = bisect_left(self._log, publication.offset, key=_offset)
             if index == len(self._log) or self._log[index] is not publication:
@@ -344,15 +354,17 @@ class Window:
             self._cut()
 
     def _cut(self) -> None:
-        """Let go of the beginning of the list, where all are gone."""
+        """Delete the `_Gone` entries at the beginning of the list."""
         gone = next((index for index, entry in enumerate(self._log) if isinstance(entry, Publication)), len(self._log))
         del self._log[:gone]
         self._log_start += gone
         self._gone -= gone
 
     def _rewrite(self) -> Iterator[None]:
-        """Let go of those in the list that are gone. To rewrite it moves what is held: worth it when that is at most as
-        much as what is gone."""
+        """Delete all `_Gone` entries of the list, in steps.
+
+        This moves all publications. It is worth the cost if at least half of the entries are gone.
+        """
         start = 0
         while start < len(self._log):
             part = self._log[start : start + EVENTS_PER_STEP]
@@ -376,23 +388,23 @@ class Window:
         return tuple([self._classes[index] for index in self._settings.retention_classes_of_patterns(patterns)])
 
     def complete_after(self, patterns: Iterable[str]) -> Position:
-        """Behind which all that these topics have a history for is held."""
+        """Return the position after which the window has all stored events of these topics."""
         return Position(
             self.epoch, max((s.forgotten for s in self.retention_classes_of(patterns)), default=self.newest)
         )
 
     def locate(self, last_event_id: str) -> Position | None:
-        """The position that an id names, in this epoch if it is good here; None for what is no id of ours."""
+        """Return the position of an id, in this epoch if the id is valid here. None: this server never made the id."""
         position = Position.parse(last_event_id)
         if position is not None and position.offset <= self.earlier.get(position.epoch, -1):
             return Position(self.epoch, position.offset)
         return position
 
     def resume(self, last_event_id: str, patterns: Iterable[str] = ()) -> Position | ResetReason:
-        """Where a client with this id and these topics goes on, or why it cannot.
+        """Return the position where a client with this id and these topics resumes, or why the client cannot resume.
 
-        Never a guess, never a partial replay. `earliest` is everything that is held: behind the place where the
-        longest of several histories begins.
+        The window never guesses, and never allows a partial replay. `earliest` is everything in the window: it starts
+        where the longest history of these topics starts.
         """
         retention_classes = self.retention_classes_of(patterns)
         if last_event_id == "earliest":
@@ -412,9 +424,9 @@ class Window:
         return position
 
     def page(self, offset: int, size: int) -> Sequence[Publication]:
-        """What is held after `offset`, oldest first: up to the next multiple of `size` in the log.
+        """Return the publications after `offset`, oldest first, up to the next multiple of `size` in the log.
 
-        Pages of readers that started anywhere end at the same places, so that their encodings can be shared.
+        So pages end at the same offsets for all readers, and readers can share encoded pages.
         """
         index = bisect_right(self._log, offset, key=_offset)
         while index < len(self._log):
@@ -422,29 +434,29 @@ class Window:
             held = [publication for publication in self._log[index:stop] if isinstance(publication, Publication)]
             if held:
                 return held
-            index = stop  # all of these are gone: what is held behind them is the next page, not nothing
+            index = stop  # all of these are gone: the next page starts behind them
         return []
 
     def newest_first(self) -> Iterator[Publication]:
-        """What is held, from its end."""
+        """Yield the publications, newest first."""
         return (publication for publication in reversed(self._log) if isinstance(publication, Publication))
 
     def at(self, offset: int) -> Publication | None:
-        """The publication with this offset, if it is held."""
+        """Return the publication with this offset, if the window holds it."""
         index = bisect_left(self._log, offset, key=_offset)
         found = self._log[index] if index < len(self._log) else None
         return found if isinstance(found, Publication) and found.offset == offset else None
 
     def newest_on(self, topic: str) -> Publication | None:
-        """The newest publication of this topic, if it is held."""
+        """Return the newest publication of this topic, if the window holds it."""
         return self._topics.newest_on(topic)
 
     def sort_topics(self, most: int) -> bool:
-        """Prepare for `topics_under`, at the cost of at most so many topics; True when that is done."""
+        """Prepare for `topics_under`: sort at most so many topics. Return True if all topics are sorted."""
         return self._topics.sort(most)
 
     def sorting(self) -> Iterator[None]:
-        """Sort all topics, in steps: whoever asks for a prefix next has less to wait for."""
+        """Sort all topics, in steps, so that the next request for a prefix waits less."""
         while not self._topics.sort(TOPICS_PER_STEP):
             yield
 
@@ -461,11 +473,10 @@ class Window:
         return self._topics.topics_under(patterns, most)
 
     def page_of(self, patterns: PatternSet, offset: int, size: int) -> Part | None:
-        """What may concern a subscription to these patterns of what is held after `offset`, oldest first: at most so
-        many publications. None while more topics must be sorted for it: some of them have been, now.
+        """Return publications after `offset` that may match these patterns, oldest first, and at most `size` of them.
 
-        Either only the topics are looked at that the patterns cover, or all that lies behind the offset, whichever is
-        less.
+        The search goes through the matching topics, or through all publications after the offset, whichever is less.
+        Returns None if topics must be sorted first. Each such call sorts some of them, so call again.
         """
         behind = len(self._log) - bisect_right(self._log, offset, key=_offset)
         if behind > MOST_LOOKS and not patterns.is_everything:
@@ -479,8 +490,8 @@ class Window:
 
     def _part_of(self, topics: Iterable[str], offset: int, size: int) -> Part:
         found = self._topics.after(offset, topics, size)
-        # Readers of the same topics that started anywhere meet soon: half of the pages end at one of these places.
-        # Multiples would not do: some topic has every second event of the log.
+        # Pages end at the same offsets for readers that started at different offsets: half of the pages end here.
+        # Multiples of the offset would not work, for example for a topic that has every second event of the log.
         for index, publication in enumerate(found, 1):
             if not (publication.offset * _MIX >> 16) % (size // 2):
                 return Part(found[:index], publication.offset)

@@ -1,4 +1,4 @@
-"""The state of a subscription: the newest event of each topic that it covers. Pure."""
+"""The state of a subscription: the newest event of each topic of the subscription. Pure."""
 
 from __future__ import annotations
 
@@ -10,21 +10,21 @@ from qgstream.events.pattern_sets import PatternSet, pattern_set
 from qgstream.events.publication import Publication
 from qgstream.events.subscription import Subscription
 
-# Topics looked at between two turns of the loop: about a millisecond.
+# How many topics are searched between two turns of the loop, which takes about a millisecond.
 LOOKS = 512
-# The state of up to this many topics is found by their names, if that is less than a quarter of all that is held. A
-# larger one is found by a walk through the log: to put so many offsets in order takes about three milliseconds.
+# The state of up to so many topics is searched by their names, if they are less than a quarter of the events in the
+# window. A larger state is searched through the log: to sort so many offsets takes about three milliseconds.
 MOST_TOPICS = 16_384
-# What a stalled reader keeps alive of the window, beside the page that it is sent.
+# How much of the window a stalled reader keeps in memory, besides the page that is being sent.
 STEP_BYTES = 256 * 1024
 
 
 def state(window: Window, subscription: Subscription) -> Iterator[Sequence[Publication]]:
-    """The newest held publication of each topic, where the subscription wants it, in the log's order, in short steps.
+    """Yield the newest publication of each topic that the subscription wants, in the order of the log, in short steps.
 
-    A step is a list, which may be empty; no step at all means that there is nothing. The state is that of the moment
-    of the first step. What is replaced or forgotten before its step is left out: what replaced it comes with the log
-    after that moment.
+    A step is a list, which may be empty. No step at all means that the state is empty. The state is that of the time of
+    the first step. A publication that is replaced or dropped before its step is left out; its replacement comes with
+    the log after that time.
     """
     patterns = pattern_set(subscription.patterns)
     found: list[Publication] = []
@@ -50,7 +50,7 @@ def _is_newest(window: Window, publication: Publication, patterns: PatternSet) -
 
 
 def _candidates(window: Window, patterns: PatternSet) -> Iterator[Publication | None]:
-    """What may be part of the state, in order. None stands for work without a result."""
+    """Yield the publications that may belong to the state, in order. None means work without a result."""
     newest = window.newest
     while patterns.has_prefix and not patterns.is_everything and not window.sort_topics(LOOKS):
         yield None
@@ -58,7 +58,7 @@ def _candidates(window: Window, patterns: PatternSet) -> Iterator[Publication | 
     if topics > MOST_TOPICS or topics * 4 > max(len(window), LOOKS):
         yield from _all(window, newest)
         return
-    # Offsets, not publications: a slow reader must not keep the events of a whole history alive.
+    # Offsets, not publications: a slow reader must not keep the events of a whole history in memory.
     offsets, looks = array("Q"), 0
     for names in window.some_topics_under(patterns, LOOKS):
         held = [window.newest_on(topic) for topic in names]

@@ -1,7 +1,7 @@
-"""Namespaces of idempotency keys: each publisher has its own, and nobody can reach into that of another. Pure.
+"""Namespaces of idempotency keys: each publisher has its own, and cannot use the keys of another publisher. Pure.
 
-A key that a publisher sends is scoped once, where the event comes in. From there on brokers, engines and what lies on
-disk know the scoped key alone: the same text by another publisher is another key there.
+The server scopes a publisher's key once, where the event comes in. Brokers, engines and files only have the scoped key.
+So the same text from another publisher is another key.
 """
 
 from __future__ import annotations
@@ -12,23 +12,24 @@ from base64 import urlsafe_b64encode
 
 
 def namespace(*publisher: str) -> bytes:
-    """The namespace of a publisher, who is named by a kind and whatever tells it from all others of that kind.
+    """Return the namespace of a publisher.
 
-    The same on every process and after every restart. As JSON, in which no two lists of texts are alike, and of a
-    fixed size, so that no key can be longer than an engine takes.
+    `publisher` is a kind of publisher, and then the texts that identify the publisher within that kind. The namespace
+    is the same in every process and after every restart. It is a digest of JSON text, because two different lists have
+    different JSON texts. The digest has a fixed size, so no key is longer than an engine accepts.
     """
     return hashlib.sha256(json.dumps(publisher).encode()).digest()
 
 
 def scoped(namespace: bytes, key: str) -> str:
-    """The key within a namespace: 43 characters of `A-Za-z0-9_-`, which every engine takes as they are.
+    """Return the scoped key: 43 characters of `A-Za-z0-9_-`, which every engine accepts unchanged.
 
-    A digest: whatever text a publisher chooses for a key, it does not become a key of another namespace. (All
-    namespaces are of one length, so where one ends and the key begins is certain.)
+    The scoped key is a digest, so no text of a publisher can become a key of another namespace. (All namespaces have
+    the same length, so the border between namespace and key is clear.)
     """
     digest = hashlib.sha256(namespace + key.encode("utf-8", "surrogatepass")).digest()
     return urlsafe_b64encode(digest).rstrip(b"=").decode()
 
 
-# The program around a hub, which publishes with `hub.publish`: in however many processes it runs, it is one publisher.
+# The application that embeds a hub and calls `hub.publish`. All processes of the application are one publisher.
 APPLICATION = namespace("application")

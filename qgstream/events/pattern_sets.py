@@ -1,4 +1,4 @@
-"""Sets of patterns that are asked about one name after another. Pure."""
+"""Sets of patterns, made for many look-ups of names. Pure."""
 
 from __future__ import annotations
 
@@ -10,9 +10,10 @@ from qgstream.events.topics import covers, matches
 
 
 class PatternSet:
-    """The patterns of a set that no other pattern of the set covers, in order. No pattern means every name.
+    """The patterns of a set, in order, without patterns that another pattern of the set covers.
 
-    `covers` takes O(log n) for n patterns: a publisher may name 64 topics, and a subscriber 64 patterns.
+    No pattern means every name. `covers` takes O(log n) for n patterns: a publisher may name 64 topics, and a
+    subscriber 64 patterns.
     """
 
     __slots__ = ("is_everything", "has_prefix", "_patterns", "_stems")
@@ -20,7 +21,7 @@ class PatternSet:
     def __init__(self, patterns: Iterable[str]) -> None:
         self._patterns: list[str] = []
         self._stems: list[str] = []
-        # In this order, everything that a prefix covers stands directly behind the prefix.
+        # In this order, all patterns that a prefix covers come directly after the prefix.
         for stem, _, pattern in sorted((p.removesuffix("*"), not p.endswith("*"), p) for p in patterns or ("*",)):
             if not self._patterns or not matches(self._patterns[-1], stem):
                 self._stems.append(stem)
@@ -32,23 +33,23 @@ class PatternSet:
         return iter(self._patterns)
 
     def covers(self, pattern: str) -> bool:
-        """Whether one of the patterns covers the name, or the other pattern."""
-        # The greatest stem that is not above this one. When a prefix covers this one, all between the two begins
-        # with the prefix, and such stems are not in the set.
+        """Return whether one of the patterns of the set covers `pattern`, which may also be a name."""
+        # Finds the greatest stem that is not above this one. If a prefix covers this one, all stems between the two
+        # would start with the prefix, and the set has no such stems.
         index = bisect_right(self._stems, pattern.removesuffix("*")) - 1
         return index >= 0 and covers(self._patterns[index], pattern)
 
 
 @lru_cache(maxsize=256)
 def pattern_set(patterns: frozenset[str]) -> PatternSet:
-    """The set of these patterns; the sets that were used last are remembered."""
+    """Return the set of these patterns. The sets that were used last are cached."""
     return PatternSet(patterns)
 
 
 def narrowed(grants: frozenset[str], patterns: frozenset[str]) -> frozenset[str]:
-    """What of these grants matters to a subscriber of these patterns: patterns for the names that both cover.
+    """Return patterns for the names that both the grants and the patterns of a subscriber cover.
 
-    No grants are no names; no patterns are every name.
+    No grants mean no names. No patterns mean every name.
     """
     if not grants:
         return grants

@@ -1,6 +1,6 @@
-"""What the log is made of: positions and publications. Pure.
+"""The entries of the log, publications, and their positions. Pure.
 
-One total order for the whole hub, so one `Last-Event-ID` is enough for any set of topics.
+The log has one order for all topics, so one `Last-Event-ID` is enough for any set of topics.
 """
 
 from __future__ import annotations
@@ -9,18 +9,21 @@ import re
 from sys import getsizeof
 from typing import NamedTuple
 
-# Only characters that the Fetch standard lets a cross-origin request carry in Last-Event-ID without a preflight are
-# in an id, and 64 bytes at most (it allows 128).
+# An id only has characters that the Fetch standard allows in the Last-Event-ID of a cross-origin request without a
+# preflight, and at most 64 bytes (the standard allows 128).
 _POSITION = re.compile(r"([A-Za-z0-9._~]{1,40})-([0-9]{1,19})")
 
-# What a publication costs beside its texts and bytes, objects and the window's lists, and what each topic costs in the
-# window's tables of newest events and of names (tracemalloc, CPython 3.11).
+# The memory of a publication besides its texts and bytes: its objects and its entries in the lists of the window. And
+# the memory of each topic in the window's topic index and prefix index (tracemalloc, CPython 3.11).
 _OVERHEAD_BYTES = 250
 _TOPIC_BYTES = 80
 
 
 class Position(NamedTuple):
-    """A place in the log: after the publication `offset` of the log `epoch`. Clients get it as an opaque id."""
+    """A place in the log: after the publication `offset` of the log `epoch`.
+
+    For clients, a position is an opaque id.
+    """
 
     epoch: str
     offset: int
@@ -30,24 +33,24 @@ class Position(NamedTuple):
 
     @classmethod
     def parse(cls, text: str) -> Position | None:
-        """The position that `text` names, or None where it is no id of ours."""
+        """Return the position of the id `text`, or None if this server never made such an id."""
         match = _POSITION.fullmatch(text)
         return cls(match[1], int(match[2])) if match else None
 
 
 class Publication:
-    """An event that was published, checked and encoded. `Hub.publish` makes it; `Hub.publish_all` takes several.
+    """A checked and encoded event. `Hub.publish` makes a publication; `Hub.publish_all` takes several.
 
     Args:
-        topics: The topics, which must be valid: 1 to 256 characters each, no control characters, no `*`.
+        topics: The topics. Each has 1 to 256 characters, no control characters and no `*`.
         data: The data as UTF-8.
-        is_json: Whether the data is JSON text in one line; else it is a plain string.
+        is_json: Whether the data is JSON text in one line. If not, the data is a plain string.
         event: The type of the event.
-        retry_ms: After how many milliseconds a browser that gets the event reconnects, from then on.
+        retry_ms: The new reconnection delay of browsers that get the event, in milliseconds.
         private: Whether only streams whose credentials grant a topic get the event.
-        idempotency_key: The key within the namespace of its publisher, and not the text that the publisher sent.
-        offset: The place in the log; a broker sets it.
-        published_at: When the event was published, in Unix seconds; a broker sets it.
+        idempotency_key: The scoped key, which is not the text that the publisher sent.
+        offset: The offset in the log. The broker sets it.
+        published_at: When the event was published, in Unix seconds. The broker sets it.
 
     Example::
 
@@ -92,7 +95,7 @@ class Publication:
 
     @property
     def size_bytes(self) -> int:
-        """About how many bytes of memory the event takes while the history holds it."""
+        """The approximate memory of the event in the history, in bytes."""
         size = _OVERHEAD_BYTES + len(self.data)
         for topic in self.topics:
             size += getsizeof(topic) + _TOPIC_BYTES

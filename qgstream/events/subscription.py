@@ -1,6 +1,6 @@
-"""What a subscriber asked for, and what of the log is its part. Pure.
+"""A subscription: what a stream asked for, and which events it gets. Pure.
 
-Two subscribers with equal subscriptions share one feed, so everything that decides what their bytes are is in here.
+Streams with equal subscriptions share one feed. So a subscription has everything that decides the bytes of a stream.
 """
 
 from __future__ import annotations
@@ -20,11 +20,11 @@ _NOTHING_PRIVATE = PrivateTopics()
 
 @dataclass(frozen=True, slots=True)
 class Subscription:
-    """A set of topics and how their events are to look.
+    """A set of topics, and the format of their events.
 
-    `patterns` empty means every topic. `events` empty means every event type; an event without a type is `message`.
-    `envelope` is not for a WebSocket, on which every event has one. `grants` are the patterns of private topics that
-    the subscriber may see; `private_topics` says which those are.
+    Empty `patterns` mean every topic. Empty `events` mean every event type; an event without a type has the type
+    `message`. `envelope` has no effect on a WebSocket, where every event has an envelope. `grants` are the patterns of
+    private topics that the subscriber may see. `private_topics` has the patterns of all private topics.
     """
 
     patterns: frozenset[str] = frozenset()
@@ -35,7 +35,7 @@ class Subscription:
     private_topics: PrivateTopics = _NOTHING_PRIVATE
 
     def wants(self, publication: Publication) -> bool:
-        """Whether the publication is part of this subscription."""
+        """Return whether the subscription gets this publication."""
         return any(self._asks_for(topic) and self.accepts(publication, topic) for topic in publication.topics)
 
     def _asks_for(self, topic: str) -> bool:
@@ -43,7 +43,7 @@ class Subscription:
         return not patterns or topic in patterns or pattern_set(patterns).covers(topic)
 
     def accepts(self, publication: Publication, topic: str) -> bool:
-        """Whether it may have, and is not filtered to be without, this publication on a topic that it asked for."""
+        """Return whether grants and filter allow this publication, on a topic that the subscription asked for."""
         if self.events and (publication.event or "message") not in self.events:
             return False
         return not self._needs_grant(publication, topic) or matches_any(self.grants, topic)
@@ -53,28 +53,28 @@ class Subscription:
         return publication.private or bool(private and matches_any(private, topic))
 
     def _names(self, publication: Publication, topic: str) -> bool:
-        """Whether an envelope names a topic of a publication that this subscription wants: a public one, or one with a
-        grant that was asked for.
+        """Return whether the envelope of a wanted publication names this topic.
 
-        To name granted topics that were not asked for would make the bytes depend on all grants: 1000 readers of one
-        public topic, each with an inbox of its own, were 1000 feeds.
+        An envelope names a public topic, and a private topic that the subscription has a grant for and asked for. If
+        envelopes named granted topics that were not asked for, the bytes would depend on all grants: 1000 readers of
+        one public topic, each with an inbox of its own, were 1000 feeds.
         """
         return not self._needs_grant(publication, topic) or (matches_any(self.grants, topic) and self._asks_for(topic))
 
     @property
     def is_allowed(self) -> bool:
-        """Whether a stream may have it: what was private in its topics when it opened may have changed since."""
+        """Whether a stream may have this subscription. Private topics may have changed since the stream opened."""
         private = self.private_topics.patterns
         return all(may_ask(pattern, self.grants, private) for pattern in self.patterns or ("*",))
 
     def frame(self, publication: Publication, epoch: str, made: dict[int, bytes]) -> bytes:
-        """The bytes of a publication that it wants.
+        """Return the bytes of a publication that the subscription wants.
 
-        `made` holds what was made of this publication: its bytes are made once, and shared by all subscriptions of a
-        kind. Nobody keeps them longer than they are on their way, or the history would take a multiple of its bound.
+        `made` caches the bytes of this publication by their format, so that subscriptions with the same format share
+        them. Keep `made` only during the delivery; otherwise the history would take several times its maximum memory.
 
-        Its topics are named in an envelope. Of several, private ones that the subscriber may not know of or did not
-        ask for are left out: only then the bytes depend on its grants.
+        An envelope names the topics. It leaves out private topics that the subscriber may not know or did not ask for.
+        Only then the bytes depend on the grants.
         """
         if len(publication.topics) > 1 and (self.envelope or self.framing is Framing.WEBSOCKET):
             shown = tuple([topic for topic in publication.topics if self._names(publication, topic)])
@@ -89,20 +89,20 @@ class Subscription:
 
 
 def narrow(subscription: Subscription) -> Subscription:
-    """The same subscription without the grants that never decide what its bytes are."""
+    """Return the same subscription without grants that have no effect on its bytes."""
     if not subscription.grants:
         return subscription
     return replace(subscription, grants=narrowed(subscription.grants, subscription.patterns))
 
 
-# An event goes to all feeds in one go, so a few are enough: there may be thousands of feeds that are shown the same.
+# An event goes to all feeds at once, so a small cache is enough. Thousands of feeds may show the same topics.
 @lru_cache(maxsize=8)
 def _frame(publication: Publication, epoch: str, framing: Framing, topics: tuple[str, ...]) -> bytes:
     return framing.wrap(_encode(publication, epoch, framing, topics))
 
 
 def _encode(publication: Publication, epoch: str, framing: Framing, topics: tuple[str, ...]) -> bytes:
-    """In an envelope with these topics; with none, as it is."""
+    """Encode a publication in an envelope with these topics, or without an envelope if there are no topics."""
     id = str(Position(epoch, publication.offset))
     retry_ms = publication.retry_ms
     if framing is Framing.WEBSOCKET:
@@ -111,12 +111,12 @@ def _encode(publication: Publication, epoch: str, framing: Framing, topics: tupl
     return sse.encode(data, event=publication.event, id=id, retry_ms=retry_ms)
 
 
-# Without escapes for other scripts: they would make six bytes of two.
+# Without escapes for non-ASCII characters, which would take six bytes instead of two.
 _json = json.JSONEncoder(ensure_ascii=False).encode
 
 
 def _enveloped(publication: Publication, topics: tuple[str, ...], more: dict[str, int], id: str) -> bytes:
-    # The data is JSON text already and goes in as it is: nothing is parsed, so no number loses a digit.
+    # The data is JSON text already. It is inserted without parsing, so no number loses a digit.
     data = publication.data if publication.is_json else _json(publication.data.decode()).encode()
     topic = topics[0] if len(topics) == 1 else list(topics)
     head = _json({"id": id, "topic": topic, "event": publication.event, **more})

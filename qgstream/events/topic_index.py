@@ -1,4 +1,4 @@
-"""What a window holds of each topic, in the log's order. Pure."""
+"""An index of the publications in a window by topic, in the order of the log. Pure."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from qgstream.events.pattern_sets import PatternSet
 from qgstream.events.prefix_index import PrefixIndex
 from qgstream.events.publication import Publication
 
-# More publications than this are merged as they are needed, and not sorted first: about a millisecond.
+# Up to so many publications are sorted, which takes about a millisecond. More are merged lazily.
 MOST_SORTED = 4096
 
 _GONE = Publication((), b"")
@@ -19,7 +19,7 @@ _offset = attrgetter("offset")
 
 
 class _Entries(list[Publication]):
-    """Several publications of one topic. Those before the index `start` are gone, and `_GONE` stands for each."""
+    """Several publications of one topic. The entries before the index `start` are dropped, and are `_GONE`."""
 
     __slots__ = ("start",)
 
@@ -27,31 +27,32 @@ class _Entries(list[Publication]):
 
 
 class TopicIndex:
-    """The held publications by topic.
+    """The publications of a window by topic.
 
-    Adding and discarding take O(1) for each topic of a publication when the oldest one of the topic goes first, as
-    nearly all do. A topic with one publication, which may be the case for 100 000 topics, has no list of its own.
+    `add` takes O(1) for each topic of a publication. So does `discard` for the oldest publication of a topic, which is
+    nearly always the one to discard. A topic with only one publication has no list: there may be 100 000 such topics.
     """
 
     __slots__ = ("_of", "_outlived", "_prefix_index")
 
     def __init__(self) -> None:
         self._of: dict[str, Publication | _Entries] = {}
-        # The topics whose newest publication is gone although an older one is held, which has a longer age limit.
+        # Topics whose newest publication is dropped while an older one, with a longer age limit, is still in the
+        # window.
         self._outlived: set[str] = set()
         self._prefix_index = PrefixIndex()
 
     def __len__(self) -> int:
-        """How many topics something is held of."""
+        """The number of topics with at least one publication."""
         return len(self._of)
 
     def __contains__(self, topic: str) -> bool:
         return topic in self._of
 
-    # Keeping it.
+    # Changing the index.
 
     def add(self, publication: Publication) -> None:
-        """Take the log's next publication."""
+        """Add the next publication of the log."""
         of = self._of
         for topic in publication.topics:
             held = of.get(topic)
@@ -67,7 +68,7 @@ class TopicIndex:
             self._outlived.difference_update(publication.topics)
 
     def discard(self, publication: Publication) -> None:
-        """Let go of a publication that was added."""
+        """Remove a publication that was added."""
         of = self._of
         for topic in publication.topics:
             held = of[topic]
@@ -94,24 +95,24 @@ class TopicIndex:
         self._prefix_index.discard(topic)
         self._outlived.discard(topic)
 
-    # Asking it.
+    # Searching the index.
 
     def newest_on(self, topic: str) -> Publication | None:
-        """The newest publication of a topic, if that is held."""
+        """Return the newest publication of a topic, if the window still holds it."""
         held = self._of.get(topic)
         if topic in self._outlived:
             return None
         return held[-1] if isinstance(held, _Entries) else held
 
     def sort(self, most: int) -> bool:
-        """Prepare for patterns that are prefixes, at the cost of at most so many topics; True when that is done."""
+        """Prepare for prefix patterns: sort at most so many topics. Return True if all topics are sorted."""
         return self._prefix_index.settle(most)
 
     def topics_under(self, patterns: PatternSet, most: int) -> list[str] | None:
-        """The topics that the patterns cover and of which something is held; None if they are more than `most`.
+        """Return the topics in the index that the patterns cover; None if there are more than `most`.
 
-        The cost is what is found, and a search for each pattern. Call `sort` first, unless the patterns are names or
-        `*`.
+        The cost is one search for each pattern, plus the topics found. Call `sort` first, unless all patterns are names
+        or `*`.
         """
         found: list[str] = []
         for pattern in patterns:
@@ -126,13 +127,13 @@ class TopicIndex:
         return found if len(found) <= most else None
 
     def count_under(self, patterns: PatternSet) -> int:
-        """About how many topics the patterns cover. Call `sort` first, as for `topics_under`."""
+        """Return about how many topics the patterns cover. Call `sort` first, as for `topics_under`."""
         if patterns.is_everything:
             return len(self._of)
         return sum([self._prefix_index.count(p[:-1]) if p.endswith("*") else p in self._of for p in patterns])
 
     def some_topics_under(self, patterns: PatternSet, most: int) -> Iterator[list[str]]:
-        """What `topics_under` finds, at most so many topics at a time: others may come and go in between."""
+        """Yield the topics of `topics_under`, at most so many at a time. Topics may come and go between the steps."""
         for pattern in patterns:
             if pattern == "*":
                 topics = list(self._of)
@@ -147,9 +148,9 @@ class TopicIndex:
                 after = names[-1]
 
     def after(self, offset: int, topics: Iterable[str], most: int) -> Sequence[Publication]:
-        """The first `most` publications after an offset that have one of these topics, each once, oldest first.
+        """Return the first `most` publications after an offset that have one of these topics, each once, oldest first.
 
-        A search for each topic, and what is found.
+        The cost is one search for each topic, plus the publications found.
         """
         parts: list[Sequence[Publication]] = []
         total = 0
@@ -168,7 +169,7 @@ class TopicIndex:
         found: list[Publication] = []
         last = None
         for publication in _in_order(parts, total):
-            if publication is not last:  # else it has two of these topics
+            if publication is not last:  # otherwise the publication has two of these topics
                 if len(found) == most:
                     break
                 found.append(publication)

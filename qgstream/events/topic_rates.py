@@ -1,4 +1,4 @@
-"""How much is published to each topic, in bounded memory. Pure: the time is an argument, in seconds of any clock."""
+"""Publish rates by topic, in bounded memory. Pure: the time is an argument, in seconds of any clock."""
 
 from __future__ import annotations
 
@@ -6,21 +6,21 @@ from collections import deque
 from collections.abc import Iterable
 from heapq import nlargest
 
-# The last minute, in steps: a step's counts are given up as a whole.
+# The last minute, in steps. The counts of a step expire together.
 STEP_SECONDS = 15.0
 STEPS = 4
-# Of the rates of now: the last two seconds.
+# The step of the current rates, which cover the last two seconds.
 NOW_STEP_SECONDS = 0.5
-# Topics told apart in one step. With 256 characters each this is about 5 MB for the whole minute.
+# The maximum number of topics in one step. With 256 characters each, they take about 5 MB for the whole minute.
 MAX_TOPICS = 1000
 
 
 class TopicRates:
     """Counts publications by topic over the last minute, or over the last `STEPS` steps of another length.
 
-    Which topics are told apart when there are more than `MAX_TOPICS`: those that are published to most. This is the
-    counting of Misra and Gries ("Finding repeated elements", 1982): every topic with more than a thousandth of a
-    step's events is counted, and no count is low by more than that thousandth.
+    If there are more than `MAX_TOPICS` topics, only the busiest are counted, with the algorithm of Misra and Gries
+    ("Finding repeated elements", 1982). It counts every topic that has more than a thousandth of the events of a step.
+    No count is too low by more than this thousandth.
     """
 
     def __init__(self, now: float, *, step_seconds: float = STEP_SECONDS) -> None:
@@ -31,7 +31,7 @@ class TopicRates:
         self._started_at = now
 
     def count(self, topics: Iterable[str], now: float) -> None:
-        """A publication to these topics."""
+        """Count a publication to these topics."""
         if now >= self._step_ends_at:
             self._turn(now)
         counts = self._counts
@@ -45,7 +45,7 @@ class TopicRates:
             self._steps.append(self._counts)
             self._counts = {}
             self._step_ends_at += self._step_seconds
-            if now - self._step_ends_at > (STEPS + 1) * self._step_seconds:  # nothing for long: start anew
+            if now - self._step_ends_at > (STEPS + 1) * self._step_seconds:  # no event for a long time: start again
                 self._steps.clear()
                 self._started_at = now
                 self._step_ends_at = now + self._step_seconds
@@ -55,7 +55,7 @@ class TopicRates:
         self._counts = {topic: count - given_up for topic, count in self._counts.items() if count > given_up}
 
     def per_second(self, now: float) -> dict[str, float]:
-        """Events a second of each topic told apart, over the last `STEPS` steps, or since its start."""
+        """Return the events per second of each counted topic, over the last `STEPS` steps, or since the start."""
         if now >= self._step_ends_at:
             self._turn(now)
         first_at = self._step_ends_at - (len(self._steps) + 1) * self._step_seconds

@@ -1,7 +1,7 @@
-"""Topic names and patterns: validate and match. Pure.
+"""Topic names and patterns: checks and matches them. Pure.
 
-A name is what a publication carries; a pattern is what a subscriber asks for or a token grants: an exact name, or a
-prefix that ends in `*`. `*` alone is every topic.
+A publication has names. Subscribers ask for patterns, and tokens grant patterns. A pattern is an exact name, or a
+prefix that ends in `*`. The pattern `*` matches every topic.
 """
 
 from __future__ import annotations
@@ -11,16 +11,17 @@ from collections.abc import Iterable
 
 from qgstream.errors import InvalidField
 
-# Long enough for a path of ids, short enough that 64 of them fit any URL limit (8 KiB at nginx).
+# Long enough for a path of ids, and a stream can still ask for several topics within a URL of 8 KiB (the limit of
+# nginx).
 MAX_TOPIC_CHARACTERS = 256
 
-# C0, DEL and C1: they have no place in a name and are how field injection is tried. Lone surrogates cannot be
-# encoded as UTF-8, so they would fail after the publication has its position.
+# C0, DEL and C1: names do not need them, and attackers use them to inject fields. UTF-8 cannot encode lone surrogates,
+# so they would cause an error after the publication has its position.
 _FORBIDDEN = re.compile("[\x00-\x1f\x7f-\x9f\ud800-\udfff]")
 
 
 def check_text(field: str, value: object, *, max_characters: int = MAX_TOPIC_CHARACTERS) -> str:
-    """Return `value` if it is a non-empty single line of at most `max_characters`; else raise `InvalidField`."""
+    """Return `value` if it is one line of 1 to `max_characters` characters; otherwise raise `InvalidField`."""
     if not isinstance(value, str):
         raise InvalidField(field, f"got {type(value).__name__}, expected a string")
     if not value:
@@ -38,7 +39,7 @@ def check_text(field: str, value: object, *, max_characters: int = MAX_TOPIC_CHA
 
 
 def check_name(value: object, *, field: str = "topic") -> str:
-    """Return a valid topic name, or raise `InvalidField`. A name has no `*`: that is what makes a pattern."""
+    """Return a valid topic name, or raise `InvalidField`. A name has no `*`, which only patterns have."""
     name = check_text(field, value)
     if "*" in name:
         raise InvalidField(field, f"got {name!r}, expected a name without '*' (patterns are for subscribers)")
@@ -54,26 +55,26 @@ def check_pattern(value: object, *, field: str = "topic") -> str:
 
 
 def matches(pattern: str, name: str) -> bool:
-    """Whether a valid pattern covers a valid name."""
+    """Return whether a valid pattern covers a valid name."""
     return name.startswith(pattern[:-1]) if pattern.endswith("*") else pattern == name
 
 
 def matches_any(patterns: Iterable[str], name: str) -> bool:
-    """Whether any of the patterns covers the name."""
+    """Return whether any of the patterns covers the name."""
     return any(matches(pattern, name) for pattern in patterns)
 
 
 def overlap(one: str, other: str) -> bool:
-    """Whether some name could match both patterns."""
+    """Return whether some name could match both patterns."""
     return covers(one, other) or covers(other, one)
 
 
 def may_ask(pattern: str, grants: Iterable[str], private: Iterable[str]) -> bool:
-    """Whether a stream may ask for this pattern; a name is a pattern, too.
+    """Return whether a stream may ask for this pattern. A name is also a pattern.
 
-    A pattern that lies within a private one needs a grant that meets it, or nothing could ever be delivered. Any other
-    is allowed, and what it meets of private topics is held back at delivery unless a grant lets it pass: `*` is for
-    everybody, and gives everybody their own part.
+    If a private pattern covers the pattern, the stream needs a grant that overlaps with the pattern; otherwise it could
+    never get an event. Every stream may ask for any other pattern. At delivery, the server leaves out private events
+    without a grant. So every stream may ask for `*`, and gets only its own part.
     """
     if not any(covers(one, pattern) for one in private):
         return True
@@ -83,8 +84,8 @@ def may_ask(pattern: str, grants: Iterable[str], private: Iterable[str]) -> bool
 class PrivateTopics:
     """The patterns of the topics whose events need a grant.
 
-    Every subscription of a process has the same object, and asks it at each delivery. So `patterns`, which a reload
-    replaces, holds for streams that are open already, at once and whatever their number.
+    All subscriptions of a process share one object, and use it at each delivery. A reload replaces `patterns`, so the
+    change applies to all open streams at once, whatever their number.
     """
 
     __slots__ = ("patterns",)
@@ -94,7 +95,7 @@ class PrivateTopics:
 
 
 def covers(grant: str, pattern: str) -> bool:
-    """Whether every name that `pattern` can match is also matched by `grant`."""
+    """Return whether `grant` matches every name that `pattern` can match."""
     if not pattern.endswith("*"):
         return matches(grant, pattern)
     return grant.endswith("*") and pattern.startswith(grant[:-1])

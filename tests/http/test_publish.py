@@ -367,7 +367,7 @@ async def test_a_batch_that_would_hold_the_loop(client: Client) -> None:
     error = await refused(client, await client.post(b"\n".join([line] * 10_001), media_type=NDJSON), 400)
     assert error == {
         "code": "too_many_events",
-        "message": "got more than 10000 events, expected at most so many at once",
+        "message": "got more than 10000 events, expected at most 10000 in a batch",
     }
     assert (await client.post(b"\n".join([line] * 10_000), media_type=NDJSON)).code == 200
     assert client.published == 10_000

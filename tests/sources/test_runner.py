@@ -91,7 +91,7 @@ async def test_drafts_dicts_and_lists_of_them_are_published_in_order() -> None:
         ({"data": 1}, "topic: not set, expected a value"),
         ({"topic": "a", "data": 1, "evnt": "x"}, "evnt: unknown field; did you mean event?"),
         (Draft("a\n", 1), "topic: got U+000A"),
-        (Draft("a", object()), "data: got object, expected what JSON can hold"),
+        (Draft("a", object()), "data: got object, expected a value that JSON can represent"),
         (Draft("a", "x" * 5000), "data: got 5000 bytes, expected at most 4096"),
         ({"topic": "a", "data": 1, "private": "yes"}, "private: got str, expected true or false"),
         (Draft("a", 1, retry_ms=1.5), "retry: got 1.5"),  # type: ignore[arg-type]  # as a program might
