@@ -1,4 +1,4 @@
-"""Publications on their way to feeds: which of them a subscription wants, and as what bytes. Pure."""
+"""A batch of publications for the feeds: selects and encodes the publications of each subscription. Pure."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from qgstream.events.topics import matches_any
 
 
 class Chunks(NamedTuple):
-    """What one subscription gets of a batch: the chunks, and for each the index of its publication."""
+    """The chunks that a subscription gets of a batch, and for each chunk the index of its publication."""
 
     chunks: Sequence[bytes]
     indexes: Sequence[int]
@@ -22,10 +22,10 @@ _NO_CHUNKS = Chunks((), (), 0)
 
 
 class Batch:
-    """Publications of one log, by the patterns that ask for them.
+    """Publications of one log, by the patterns of the subscriptions that want them.
 
-    A feed is given all that it wants of a batch at once. What is public is chosen and framed once for all feeds that
-    ask for it with the same pattern, filter and framing: 3 000 feeds that want 300 events were 900 000 looks.
+    A feed gets all of its events of a batch at once. The batch selects and frames public events once for all feeds with
+    the same pattern, filter and framing. Otherwise 3 000 feeds that want 300 events would need 900 000 checks.
     """
 
     def __init__(self, publications: Sequence[Publication], epoch: str) -> None:
@@ -40,25 +40,25 @@ class Batch:
         self._chunks: dict[tuple[str, int, frozenset[str], frozenset[str]], Chunks] = {}
 
     def ask(self, index: int, pattern: str) -> None:
-        """Note that somebody asks for a publication with this pattern. Publications come in their order."""
+        """Note that a feed asks for a publication with this pattern. Call this in the order of the publications."""
         asked = self.by_pattern.setdefault(pattern, [])
         if not asked or asked[-1] != index:
             asked.append(index)
 
     def patterns_of(self, subscription: Subscription) -> list[str]:
-        """The patterns of a subscription that meet any of the publications."""
+        """Return the patterns of a subscription that match any of the publications."""
         by_pattern = self.by_pattern
         return [pattern for pattern in subscription.patterns or ("*",) if pattern in by_pattern]
 
     def wanted(self, subscription: Subscription, pattern: str) -> list[int]:
-        """What a subscription with this pattern wants of the publications that the pattern meets."""
+        """Return the indexes of the publications that match the pattern and that the subscription wants."""
         found = self._public(subscription, pattern)
         if found is not None:
             return found
         return [index for index in self.by_pattern[pattern] if subscription.wants(self._publications[index])]
 
     def _public(self, subscription: Subscription, pattern: str) -> list[int] | None:
-        """The same where it does not depend on grants; None where it does."""
+        """Return the same as `wanted` if grants have no effect on the result; otherwise None."""
         private, events = subscription.private_topics.patterns, subscription.events
         if not private and not events and not self._has_private:
             return self.by_pattern[pattern]
@@ -77,7 +77,7 @@ class Batch:
         return self._open[key]
 
     def chunks(self, subscription: Subscription, patterns: Sequence[str]) -> Chunks:
-        """What a subscription gets. `patterns` are its own, as `patterns_of` has them."""
+        """Return the chunks for a subscription. `patterns` is the result of `patterns_of`."""
         parts = [part for pattern in patterns if (part := self._chunks_of(subscription, pattern)).chunks]
         if len(parts) == 1:
             return parts[0]
@@ -86,8 +86,8 @@ class Batch:
         return _summed([found[index] for index in indexes], indexes)
 
     def chunks_on(self, subscription: Subscription, pattern: str) -> Chunks:
-        """The same for a subscription that meets the batch with one pattern."""
-        # HOT PATH where each user has a topic: most are like the one before. `turn` forgets that one.
+        """Return the chunks for a subscription of which only one pattern matches the batch."""
+        # HOT PATH if each user has a topic: most subscriptions equal the previous one, which `turn` resets.
         last = self._last
         if (
             last is not None
@@ -103,7 +103,7 @@ class Batch:
         return found
 
     def turn(self) -> None:
-        """Others had the loop, or another pattern is next: what is private may have changed."""
+        """Reset the cache of `chunks_on`: another pattern is next, or other work may have changed private topics."""
         self._last = None
 
     def _chunks_of(self, subscription: Subscription, pattern: str) -> Chunks:

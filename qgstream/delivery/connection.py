@@ -1,4 +1,4 @@
-"""One stream on an IOStream: writing past Tornado's buffer, noticing the end, and saying why."""
+"""A connection: one stream on an IOStream. Writes past Tornado's buffer, and notes why the stream ended."""
 
 from __future__ import annotations
 
@@ -15,30 +15,31 @@ from qgstream.limits import LimitSettings
 from qgstream.reasons import CloseReason, Transport
 from qgstream.talkers import Name
 
-# A client has nothing to say after its request. What it sends all the same (a pipelined request, stray bytes) is read
-# and forgotten, because unread bytes would hide its FIN and turn our close into a reset; this much, then it is closed.
+# A client has nothing to send after its request. The server reads and discards what the client still sends (a pipelined
+# request, stray bytes), because unread bytes would hide the client's FIN, and would turn the server's close into a
+# reset. After so many bytes, the server closes the connection.
 MAX_STRAY_BYTES = 64 * 1024
-_SCRATCH = bytearray(4096)  # shared: nobody looks at it
+_SCRATCH = bytearray(4096)  # shared, because its content is never used
 
 
 class ConnectionOwner(Protocol):
-    """Who looks after connections: the hub."""
+    """The interface of a connection's owner, which is the hub or the admin streams."""
 
     def has_room(self, connection: Connection) -> None:
-        """The socket takes bytes again."""
+        """The socket has room again."""
 
     def leaving(self, connection: Connection) -> None:
-        """It says goodbye, for `connection.reason`: to be closed if that is not taken."""
+        """Set a deadline for the closing message that the connection sends, with `connection.reason`."""
 
     def closed(self, connection: Connection) -> None:
-        """The stream has ended, for `connection.reason`."""
+        """The stream has ended, with `connection.reason`."""
 
 
 class Connection(Subscriber):
     """A subscriber with a socket, after its handshake.
 
-    Plain TCP is offered bytes directly (`socket.send`); what the kernel does not take of one chunk becomes the
-    IOStream's pending write. TLS goes through `IOStream.write`.
+    On plain TCP, the connection calls `socket.send` directly. If the kernel takes only a part of a chunk, the rest
+    becomes the pending write of the IOStream. TLS uses `IOStream.write`.
     """
 
     __slots__ = (
@@ -47,7 +48,7 @@ class Connection(Subscriber):
     )  # fmt: skip
 
     transport: ClassVar[Transport] = "sse"
-    close_code: int | None = None  # of a transport that has them
+    close_code: int | None = None  # only of a transport with close codes
 
     def __init__(
         self, owner: ConnectionOwner, stream: IOStream, feed: Feed[Subscriber], *, id: int, ip: str, client_key: str,
@@ -62,9 +63,9 @@ class Connection(Subscriber):
         self.user_agent = user_agent
         self.opened_at = opened_at
         self.reason: CloseReason | None = None
-        self.slot = -1  # where the heartbeat wheel has it
-        self.replay: Any = None  # its walk through the log, until it is live
-        self.named: str | Name | None = None  # whose credentials opened it: the name of a key, or a token's
+        self.slot = -1  # its slot in the heartbeat wheel
+        self.replay: Any = None  # its `Replay`, until the connection is live
+        self.named: str | Name | None = None  # the name of the key or of the token's user that opened the stream
         self._open = True
         self._stray_bytes = 0
         stream.set_close_callback(self._on_stream_closed)
@@ -84,7 +85,7 @@ class Connection(Subscriber):
         return len(data)
 
     def write_rest(self, rest: bytes | memoryview) -> None:
-        """Let the IOStream send `rest` when it can; then the host hears that there is room."""
+        """Let the IOStream send `rest`. When it is out, call `owner.has_room`."""
         try:
             self.stream.write(rest).add_done_callback(self._on_flushed)
         except StreamClosedError as error:
@@ -95,7 +96,7 @@ class Connection(Subscriber):
             self.owner.has_room(self)
 
     def say(self, message: bytes) -> bool:
-        """Send a message of the server's own between two chunks, if the socket has room. Whether it went out."""
+        """Send a message of the server between two chunks, if the socket has room. Return whether it was sent."""
         if self.cursor == PARKED:
             return False
         try:
@@ -112,8 +113,10 @@ class Connection(Subscriber):
     # Ending.
 
     def end(self, reason: CloseReason, message: bytes) -> None:
-        """Say goodbye behind what is already on its way, and close when it is out. The host sets a deadline: a stalled
-        peer would keep it for ever."""
+        """Send a closing message after the pending bytes, then close the connection.
+
+        The owner sets a deadline, because a stalled peer would keep the connection open for ever.
+        """
         if not self._open or self.reason is not None:
             return
         self.reason = reason
@@ -125,10 +128,10 @@ class Connection(Subscriber):
             self.close(reason)
 
     def _on_closing_sent(self, _sent: Future[None]) -> None:
-        self.close("client")  # the reason of the goodbye stands
+        self.close("client")  # the reason of the closing message stays
 
     def close(self, reason: CloseReason) -> None:
-        """Close at once. The first reason given stands."""
+        """Close at once. If there is a reason already, that one stays."""
         if not self._open:
             return
         self._open = False
@@ -139,7 +142,7 @@ class Connection(Subscriber):
         self.owner.closed(self)
 
     def fail(self, error: OSError) -> None:
-        """A write failed."""
+        """Close the connection after a failed write."""
         self.close(_reason_of(error, "write_error"))
 
     def _on_stream_closed(self) -> None:
@@ -148,12 +151,13 @@ class Connection(Subscriber):
     # Reading.
 
     def _listen(self) -> None:
-        # A pending read is also what lets the IOStream see the peer's FIN.
+        # Without a pending read, the IOStream would not notice the peer's FIN.
         try:
             read = cast("Future[int]", self.stream.read_into(_SCRATCH, partial=True))
             read.add_done_callback(self._on_stray)
         except OSError:
-            # Closed, also by this read: a broken TLS record is raised from here. The close callback has it.
+            # The stream is closed, perhaps by this read: a broken TLS record raises here. The close callback handles
+            # it.
             pass
 
     def _on_stray(self, future: Future[int]) -> None:
@@ -170,20 +174,20 @@ def _reason_of(error: BaseException | None, otherwise: CloseReason) -> CloseReas
     if isinstance(error, StreamClosedError):
         error = error.real_error
     if isinstance(error, OSError) and error.errno in (errno.ETIMEDOUT, errno.EHOSTUNREACH, errno.ENETUNREACH):
-        return "timeout"  # what TCP_USER_TIMEOUT and unreachable peers end with
+        return "timeout"  # these errors come from TCP_USER_TIMEOUT and unreachable peers
     return otherwise
 
 
 def tune_socket(stream: IOStream, limits: LimitSettings) -> None:
-    """Make a socket fit for a long stream: small events at once, dead peers noticed, kernel memory bounded."""
+    """Prepare a socket for a long stream: send small events at once, detect dead peers, and bound kernel memory."""
     sock = stream.socket
     try:
         stream.set_nodelay(True)
         if limits.send_buffer_bytes:
-            # A stalled reader takes 2.8 MB of kernel buffer before user space hears of it; this makes it 0.1 MB.
+            # Without this, the kernel buffers 2.8 MB for a stalled reader before a send fails; with it, 0.1 MB.
             sock.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, limits.send_buffer_bytes)
         if limits.tcp_user_timeout_seconds and hasattr(socket, "TCP_USER_TIMEOUT"):
             milliseconds = int(limits.tcp_user_timeout_seconds * 1000)
             sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, milliseconds)
     except OSError:
-        pass  # reset already: the first write finds out
+        pass  # the connection is reset already: the first write will fail

@@ -1,4 +1,4 @@
-"""Dispatch: from the log to the feeds, in the log's order and in slices."""
+"""Dispatch: gives the publications of the log to the feeds, in the order of the log and in slices."""
 
 from __future__ import annotations
 
@@ -17,27 +17,30 @@ from qgstream.events.publication import Publication
 from qgstream.logs import log
 from qgstream.wire.framing import Message
 
-# Feeds and publications that a walk visits between two looks at the clock: about a tenth of a millisecond.
+# A walk visits so many feeds and publications between two looks at the clock: about a tenth of a millisecond.
 VISITS_PER_LOOK = 64
-# A walk of fewer looks is made in the turn of the loop that began it. To wait for the next turn would cost more.
+# A walk with fewer looks is completed in the turn of the loop that started it. To wait for the next turn would cost
+# more.
 LOOKS_AT_ONCE = 8
-# Looks of a walk in slices for which rounds wait, about a tenth of a second. If rounds began after each slice of the
-# walk, each stream would get each event of a batch with a send of its own: 300 events for 3 000 streams took 14.7 s of
-# CPU time instead of 2. The feeds hold at most so many chunks more meanwhile, about 70 bytes each.
+# Rounds wait during so many looks of a walk, about a tenth of a second. If rounds started after each slice of the walk,
+# each stream would get each event of a batch with a separate send: 300 events for 3 000 streams took 14.7 s of CPU time
+# instead of 2 s. Meanwhile the feeds hold at most so many chunks more, about 70 bytes each.
 LOOKS_HELD = 1500
 
 
-# Publications that go to their feeds in one walk: to frame so many takes about a millisecond.
+# The maximum number of publications in one walk: to frame so many takes about a millisecond.
 PUBLICATIONS_PER_WALK = 256
-# To choose for as many feeds one by one costs as much as to make a batch of one publication.
+# To check so many feeds one by one costs as much as to make a batch of one publication.
 FEW_FEEDS = 16
-# Chunks that cost as much as a visit, when a feed is given many at once.
+# So many chunks cost as much as one visit, if a feed gets many at once.
 _CHUNKS_PER_VISIT = 8
 
 
 class _Entry:
-    """A part of the queue: a walk that yields at each look, and the memory that the walk keeps. What follows may be
-    added to the `publications` of an entry whose walk has not begun."""
+    """An entry of the queue: a walk that yields at each look, and the memory that the walk holds.
+
+    While the walk has not started, later publications may be added to `publications`.
+    """
 
     __slots__ = ("walk", "size_bytes", "publications", "epoch")
 
@@ -53,11 +56,11 @@ class _Entry:
 class Dispatch:
     """Gives each publication to the feeds that want it.
 
-    A batch of 300 events for 3 000 streams, each with a topic of its own and a shared one, is 900 000 appends. The loop
-    must get to other work during that walk. So the walk is a job for `Slices`, and later publications queue behind it.
+    A batch of 300 events for 3 000 streams, each with its own topic and a shared one, is 900 000 appends. The loop must
+    get to other work during this walk. So the walk is a job for `Slices`, and later publications queue behind it.
 
     While the queue is not empty, the feeds are behind the log. A subscriber that has read the log up to its end then
-    joins its feed through `call`, in its turn: everything that is queued before its turn was in the log it has read.
+    joins its feed through `call`. It joins in turn: it has read everything that is queued before it.
     """
 
     def __init__(self, router: Router, fanout: Fanout, slices: Slices) -> None:
@@ -69,12 +72,12 @@ class Dispatch:
 
     @property
     def is_idle(self) -> bool:
-        """Whether the feeds have everything that the log has."""
+        """Whether the feeds have everything in the log."""
         return not self._queue
 
     def deliver(self, publications: Sequence[Publication], epoch: str) -> None:
         """Dispatch publications of the log `epoch`, in their order."""
-        last = self._queue[-1] if len(self._queue) > 1 else None  # the first is under way
+        last = self._queue[-1] if len(self._queue) > 1 else None  # the walk of the first entry is in progress
         if (
             last is not None and last.publications is not None and last.epoch == epoch
             and len(last.publications) + len(publications) <= PUBLICATIONS_PER_WALK
@@ -94,30 +97,30 @@ class Dispatch:
         return _Entry(self._deliver(batch, epoch), _size_bytes(batch), batch, epoch)
 
     def tell(self, message: Message) -> None:
-        """Send one of the server's own messages to every live subscriber, behind what is queued."""
+        """Send one of the server's own messages to every live subscriber, after the queued publications."""
         self._add(_Entry(self._tell(message)))
 
     def call(self, callback: Callable[[], None]) -> None:
-        """Call back when the feeds have everything that is queued now: at once while nothing is."""
+        """Call back as soon as the feeds have everything that is queued now. With an empty queue, call back at once."""
         if self._queue:
             self._add(_Entry(_calling(callback)))
         else:
             callback()
 
     def fail(self) -> None:
-        """A fault of ours may have cost any subscriber something: all of them come back, and replay it."""
+        """Close all streams after an error in the server: any may lack an event. They reconnect and replay it."""
         for feed in list(self._router):
             self._fanout.fail(feed)
 
     async def done(self) -> None:
-        """Return when the feeds have everything that is queued now."""
+        """Wait until the feeds have everything that is queued now."""
         if self._queue:
             future: Future[None] = get_running_loop().create_future()
             self.call(lambda: None if future.done() else future.set_result(None))
             await future
 
     async def audience(self, publications: Sequence[Publication]) -> int:
-        """How many subscribers want any of these publications."""
+        """Return how many subscribers want any of these publications."""
         return await self._slices.result(self._audience(publications), looks_at_once=LOOKS_AT_ONCE)
 
     # The walks.
@@ -144,16 +147,17 @@ class Dispatch:
             try:
                 yield from entry.walk
             except Exception:
-                # A fault of ours. Which feeds have the publication is not known, so every stream returns and replays.
+                # An error in the server. Dispatch does not know which feeds have the publication. So every stream is
+                # closed; it reconnects and replays.
                 log.exception("dispatch.failed")
                 self.fail()
             self._queue.popleft()
             self.queued_bytes -= entry.size_bytes
             if self._queue:
-                yield  # many short walks are long together
+                yield  # many short walks together take long
 
     def _deliver(self, publications: Sequence[Publication], epoch: str) -> Iterator[None]:
-        """Feed by feed: each gets all that it wants at once, and so with one send."""
+        """Go feed by feed, so that each feed gets all of its events at once and sends them together."""
         few = self._few(publications)
         if few is not None:
             made: dict[int, bytes] = {}
@@ -181,7 +185,7 @@ class Dispatch:
                     batch.turn()
 
     def _few(self, publications: Sequence[Publication]) -> list[Feed[Subscriber]] | None:
-        """The feeds that want a single publication, if they are few: then a batch costs more than it saves."""
+        """Return the feeds that want a single publication, if they are few: a batch would cost more than it saves."""
         if len(publications) != 1:
             return None
         publication, router = publications[0], self._router
@@ -197,7 +201,7 @@ class Dispatch:
         return list(dict.fromkeys(found)) if len(found) <= VISITS_PER_LOOK else None
 
     def _ask(self, batch: Batch, publications: Iterable[Publication]) -> Iterator[None]:
-        """See which patterns ask for each publication."""
+        """Note in the batch which patterns ask for each publication."""
         visits, router = 0, self._router
         for index, publication in enumerate(publications):
             for topic in publication.topics:
@@ -209,8 +213,10 @@ class Dispatch:
                 yield
 
     def _asking(self, batch: Batch, pattern: str) -> Iterator[tuple[Feed[Subscriber], Sequence[str]]]:
-        """Each feed that asks for some of the batch with this pattern, and the patterns that it asks with, if they are
-        several: then it comes with the first of them only."""
+        """Yield each feed of which this pattern matches some of the batch.
+
+        If several patterns of a feed match, the feed comes with all of them, and only for the first.
+        """
         feeds = self._router.asking(pattern)
         if len(batch.by_pattern) == 1:
             yield from zip(feeds, repeat(()))

@@ -1,4 +1,4 @@
-"""The pass: whoever is behind gets everything new in one send."""
+"""Fan-out: rounds over the subscribers of a feed. A subscriber gets everything new in one send."""
 
 from __future__ import annotations
 
@@ -13,33 +13,33 @@ from qgstream.limits import LimitSettings
 from qgstream.logs import log
 from qgstream.metrics import Metrics
 
-# How many sends between two looks at the clock: about a third of a millisecond.
+# The number of sends between two looks at the clock: about a third of a millisecond.
 SENDS_PER_LOOK = 32
-# How many subscribers are dropped, or their backlogs looked at, between two looks: dropping one takes about 0.1 ms.
+# The number of subscribers that are closed, or checked, between two looks. To close one takes about 0.1 ms.
 DROPS_PER_LOOK = 4
 CHECKS_PER_LOOK = 256
 
-# Feeds whose round can be put off until `release`. To begin so many rounds takes about 4 ms.
+# The maximum number of feeds whose rounds wait for `release`. To start so many rounds takes about 4 ms.
 MAX_HELD = 8192
 
-# A feed with at most so many subscribers has its round in one step, and in one job with other such feeds. A job has
-# about as many sends as a slice, so that replays and rounds take turns as they do with larger feeds.
+# The round of a feed with at most so many subscribers is one step, in one job with other such feeds. A job has about as
+# many sends as a slice, so that replays and rounds take turns as with larger feeds.
 FEW = 8
 FEEDS_PER_JOB = 64
 
-# How often metrics hear of what the rounds did, while there is no end of them.
+# How often the rounds update the metrics while they do not end.
 TELL_SECONDS = 0.1
 
-# A cursor that nobody has.
+# A cursor that no subscriber has.
 NOWHERE = PARKED - 1
 
 
 class Fanout:
-    """Rounds over the feeds that have something new.
+    """Runs rounds over the feeds that have new chunks.
 
-    A round starts on the loop turn after the publish and offers each subscriber what it has not got, at whatever
-    cursor it is. What is published during the round goes to those not yet visited with the same send, and to the others
-    in the next round, already batched: under load the batch grows by itself, and when idle nothing waits.
+    A round starts in the turn of the loop after the publish. It sends each subscriber all chunks from its cursor on.
+    Subscribers that the round has not visited yet also get chunks that are published meanwhile, in the same send. The
+    others get these chunks together in the next round. So batches grow under load, and nothing waits without load.
     """
 
     def __init__(
@@ -54,15 +54,15 @@ class Fanout:
         self._metrics = metrics
         self._limits = limits
         self._drop = drop  # a slow consumer
-        self._fail = fail or drop  # one that a fault of ours may have cost something
-        # What feeds hold for those whose socket is full, as of each one's last settling, and the sum.
+        self._fail = fail or drop  # a subscriber that may lack an event after an error in the server
+        # The bytes that each feed holds for parked subscribers, as of its last `_weigh`, and their sum.
         self._lagging: dict[Feed[Subscriber], int] = {}
         self._lagging_bytes = 0
         self._unsettled: dict[Feed[Subscriber], None] = {}
         self._is_settling = False
-        self._small: list[Feed[Subscriber]] | None = None  # those whose job has not begun
-        self._held: list[Feed[Subscriber]] | None = None  # whose rounds are put off
-        self._over: dict[Subscriber, float] = {}  # who is over max_backlog_bytes, and since when
+        self._small: list[Feed[Subscriber]] | None = None  # the small feeds whose job has not started
+        self._held: list[Feed[Subscriber]] | None = None  # the feeds whose rounds wait for `release`
+        self._over: dict[Subscriber, float] = {}  # those over max_backlog_bytes, and since when
         self._due = 0
         self._delivered = self._delivered_bytes = 0
         self._longest_round = self._longest_lag = 0.0
@@ -70,12 +70,12 @@ class Fanout:
         self._unserved_bytes = 0
         self._waiting: list[Future[None]] = []
 
-    # Publishing's side.
+    # For publishes.
 
     def append(self, feed: Feed[Subscriber], chunk: bytes) -> None:
-        """Add a chunk to a feed and see that everybody gets it."""
+        """Add a chunk to a feed, and start a round."""
         if not feed.subscribers:
-            return  # those that replay read the log
+            return  # replaying subscribers read the log
         feed.append(chunk)
         self._unserved_bytes += len(chunk)
         if feed.behind_since is None:
@@ -83,7 +83,7 @@ class Fanout:
             self._start(feed)
 
     def extend(self, feed: Feed[Subscriber], chunks: Sequence[bytes], size_bytes: int) -> None:
-        """The same with several chunks, which are so many bytes together."""
+        """Add several chunks to a feed, and start a round. `size_bytes` is their total size."""
         if not feed.subscribers:
             return
         feed.extend(chunks, size_bytes)
@@ -93,25 +93,25 @@ class Fanout:
             self._start(feed)
 
     def fail(self, feed: Feed[Subscriber]) -> None:
-        """A fault of ours may have cost the subscribers of a feed something: they come back, and replay it."""
+        """Close the subscribers of a feed after an error in the server, so that they reconnect and replay."""
         for subscriber in list(feed.subscribers):
             self._fail(subscriber)
 
     def hold(self) -> None:
-        """Put off the rounds that would begin from now on until `release`. Rounds that have begun go on."""
+        """Let new rounds wait for `release`. Rounds in progress continue."""
         if self._held is None:
             self._held = []
 
     def release(self) -> None:
-        """Begin the rounds that were put off."""
+        """Start the waiting rounds."""
         held, self._held = self._held, None
         for feed in held or ():
             self._begin(feed)
 
     async def room(self) -> None:
-        """Wait while more than `max_total_backlog_bytes` were published that the rounds under way have not got to.
+        """Wait while the rounds in progress have more than `max_total_backlog_bytes` of new chunks to send.
 
-        Publishers slow down to what this process can send; subscribers that keep up do not pay for them.
+        So publishers slow down to the rate at which this process can send, and do not slow down other streams.
         """
         while self._unserved_bytes > self._limits().max_total_backlog_bytes:
             future: Future[None] = get_running_loop().create_future()
@@ -137,13 +137,15 @@ class Fanout:
             self._slices.add(self._small_rounds(self._small))
 
     def _small_rounds(self, feeds: list[Feed[Subscriber]]) -> Iterator[None]:
-        """The rounds of several feeds that have few subscribers, with a look at the clock after so many sends. With a
-        job for each of them, a delivery to a stream with a feed of its own took twice as long."""
+        """Run the rounds of several small feeds, with a look at the clock after `SENDS_PER_LOOK` sends.
+
+        With a separate job for each feed, a delivery to a stream with its own feed took twice as long.
+        """
         if self._small is feeds:
-            self._small = None  # what comes from now on is for another job
+            self._small = None  # later feeds go into another job
         visits, began = 0, perf_counter()
         for feed in feeds:
-            # Each subscriber is a send at most, and the look at a feed costs something, too.
+            # Each subscriber takes at most one send, and a visit to a feed has a cost, too.
             visits += len(feed.subscribers) or 1
             try:
                 self._small_round(feed, began)
@@ -162,14 +164,14 @@ class Fanout:
             self._round_failed(feed)
 
     def _round_failed(self, feed: Feed[Subscriber]) -> None:
-        # A fault of ours. Who was to be served may have missed something: they come back, and replay it.
+        # An error in the server. The subscribers may lack an event: they are closed, reconnect and replay.
         self.fail(feed)
         self._rest(feed)
 
     def _small_round(self, feed: Feed[Subscriber], began: float) -> None:
-        """What `_round` does, without a turn of the loop in between."""
+        """Do the same as `_round`, without a turn of the loop in between."""
         end = reached = feed.end
-        # HOT PATH where each user has a topic.
+        # HOT PATH if each user has a topic.
         for subscriber in list(feed.subscribers):
             cursor = subscriber.cursor
             if not PARKED < cursor < end:
@@ -234,7 +236,7 @@ class Fanout:
                 delivered_bytes += taken
             if not visit % SENDS_PER_LOOK:
                 yield
-                start = NOWHERE  # what was published meanwhile goes along
+                start = NOWHERE  # include what was published meanwhile
         self._delivered += delivered + sends * events
         self._delivered_bytes += delivered_bytes + sends * size
         self._finish(feed, reached, began, again=feed.end > min(target, reached))
@@ -247,7 +249,7 @@ class Fanout:
         feed.reached = reached
         feed.forget(reached)
         if feed.parked or feed in self._lagging:
-            self._weigh(feed)  # now: who is furthest behind is known only when all are weighed
+            self._weigh(feed)  # now: to find the slowest subscriber, all feeds must be weighed
             self.settle(feed)
         if again:
             if feed.subscribers:
@@ -273,32 +275,32 @@ class Fanout:
                     future.set_result(None)
 
     def _tell(self, now: float) -> None:
-        # Not for each round: with a feed for each of 10 000 users that would cost as much as half a send.
+        # Not in each round: with one feed for each of 10 000 users, that would cost as much as half a send.
         self._metrics.delivered(self._delivered, self._delivered_bytes)
         self._metrics.fanned_out(self._longest_round, self._longest_lag)
         self._delivered = self._delivered_bytes = 0
         self._longest_round = self._longest_lag = 0.0
         self._told_at = now
 
-    # Those who are slow.
+    # Slow consumers.
 
     def has_room(self, subscriber: Subscriber) -> None:
-        """A parked subscriber's socket takes bytes again: give it what it has missed."""
+        """Send a parked subscriber what it has missed: its socket has room again."""
         self._metrics.delivered(0, subscriber.rest_bytes)  # its event was counted when its first part went out
         subscriber.unpark()
         self.flush(subscriber)
         self.settle(subscriber.feed)
 
     def flush(self, subscriber: Subscriber) -> None:
-        """Offer a live subscriber what it has not got, out of turn."""
+        """Send a live subscriber its new chunks now, without a round."""
         if subscriber.cursor != PARKED:
             self._metrics.delivered(*subscriber.serve())
 
     def settle(self, feed: Feed[Subscriber]) -> None:
-        """Somebody fell behind, caught up or left: soon, end those too far behind and free what nobody needs."""
-        # Once for all of a turn: settling looks at everyone parked, and when a stalled uplink clears they all have room
-        # at once. One by one, 4 000 of them held the loop for 2.7 s. And one feed after the other, in one job: two at
-        # once would each end somebody for the same bytes.
+        """Soon, close the slow consumers of a feed and free chunks: a subscriber fell behind, caught up or left."""
+        # Settle a feed once for all subscribers of a turn. To settle checks all parked subscribers, and after a stalled
+        # uplink they all have room at once: one by one, 4 000 of them blocked the loop for 2.7 s. One job settles one
+        # feed after the other: two jobs would each close a subscriber for the same bytes.
         self._unsettled[feed] = None
         if not self._is_settling:
             self._is_settling = True
@@ -311,7 +313,7 @@ class Fanout:
                     feed, _ = self._unsettled.popitem()
                     yield from self._settle(feed)
                     yield
-                # Only now: while others of those that caught up were not settled, the sum was too large.
+                # Only now: before all feeds are settled, the sum still counts subscribers that have caught up.
                 if not (yield from self._shed_worst()):
                     return
         finally:
@@ -323,27 +325,29 @@ class Fanout:
         self._weigh(feed)
 
     def _shed_worst(self) -> Generator[None, None, bool]:
-        """Free something of the feed that holds most while too much is held, and return whether there was anything to
-        free: nobody may wait for what is left, which is for the next round."""
+        """If the feeds hold too much, free something of the feed that holds most. Return whether it freed anything.
+
+        There may be nothing to free: then the next round will send the rest.
+        """
         if self._lagging_bytes <= self._limits().max_total_backlog_bytes:
             return False
         worst = max(self._lagging, key=self._lagging.__getitem__)
         return (yield from self._shed(worst))
 
     def _shed(self, feed: Feed[Subscriber]) -> Generator[None, None, bool]:
-        """Free something of what a feed holds, and return whether there was anything to free."""
+        """Free something of what a feed holds. Return whether it freed anything."""
         weight, reached = self._lagging[feed], _reached(feed)
         feed.forget(reached)
         self._weigh(feed)
         if self._lagging.get(feed) != weight:
-            return True  # since it was weighed some have caught up, or left
-        # All at the same place go together: what they wait for is held for the last of them too.
+            return True  # some have caught up, or left, since the last `_weigh`
+        # Close all subscribers at the same cursor together: the feed holds its chunks until the last of them is gone.
         furthest = min([subscriber.parked_at for subscriber in feed.parked])
         behind = [s for s in feed.parked if s.parked_at == furthest]
         if furthest >= reached:
             behind = [s for s in behind if s.rest_bytes and furthest == feed.first]
         for drops, subscriber in enumerate(behind, 1):
-            if subscriber in feed.parked and subscriber.parked_at == furthest:  # still, after the last turn of the loop
+            if subscriber in feed.parked and subscriber.parked_at == furthest:  # it may have left in the last turn
                 self._drop(subscriber)
             if not drops % DROPS_PER_LOOK:
                 yield
@@ -352,16 +356,17 @@ class Fanout:
         return bool(behind)
 
     def _weigh(self, feed: Feed[Subscriber]) -> None:
-        # A running sum: adding up a thousand lagging feeds for each of a thousand rounds made a publish take 0.1 s.
+        # A running sum: to add up a thousand lagging feeds in each of a thousand rounds made a publish take 0.1 s.
         self._lagging_bytes -= self._lagging.pop(feed, 0)
         if feed.parked:
-            # The chunk before the first is held too, by those whose socket has taken a part of it.
+            # The chunk before the first is also in memory, if a socket has taken only a part of it.
             rest = max([s.rest_bytes for s in feed.parked if s.parked_at == feed.first], default=0)
             self._lagging[feed] = feed.held_bytes + rest
             self._lagging_bytes += feed.held_bytes + rest
 
     def _check(self, feed: Feed[Subscriber]) -> Iterator[None]:
-        # A burst larger than a socket's buffer parks everybody for a moment: only who stays behind is slow.
+        # A burst that is larger than a socket's buffer parks all subscribers for a moment. Only a subscriber that stays
+        # behind is a slow consumer.
         limits, now = self._limits(), perf_counter()
         for checks, subscriber in enumerate(list(feed.parked), 1):
             if not checks % CHECKS_PER_LOOK:
@@ -375,7 +380,10 @@ class Fanout:
                 yield
 
     def check_slow(self) -> None:
-        """End those who have been too far behind for too long. Also called by a timer: who stalls makes no event."""
+        """Close subscribers that were too far behind for too long.
+
+        A timer calls this: a stalled reader causes no event.
+        """
         if not self._over:
             return
         for feed in {subscriber.feed for subscriber in self._over}:
@@ -385,11 +393,11 @@ class Fanout:
 
     @property
     def slow(self) -> Iterator[Subscriber]:
-        """Those whose socket is full."""
+        """The subscribers whose socket is full."""
         for feed in self._lagging:
             yield from feed.parked
 
 
 def _reached(feed: Feed[Subscriber]) -> int:
-    """Up to where every subscriber has got everything but the parked ones."""
+    """Return the cursor up to which all subscribers that are not parked have everything."""
     return feed.end if feed.behind_since is None else feed.reached

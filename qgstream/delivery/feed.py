@@ -1,7 +1,7 @@
-"""A feed: the encoded chunks of one subscription, and the cursors into it. No socket.
+"""A feed: the encoded chunks of one subscription, and the cursors into them. No socket.
 
-All subscribers that asked for the same share one feed. It holds only what somebody has not got yet, so a feed whose
-subscribers keep up is empty.
+Subscribers with equal subscriptions share one feed. A feed only holds chunks that some subscriber does not have yet. So
+a feed is empty while its subscribers keep up.
 """
 
 from __future__ import annotations
@@ -13,13 +13,13 @@ from typing import Any, Generic, Protocol, TypeVar
 
 from qgstream.events.subscription import Subscription
 
-# Offered to the kernel in one send at most: four times what a socket's buffer takes (limits.send_buffer_bytes), so
-# that a long backlog is not copied again for each 64 KiB that a slow reader takes.
+# The maximum size of one send: four times a socket's buffer (limits.send_buffer_bytes). Without a maximum, a long
+# backlog would be copied again for each 64 KiB that a slow reader takes.
 MAX_JOIN_BYTES = 256 * 1024
 
 
 class Follower(Protocol):
-    """What a feed needs to know of those that follow it: where a parked one will go on."""
+    """A subscriber, as far as a feed knows it: `parked_at` is where a parked subscriber will continue."""
 
     parked_at: int
 
@@ -46,8 +46,9 @@ def _without(some: AbstractSet[F], one: F) -> AbstractSet[F]:
 class Feed(Generic[F]):
     """Chunks `first` to `end` of a sequence that starts at 0; a cursor is the number of the next chunk to send.
 
-    `subscribers` are live (a dict for its order), `parked` those of them whose socket is full, `replaying` those that
-    will join once they have read the log. `end_bytes` is the length of everything ever appended.
+    `subscribers` are live (a dict, because it has an order). `parked` has the live ones whose socket is full.
+    `replaying` has those that will join when they have read the log. `end_bytes` is the total length of all chunks ever
+    appended.
     """
 
     __slots__ = (
@@ -61,18 +62,18 @@ class Feed(Generic[F]):
         self.end = 0
         self.end_bytes = 0
         self.subscribers: dict[F, None] = {}
-        # Sets where they are not empty. Most are empty, and 10 000 users have 10 000 feeds: a set takes 0.2 KiB.
+        # An empty one is the shared `_NOBODY`: a set takes 0.2 KiB, and 10 000 users have 10 000 feeds.
         self.parked: AbstractSet[F] = _NOBODY
         self.replaying: AbstractSet[F] = _NOBODY
-        # Kept by the fan-out: since when a round is due or under way, and up to where the last one came, which every
-        # subscriber has got but the parked ones.
+        # `Fanout` sets these: since when a round is due or in progress, and the end of the last round. All subscribers
+        # that are not parked have the chunks before this end.
         self.behind_since: float | None = None
         self.reached = 0
         self._chunks: list[bytes] = []
         self._starts: list[int] = []  # where each chunk starts, in bytes since the beginning
 
     def __len__(self) -> int:
-        """Subscribers, live and replaying."""
+        """The number of subscribers, live and replaying."""
         return len(self.subscribers) + len(self.replaying)
 
     def park(self, subscriber: F) -> None:
@@ -80,15 +81,15 @@ class Feed(Generic[F]):
         self.parked = _with(self.parked, subscriber)
 
     def unpark(self, subscriber: F) -> None:
-        """Note that it is not, or that the subscriber has left."""
+        """Note that the socket has room again, or that the subscriber has left."""
         self.parked = _without(self.parked, subscriber)
 
     def begin_replay(self, subscriber: F) -> None:
-        """Note that a subscriber will join."""
+        """Note that a subscriber replays, and will join."""
         self.replaying = _with(self.replaying, subscriber)
 
     def end_replay(self, subscriber: F) -> None:
-        """Note that it has joined, or left."""
+        """Note that a replaying subscriber has joined, or left."""
         self.replaying = _without(self.replaying, subscriber)
 
     def append(self, chunk: bytes) -> None:
@@ -99,7 +100,7 @@ class Feed(Generic[F]):
         self.end_bytes += len(chunk)
 
     def extend(self, chunks: Sequence[bytes], size_bytes: int) -> None:
-        """Add the next chunks, which are so many bytes together."""
+        """Add the next chunks. `size_bytes` is their total size."""
         if len(chunks) == 1:
             self._chunks += chunks
             self._starts.append(self.end_bytes)
@@ -114,11 +115,13 @@ class Feed(Generic[F]):
         self.end_bytes += size_bytes
 
     def join(self, cursor: int, max_bytes: int = MAX_JOIN_BYTES) -> tuple[bytes, int]:
-        """The chunks from `cursor` on as one, and the cursor after them: at least one chunk, at most `max_bytes`
-        unless a single chunk is larger."""
+        """Return the joined chunks from `cursor` on, and the cursor after them.
+
+        They are at least one chunk, and at most `max_bytes` unless a single chunk is larger.
+        """
         index = cursor - self.first
         if cursor == self.end - 1:
-            return self._chunks[index], self.end  # by far the most common: one event, no copy
+            return self._chunks[index], self.end  # the usual case: one event, no copy
         if self.end_bytes - self._starts[index] <= max_bytes:
             return b"".join(self._chunks[index:] if index else self._chunks), self.end
         stop, size = index + 1, len(self._chunks[index])
@@ -128,8 +131,10 @@ class Feed(Generic[F]):
         return b"".join(self._chunks[index:stop]), self.first + stop
 
     def split(self, cursor: int, taken_bytes: int) -> tuple[int, memoryview]:
-        """After a send from `cursor` of which `taken_bytes` went out: the first chunk that did not go out whole, as
-        the cursor after it and what is left of it."""
+        """Find the first chunk that was not sent completely, after a send of `taken_bytes` from `cursor` on.
+
+        Returns the cursor after this chunk, and the rest of the chunk.
+        """
         index = cursor - self.first
         while taken_bytes >= len(self._chunks[index]):
             taken_bytes -= len(self._chunks[index])
@@ -137,16 +142,16 @@ class Feed(Generic[F]):
         return self.first + index + 1, memoryview(self._chunks[index])[taken_bytes:]
 
     def bytes_before(self, cursor: int) -> int:
-        """The length of everything appended before `cursor`, which must not have been forgotten."""
+        """Return the length of all chunks before `cursor`. The feed must still hold the chunk at `cursor`."""
         return self.end_bytes if cursor == self.end else self._starts[cursor - self.first]
 
     @property
     def held_bytes(self) -> int:
-        """What the feed holds for those that have not got it."""
+        """The size of the chunks that the feed holds."""
         return self.end_bytes - self._starts[0] if self._starts else 0
 
     def forget(self, reached: int) -> None:
-        """Drop the chunks before `reached`, which every subscriber has got but the parked ones."""
+        """Drop the chunks before `reached`, except chunks that parked subscribers need. All others have them."""
         needed = reached
         if self.parked:
             needed = min(reached, *[subscriber.parked_at for subscriber in self.parked])

@@ -1,4 +1,4 @@
-"""Arrivals: from the broker into the window, in the log's order and in slices."""
+"""Ingest: takes publications from the broker into the window, in the order of the log and in slices."""
 
 from __future__ import annotations
 
@@ -10,19 +10,19 @@ from qgstream.delivery.slices import Slices
 from qgstream.events.publication import Publication
 from qgstream.logs import log
 
-# Topics of publications that are taken between two looks at the clock: about a third of a millisecond.
+# Publications with so many topics are taken between two looks at the clock: about a third of a millisecond.
 TOPICS_PER_LOOK = 64
-# A shorter batch is taken in the turn of the loop in which it came: 512 publications of one topic.
+# A shorter batch is taken in the turn of the loop in which it arrived: for example 512 publications of one topic.
 LOOKS_AT_ONCE = 8
 
 
 class Ingest:
-    """Hands publications to `take` in parts that are taken in one go.
+    """Gives publications to `take` in parts.
 
-    The largest batch, 10 000 events of 64 topics, is 640 000 entries in the window: that held the loop for a second. So
-    a long batch is taken in a job for `Slices`, and what comes later queues behind it. After each part the window and
-    the feeds are as if the log had grown by that part alone. What `after` does follows each part, in steps, before the
-    next part. `failed` is called when one of them raised.
+    The largest batch, 10 000 events with 64 topics each, makes 640 000 entries in the window, which blocked the loop
+    for a second. So a job for `Slices` takes a long batch, and later publications queue behind it. After each part, the
+    window and the feeds are in the same state as if only this part had arrived. The steps of `after` run after each
+    part. If `take` or `after` raises, `failed` is called.
     """
 
     def __init__(
@@ -39,20 +39,20 @@ class Ingest:
         self._queue: deque[Sequence[Publication] | Callable[[], None]] = deque()
 
     def add(self, publications: Sequence[Publication]) -> None:
-        """Take these, behind what is queued."""
+        """Take these publications after the queued ones."""
         self._queue.append(publications)
         if len(self._queue) == 1:
             self._slices.begin(self._run(), LOOKS_AT_ONCE, is_awaited=True)
 
     def call(self, callback: Callable[[], None]) -> None:
-        """Call back when everything that is queued now was taken: at once while nothing is."""
+        """Call back as soon as everything that is queued now was taken. With an empty queue, call back at once."""
         if self._queue:
             self._queue.append(callback)
         else:
             callback()
 
     async def done(self) -> None:
-        """Return when everything that is queued now was taken."""
+        """Wait until everything that is queued now was taken."""
         if self._queue:
             future: Future[None] = get_running_loop().create_future()
             self.call(lambda: None if future.done() else future.set_result(None))
@@ -67,12 +67,12 @@ class Ingest:
                 else:
                     yield from self._take_in_parts(entry)
             except Exception:
-                # A fault of ours, and a part of the log may be missing in the window.
+                # An error in the server: the window may lack a part of the log.
                 log.exception("arrivals.failed")
                 self._failed()
             self._queue.popleft()
             if self._queue:
-                yield  # many short entries are long together
+                yield  # many short entries together take long
 
     def _take_in_parts(self, publications: Sequence[Publication]) -> Iterator[None]:
         start = topics = 0

@@ -1,6 +1,6 @@
-"""Which streams are open here, how many from each address, and the places of those that are about to open.
+"""The registry: the open streams, their number for each client, and the reserved places of streams that will open.
 
-Every count is read from it, so none can drift.
+All counts of streams come from the registry, so they cannot disagree.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ class Registry:
         self._connections: dict[int, Connection] = {}
         self._of_client: dict[str, int] = {}
         self._last_id = 0
-        self.places = 0  # taken by clients that were admitted, and wait for what the broker says of their ids
+        self.places = 0  # reserved for admitted clients, while the broker looks up their ids
 
     def __len__(self) -> int:
         return len(self._connections)
@@ -27,32 +27,32 @@ class Registry:
         return iter(list(self._connections.values()))
 
     def next_id(self) -> int:
-        """A number that no other connection of this process has had."""
+        """Return a number that no connection of this process has had before."""
         self._last_id += 1
         return self._last_id
 
     def get(self, id: int) -> Connection | None:
-        """The open connection with this id."""
+        """Return the open connection with this id."""
         return self._connections.get(id)
 
     def of_client(self, client_key: str) -> int:
-        """How many are open, or about to open, from this client (`addresses.client_key`)."""
+        """Return how many streams of this client (`addresses.client_key`) are open or have a reserved place."""
         return self._of_client.get(client_key, 0)
 
     def add(self, connection: Connection) -> None:
-        """A stream has opened."""
+        """Add an open stream."""
         self._connections[connection.id] = connection
         self._count(connection.client_key)
 
     def remove(self, connection: Connection) -> None:
-        """A stream has ended; once more does nothing."""
+        """Remove a stream that has ended. A second call has no effect."""
         if self._connections.pop(connection.id, None) is None:
             return
         self._discount(connection.client_key)
 
     @contextmanager
     def place(self, client_key: str) -> Iterator[None]:
-        """Keep a place for a stream of this client while something else is waited for."""
+        """Reserve a place for a stream of this client during the `with` block."""
         self.places += 1
         self._count(client_key)
         try:

@@ -1,4 +1,4 @@
-"""From a publication to the feeds that want it, without looking at the others."""
+"""The router: finds the feeds that want a publication, without a search through the others."""
 
 from __future__ import annotations
 
@@ -14,15 +14,17 @@ _NONE: Feeds = {}
 
 
 class Router:
-    """Finds or makes the feed of a subscription, and the feeds of a publication.
+    """Finds or makes the feed of a subscription, and finds the feeds of a publication.
 
-    Exact names are one look-up. A prefix is found by looking up the topic's own prefixes of the lengths in use, so the
-    cost depends on how many different lengths there are, never on how many subscribers.
+    An exact name takes one look-up. For prefixes, the router looks up the start of the topic, once for each length of a
+    prefix in use. So the cost depends on the number of different lengths, and not on the number of subscribers.
     """
 
     def __init__(self) -> None:
         self._feeds: dict[Subscription, Feed[Subscriber]] = {}
-        self._exact: dict[str, Feeds | Feed[Subscriber]] = {}  # a dict takes 0.2 KiB: nobody else has a user's topic
+        self._exact: dict[
+            str, Feeds | Feed[Subscriber]
+        ] = {}  # a dict takes 0.2 KiB, and a user's own topic has one feed
         self._prefix: dict[int, dict[str, Feeds]] = {}
 
     def __len__(self) -> int:
@@ -32,7 +34,7 @@ class Router:
         return iter(self._feeds.values())
 
     def feed(self, subscription: Subscription) -> Feed[Subscriber]:
-        """The feed for this subscription, made if there is none. Call `release` when it may be empty again."""
+        """Return the feed for this subscription, or make it. Call `release` when the feed may be empty again."""
         feed = self._feeds.get(subscription)
         if feed is None:
             feed = self._feeds[subscription] = Feed(subscription)
@@ -52,7 +54,7 @@ class Router:
             self._exact[topic] = {others: None, feed: None}
 
     def release(self, feed: Feed[Subscriber]) -> None:
-        """Forget the feed if nobody follows it."""
+        """Remove the feed if it has no subscribers."""
         if len(feed) or self._feeds.get(feed.subscription) is not feed:
             return
         del self._feeds[feed.subscription]
@@ -68,7 +70,7 @@ class Router:
                 _discard(cast(dict[str, Feeds], self._exact), pattern, feed)
 
     def patterns(self, topic: str) -> list[str]:
-        """Each pattern that somebody asks with and that covers the topic."""
+        """Return the patterns of all feeds that cover the topic."""
         found = [topic] if topic in self._exact else []
         for length, prefixes in self._prefix.items():
             if length <= len(topic) and topic[:length] in prefixes:
@@ -76,13 +78,13 @@ class Router:
         return found
 
     def asking(self, pattern: str) -> list[Feed[Subscriber]]:
-        """The feeds that ask with this pattern. They may come and go while the list is read."""
+        """Return the feeds with this pattern. The list is a copy, because feeds come and go."""
         if pattern.endswith("*"):
             return list(self._prefix.get(len(pattern) - 1, {}).get(pattern[:-1], _NONE))
         return _feeds(self._exact.get(pattern, _NONE))
 
     def meeting(self, topic: str) -> Collection[Feed[Subscriber]]:
-        """Each feed that asked for the topic, whatever else it asks of the events."""
+        """Return all feeds with a pattern that covers the topic, whatever their other filters."""
         found = dict.fromkeys(_feeds(self._exact.get(topic, _NONE)))
         for length, prefixes in self._prefix.items():
             if length <= len(topic):

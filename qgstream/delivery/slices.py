@@ -1,4 +1,4 @@
-"""Long walks in short slices: fan-out, heartbeats and drains share the loop with accepts and /health."""
+"""Runs long jobs in short slices, so that fan-out, heartbeats and drains leave time for new connections and /health."""
 
 from __future__ import annotations
 
@@ -10,29 +10,30 @@ from typing import TypeVar, cast
 
 from qgstream.logs import log
 
-# benchmarks/slice_length.py. While nothing else wants the loop a slice may be long. As soon as something does (a
-# publish, a handshake, /health), slices are short, so that its answer, and whatever it publishes, comes soon: what is
-# published during a walk is sent along with it, so more publishes mean fuller batches and cheaper deliveries.
+# Measured by benchmarks/slice_length.py. A slice is long while the loop has no other work. A slice is short as soon as
+# there is other work (a publish, a handshake, /health), so that the response comes soon. Events that are published
+# during a job go out with its sends. So more publishes make fuller batches and cheaper deliveries.
 SLICE_SECONDS = 0.005
 BUSY_SLICE_SECONDS = 0.001
 # Ten empty turns take about 0.05 ms.
 BUSY_AFTER_SECONDS = 0.0002
-# Turns of the loop between two slices. A request takes about eight (accept, headers, body, handler, ...): with a slice
-# in front of each, a publish waited 40 ms beside a fan-out to 10 000 streams; so it gets through between two slices.
+# The number of turns of the loop between two slices. A request takes about eight turns (accept, headers, body, handler,
+# ...), so a whole request fits between two slices. With a slice before each turn, a publish waited 40 ms during a
+# fan-out to 10 000 streams.
 TURNS_BETWEEN = 10
 
 T = TypeVar("T")
 
 
 class Slices:
-    """Runs jobs in turn, each until a slice is used up; then the loop gets to everything else.
+    """Runs jobs in turn, each until its slice is used up. After each slice, the loop gets to its other work.
 
-    A job is an iterator that yields whenever it could be interrupted (after a few dozen sends). It starts on the next
-    turn of the loop. A job that raises is logged and dropped; the others go on.
+    A job is an iterator that yields at each place where it can be interrupted (after a few dozen sends). A job starts
+    in the next turn of the loop. If a job raises, the error is logged and the job is dropped; the other jobs continue.
 
-    There are two queues, and each has every other slice: one for jobs that a request waits for, and one for all
-    others. Thousands of replays and rounds may be under way, and each uses up its slice. In one queue with them a job
-    of ten slices, such as a page of `/admin/connections`, took ten rounds of that queue: 12 s with 800 streams.
+    There are two queues, which get slices alternately: one for jobs that a request waits for, and one for all others.
+    Thousands of replays and rounds may be in progress, and each uses up its slice. In one queue with them, a job of ten
+    slices, such as a page of `/admin/connections`, took ten rounds of this queue: 12 s with 800 streams.
     """
 
     def __init__(self, slice_seconds: float = SLICE_SECONDS, busy_slice_seconds: float = BUSY_SLICE_SECONDS) -> None:
@@ -44,21 +45,21 @@ class Slices:
         self._scheduled = False
 
     def add(self, job: Iterator[None], *, is_awaited: bool = False) -> None:
-        """Run `job` from the next turn of the loop on. `is_awaited`: a request waits for its end."""
+        """Run `job` from the next turn of the loop on. `is_awaited`: a request waits for the end of the job."""
         (self._awaited if is_awaited else self._jobs).append(job)
         if not self._scheduled:
             self._scheduled = True
             asyncio.get_running_loop().call_soon(self._run, self.slice_seconds)
 
     def begin(self, job: Iterator[None], looks_at_once: int, *, is_awaited: bool = False) -> None:
-        """Run `job` now until it has yielded `looks_at_once` times, and what is left of it in slices."""
+        """Run `job` now until it has yielded `looks_at_once` times, and the rest of it in slices."""
         for _ in range(looks_at_once):
             if next(job, job) is job:
                 return
         self.add(job, is_awaited=is_awaited)
 
     async def result(self, job: Generator[None, None, T], *, looks_at_once: int = 0) -> T:
-        """Run `job` as `begin` does, and return or raise what it returns or raises."""
+        """Run `job` like `begin`. Return its result, or raise its error."""
         for _ in range(looks_at_once):
             try:
                 next(job)
@@ -69,7 +70,8 @@ class Slices:
             self.add(_settle(job, future), is_awaited=True)
             return await future
         finally:
-            del future, job  # an error holds this frame: they would hold it, in a cycle, and what the job has read
+            # An error holds this frame. Without `del` they make a cycle, which also holds the data of the job.
+            del future, job
 
     def __len__(self) -> int:
         return len(self._jobs) + len(self._awaited)
@@ -87,7 +89,7 @@ class Slices:
                         return
             except Exception:
                 log.exception("slices.job_failed")
-            # Many jobs may be too short to yield: a round over a feed of one stream is.
+            # There may be many jobs that are too short to yield, such as a round over a feed with one stream.
             if (first or second) and perf_counter() >= deadline:
                 self._pause(TURNS_BETWEEN, perf_counter())
                 return
@@ -105,7 +107,7 @@ class Slices:
 def _settle(job: Generator[None, None, T], future: asyncio.Future[T]) -> Iterator[None]:
     try:
         value = yield from job
-    except Exception as error:  # noqa: BLE001  # it is for the one who waits
+    except Exception as error:  # noqa: BLE001  # the caller of `result` gets the error
         if not future.done():
             future.set_exception(error)
     else:

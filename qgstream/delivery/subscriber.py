@@ -1,4 +1,4 @@
-"""A subscriber: a cursor into a feed, and how it moves. No socket; a `Connection` is the subscriber that has one."""
+"""A subscriber: a cursor into a feed, and how the cursor moves. A `Connection` is a subscriber with a socket."""
 
 from __future__ import annotations
 
@@ -6,16 +6,16 @@ from collections.abc import Callable
 
 from qgstream.delivery.feed import Feed
 
-# The cursor of a subscriber that must not be offered anything now: its socket is full, it is replaying, or it has gone.
+# The cursor of a subscriber that gets nothing from its feed now: its socket is full, it replays, or it is gone.
 PARKED = -1
 
 
 class Subscriber:
-    """Who is served from a feed.
+    """A reader of a feed.
 
-    `send(data)` returns how many bytes were taken and raises `BlockingIOError` for none, any other `OSError` when the
-    peer is gone: a socket's own `send`. `write_rest` is given what a `send` left over of one chunk; it must call
-    `unpark` when that is out. Live exactly when `cursor` is not `PARKED`.
+    `send(data)` works like `socket.send`. It returns how many bytes it took, raises `BlockingIOError` if it can take
+    none, and raises another `OSError` if the peer is gone. `write_rest` sends the rest of a chunk that `send` took in
+    part, and then calls `unpark`. The feed serves a subscriber only while its `cursor` is not `PARKED`.
     """
 
     __slots__ = ("feed", "cursor", "parked_at", "rest_bytes", "send", "_events_before", "_bytes_before", "__weakref__")
@@ -26,18 +26,18 @@ class Subscriber:
         self.cursor = PARKED
         self.parked_at = 0
         self.rest_bytes = 0
-        # Events and bytes sent are differences of cursors: nothing is counted while serving.
+        # The numbers of sent events and bytes are differences of cursors, so that a send need not count them.
         self._events_before = 0
         self._bytes_before = 0
 
-    # To be provided by the one that has the socket.
+    # The subclass with the socket implements these.
 
     def write_rest(self, rest: bytes | memoryview) -> None:
         """Send `rest` when the socket has room again, then call `unpark`."""
         raise NotImplementedError
 
     def fail(self, error: OSError) -> None:
-        """The peer is gone: leave the feed."""
+        """Leave the feed: the peer is gone."""
         raise NotImplementedError
 
     # Joining and leaving.
@@ -52,12 +52,12 @@ class Subscriber:
         self._bytes_before -= feed.end_bytes
 
     def sent(self, events: int, bytes_: int) -> None:
-        """Count what it was sent past its feed, by a replay."""
+        """Count events and bytes that a replay sent, and not the feed."""
         self._events_before += events
         self._bytes_before += bytes_
 
     def leave(self) -> None:
-        """Leave the feed for good; the counts stay readable."""
+        """Leave the feed for good. The counts stay readable."""
         events, bytes_ = self.events_sent, self.bytes_sent
         self.feed.subscribers.pop(self, None)
         self.feed.unpark(self)
@@ -67,18 +67,18 @@ class Subscriber:
 
     @property
     def is_live(self) -> bool:
-        """Whether it is served from its feed, even if its socket is full just now."""
+        """Whether the feed serves this subscriber, even if the socket is full at the moment."""
         return self in self.feed.subscribers
 
     # Moving.
 
     def stop_short(self, cursor: int, taken_bytes: int) -> None:
-        """The socket took only `taken_bytes` of what starts at `cursor`: wait for it, holding on to one chunk."""
+        """Park after the socket took only `taken_bytes` from `cursor` on. Keep the rest of one chunk."""
         after, rest = self.feed.split(cursor, taken_bytes)
         self.park(after, rest)
 
     def park(self, cursor: int, rest: bytes | memoryview) -> None:
-        """Serve nothing from the feed until `rest` is out; then go on at `cursor`."""
+        """Get nothing from the feed until `rest` is out; then continue at `cursor`."""
         self.cursor = PARKED
         self.parked_at = cursor
         self.rest_bytes = len(rest)
@@ -86,15 +86,15 @@ class Subscriber:
         self.write_rest(rest)
 
     def unpark(self) -> None:
-        """The socket has room again: live from where it was parked."""
+        """Continue where the subscriber was parked: the socket has room again."""
         self.feed.unpark(self)
         self.rest_bytes = 0
         self.cursor = self.parked_at
 
     def serve(self) -> tuple[int, int]:
-        """Offer everything it has not got, until its socket is full. Returns the events and bytes that were taken.
+        """Send everything that is new to this subscriber, until the socket is full. Return the events and bytes sent.
 
-        The slow path, for one that comes back from being parked; the hub's rounds do the same for all at once.
+        This is the slow path, for a subscriber that was parked. The rounds of `Fanout` do the same for all subscribers.
         """
         feed, events, bytes_ = self.feed, 0, 0
         while PARKED != self.cursor < feed.end:
@@ -116,11 +116,11 @@ class Subscriber:
                 events += self.parked_at - start
         return events, bytes_
 
-    # What an operator sees.
+    # For operators.
 
     @property
     def backlog_bytes(self) -> int:
-        """How much is waiting for this subscriber."""
+        """The bytes that wait for this subscriber."""
         if self.cursor == PARKED:
             if self not in self.feed.parked:
                 return self.rest_bytes
@@ -129,12 +129,12 @@ class Subscriber:
 
     @property
     def events_sent(self) -> int:
-        """Events handed to the socket, replayed ones included."""
+        """The events given to the socket, including replayed events."""
         return self._events_before + (self._at if self.is_live else 0)
 
     @property
     def bytes_sent(self) -> int:
-        """Bytes of events handed to the socket, replayed ones included."""
+        """The bytes of events given to the socket, including replayed events."""
         if not self.is_live:
             return self._bytes_before
         return self._bytes_before + self.feed.bytes_before(self._at) - self.rest_bytes

@@ -1,4 +1,4 @@
-"""One stream on a WebSocket: a connection like every other, whose client may say goodbye and ping."""
+"""One stream on a WebSocket: a connection whose client may also send close frames and pings."""
 
 from __future__ import annotations
 
@@ -15,17 +15,17 @@ from qgstream.limits import TokenBucket
 from qgstream.reasons import CloseReason, Transport
 from qgstream.wire import websocket_frames as frames
 
-# What a client may send: the bytes of a few pings a second for as long as it likes, and a burst as on any stream.
+# A client may send the bytes of a few pings per second without end, and a burst of `MAX_STRAY_BYTES` as on any stream.
 _BYTES_PER_SECOND = 1024
 _READ_BYTES = 4096
 
 
 class WebSocketConnection(Connection):
-    """Events, messages and replays are framed before they come here, and go the way of every stream's.
+    """A connection on a WebSocket. It gets framed events, messages and replays, and sends them like every stream.
 
-    A client's frames are read as they come; between two of them nothing is held. Its close is answered, and so are its
-    pings; everything else is refused with the code that the protocol has for it, which ends the stream for the reason
-    `client`. `close_code` is the code that it ended with, when there was one.
+    The connection reads the client's frames as they arrive, and holds nothing between two frames. It replies to close
+    frames and pings. It refuses every other frame with the close code of the protocol, and the stream ends with the
+    reason `client`. `close_code` is the close code of the stream, if it had one.
     """
 
     __slots__ = ("close_code", "_rest", "_pong", "_bucket", "_is_deaf", "_has_closed")
@@ -44,7 +44,7 @@ class WebSocketConnection(Connection):
     # Ending.
 
     def end(self, reason: CloseReason, message: bytes) -> None:
-        """Say goodbye, whose last frame is a close; the socket is closed when the client has answered that."""
+        """Send the closing message, whose last frame is a close. Close the socket after the client's close frame."""
         if self.close_code is None:
             self.close_code = frames.CLOSE_CODES[reason]
         super().end(reason, message)
@@ -54,17 +54,19 @@ class WebSocketConnection(Connection):
             super()._on_closing_sent(sent)
         elif self._is_deaf and not self.stream.closed():
             self._close_half()
-        # Else the client answers: 7.1.1, a server closes "after both sending and receiving a Close frame".
+        # Otherwise wait for the client's close frame. RFC 6455, 7.1.1: a server closes the connection "after both
+        # sending and receiving a Close frame".
 
     def _close_half(self) -> None:
-        # 7.1.7: who is refused is not heard any more, so this side's end is what tells it to go. TLS has no such half.
+        # 7.1.7: the server does not process frames of a refused client any more, so closing the sending side tells the
+        # client to go. TLS cannot close only one side.
         try:
             if isinstance(self.stream, SSLIOStream):
                 self.close("client")
             else:
                 self.stream.socket.shutdown(socket.SHUT_WR)
         except OSError:
-            pass  # gone already: the close callback has it
+            pass  # gone already: the close callback handles it
 
     # Reading.
 
@@ -73,7 +75,7 @@ class WebSocketConnection(Connection):
             read = cast("Future[bytes]", self.stream.read_bytes(_READ_BYTES, partial=True))
             read.add_done_callback(self._on_heard)
         except OSError:
-            pass  # closed: the close callback has it
+            pass  # closed: the close callback handles it
 
     def _on_heard(self, future: Future[bytes]) -> None:
         if not self.is_open or future.exception() is not None:
@@ -104,14 +106,14 @@ class WebSocketConnection(Connection):
         elif heard.closed is not None:
             self._has_closed = True
             if self.reason is not None:
-                self.close("client")  # the answer to our goodbye, whose reason stands
+                self.close("client")  # the reply to the server's close frame: its reason stays
             else:
                 self.close_code = heard.closed
                 self.end("client", frames.close(heard.closed))  # 5.5.1: "typically echos the status code it received"
 
     def _refuse(self, code: int, why: str) -> None:
-        # 7.1.7: "An endpoint MUST NOT continue to attempt to process data". It is read all the same: what lay unread in
-        # the socket would make its close a reset, which may cost the client the frame that says why.
+        # 7.1.7: "An endpoint MUST NOT continue to attempt to process data". The server still reads and discards the
+        # data. Unread data would turn the close of the socket into a reset, and the client might lose the close frame.
         self._is_deaf = True
         self._rest = b""
         if self.reason is None:
@@ -125,7 +127,7 @@ class WebSocketConnection(Connection):
         if self.say(pong) or not self.is_open:
             return
         if self.cursor == PARKED:
-            self._pong = pong  # until there is room, or its replay is over
+            self._pong = pong  # until the socket has room, or the replay is over
         else:
             self.park(self.cursor, pong)
 
@@ -133,12 +135,12 @@ class WebSocketConnection(Connection):
         if self._pong is None or not self.is_open or self.reason is not None:
             super()._on_flushed(future)
             return
-        # Before what waits in the feed: of that there may be more for as long as the client is slow.
+        # Before the chunks of the feed: for a slow client, the feed may always have more chunks.
         pong, self._pong = self._pong, None
         self.write_rest(pong)
 
     def join(self) -> None:
-        """Go live; the replay had the socket for itself."""
+        """Go live, and send a pong that waited for the end of the replay."""
         super().join()
         if self._pong is not None:
             self._answer(self._pong)
