@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import errno
+import os
 import socket
 
 from tornado.netutil import bind_sockets
 
-from qgstream.logs import printable
+from qgstream.logs import quote
 from qgstream.net.sockets import BACKLOG
 from qgstream.process.machine import listener
 
@@ -36,12 +37,14 @@ def place(host: str, port: int) -> str:
 
 
 def owner(port: int) -> tuple[int | None, str]:
-    """Who listens on a TCP port: the process id, where this user may know it, and words for the process."""
+    """Who listens on a TCP port: the process id, where this user may know it, and words for the process. The command
+    line of the process may hold its tokens, and a log is read by more people than `ps` is."""
     found = listener(port)
     if found is None:
-        return None, "a process of another user"
+        # Of another user, in another namespace, or on a system without /proc.
+        return None, "a process that this user cannot see"
     pid, command = found
-    return pid, f"the process {pid} ({printable(command, _MAX_COMMAND_CHARACTERS)})"
+    return pid, f"the process {pid} ({quote(command, _MAX_COMMAND_CHARACTERS)})"
 
 
 def listen(setting: str, host: str, port: int, *, reuse_port: bool = False) -> list[socket.socket]:
@@ -59,6 +62,9 @@ def _sentence(setting: str, host: str, port: int, error: OSError) -> str:
     if error.errno == errno.EADDRINUSE:
         flag = "--port " if setting == "server" else f"--set {setting}.port="
         another = f"{flag}{port + 1 if port < 65535 else 0}"
-        return f"{said}: the port is in use by {owner(port)[1]}; stop it, or choose another port: {another}"
+        pid, who = owner(port)
+        if pid == os.getpid():
+            return f"{said}: this server uses the port already, for another interface; choose another port: {another}"
+        return f"{said}: the port is in use by {who}; stop it, or choose another port: {another}"
     change = _CHANGES.get(error.errno or 0)
     return f"{said}: {error.strerror or error}" + (f"; {change} ({setting}.host, {setting}.port)" if change else "")

@@ -6,6 +6,8 @@ import errno
 import gc
 import os
 import socket
+import subprocess
+import sys
 
 import pytest
 
@@ -27,13 +29,29 @@ def refusal(setting: str, host: str, port: int) -> tuple[int | None, str]:
 
 
 def test_a_port_that_another_program_uses() -> None:
+    program = [sys.executable, "-c", "input()", "--token=s3cret", "\x1b[31m"]
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = taken.getsockname()[1]
+        other = subprocess.Popen(program, stdin=subprocess.PIPE, pass_fds=[taken.fileno()])
+    try:  # from here on, only the other process listens
         number, said = refusal("server", "127.0.0.1", port)
         assert number == errno.EADDRINUSE
-        assert said.startswith(f"cannot listen on 127.0.0.1:{port}: the port is in use by the process {os.getpid()} (")
+        assert said.startswith(f"cannot listen on 127.0.0.1:{port}: the port is in use by the process {other.pid} (")
         assert said.endswith(f"); stop it, or choose another port: --port {(port + 1) % 65536}")
+        assert "--token=[secret]" in said
+        assert said.isprintable()
         assert refusal("admin", "127.0.0.1", port)[1].endswith(f"--set admin.port={(port + 1) % 65536}")
+    finally:
+        other.communicate(b"\n", timeout=60)
+
+
+def test_a_port_that_this_server_uses_itself() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+        assert refusal("admin", "127.0.0.1", port)[1] == (
+            f"cannot listen on 127.0.0.1:{port}: this server uses the port already, for another interface; "
+            f"choose another port: --set admin.port={(port + 1) % 65536}"
+        )
 
 
 def test_a_program_that_cannot_be_seen(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -42,7 +60,7 @@ def test_a_program_that_cannot_be_seen(monkeypatch: pytest.MonkeyPatch) -> None:
         port = taken.getsockname()[1]
         said = refusal("server", "127.0.0.1", port)[1]
     assert said.startswith(
-        f"cannot listen on 127.0.0.1:{port}: the port is in use by a process of another user; stop it"
+        f"cannot listen on 127.0.0.1:{port}: the port is in use by a process that this user cannot see; stop it"
     )
 
 
