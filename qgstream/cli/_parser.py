@@ -37,6 +37,8 @@ _FLAGS_ELSEWHERE: Mapping[str, str] = {
     "--daemon": "the server runs in the foreground; use systemd: docs/production.md",
     "-d": "the server runs in the foreground; use systemd: docs/production.md",
 }
+# Where a flag stands without its command, these are tried first.
+_LIKELY = ("serve", "tail")
 
 
 class Parser(argparse.ArgumentParser):
@@ -58,6 +60,9 @@ class Parser(argparse.ArgumentParser):
 
     def parse_args(self, args: Sequence[str] | None = None, namespace: Any = None) -> Any:  # type: ignore[override]
         """Parse all arguments, or exit with status 2 and an error."""
+        words = sys.argv[1:] if args is None else args
+        if words and (wrong := self._before_command(words[0].partition("=")[0])):
+            self.error(wrong)
         parsed, extras = self.parse_known_args(args, namespace)
         if extras:
             used: Parser = getattr(parsed, "parser", self)
@@ -79,6 +84,20 @@ class Parser(argparse.ArgumentParser):
 
             return NO_SECRETS
         return "; ".join(self._about(flag) for flag in flags)
+
+    def _before_command(self, flag: str) -> str | None:
+        """What is wrong with a flag that stands where the command should be. argparse would take the value of the flag
+        for the command, and show it, which may be a secret."""
+        parsers = commands(self)
+        if not parsers or flag in self._option_string_actions or not re.fullmatch(r"--\w.*|-\w", flag):
+            return None
+        owners = [name for name, parser in parsers.items() if flag in parser._option_string_actions]  # noqa: SLF001
+        if owners:
+            name = next((name for name in _LIKELY if name in owners), owners[0])
+            return f"expected a command before {flag}, for instance {self.prog} {name} {flag}"
+        if flag in _FLAGS_ELSEWHERE:
+            return f"unknown flag {flag}: {_FLAGS_ELSEWHERE[flag]}"
+        return self._unknown([flag])
 
     def _about(self, flag: str) -> str:
         known = [name for name in self._option_string_actions if name.startswith("--")]
