@@ -5,9 +5,14 @@ from __future__ import annotations
 import difflib
 from collections.abc import Iterable
 
+# No name that is known is half as long. The comparison takes time by the length, and a client chooses the name.
+_MAX_CHARACTERS = 200
+
 
 def nearest(name: str, known: Iterable[str]) -> str | None:
     """Return the known name most similar to this name, or None if none is similar."""
+    if len(name) > _MAX_CHARACTERS:
+        return None
     return next(iter(difflib.get_close_matches(name, known, n=1)), None)
 
 
