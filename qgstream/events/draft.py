@@ -56,7 +56,7 @@ _decode_fields = msgspec.json.Decoder(dict[str, msgspec.Raw]).decode
 # How msgspec names the place of an error: "... - at `$.topic[1]`" in one object, "`$[3].topic`" in the fourth line of a
 # batch.
 _WHERE = re.compile(r" - at `\$(?:\[(\d+)\])?\.?(\w+)?[^`]*`$")
-_FIELD = re.compile(r"field `(\w+)`")
+_FIELD = re.compile(r"(?s)field `(.+)`")
 _UNKNOWN_FIELD = "Object contains unknown field"
 # Matches up to the first escaped lone surrogate. Passes text, surrogate pairs and all other escapes.
 _TO_LONE_SURROGATE = re.compile(
@@ -280,9 +280,10 @@ def _bad_json(error: Exception, body: bytes) -> BadRequest:
         if field is not None:
             return InvalidField(field, "got a lone surrogate, expected Unicode text")
         return BadRequest(f"not JSON: {text}", code="invalid_json")
-    where, named = _WHERE.search(text), _FIELD.search(text)
+    where, sentence = _WHERE.search(text), _WHERE.sub("", text)
+    named = _FIELD.search(sentence)
     field = where[2] if where else named[1][:100] if named else None  # an unknown name may be of any length
-    sentence = _WHERE.sub("", text)[:300]
+    sentence = sentence[:300]
     if named and text.startswith(_UNKNOWN_FIELD):
         known = Body.__struct_fields__
         sentence = "unknown field" + (did_you_mean(named[1], known) or f", expected one of {', '.join(known)}")

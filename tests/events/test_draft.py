@@ -372,6 +372,9 @@ def test_what_no_stream_can_carry_is_not_received(arguments: dict[str, Any], sai
         ("dta", "dta: unknown field; did you mean data?"),
         ("events", "events: unknown field; did you mean event?"),
         ("retry_ms", "retry_ms: unknown field; did you mean retry?"),
+        ("idempotency-key", "idempotency-key: unknown field; did you mean idempotency_key?"),
+        ("event type", "event type: unknown field; did you mean event?"),
+        ("`topic`", "`topic`: unknown field; did you mean topic?"),
         ("xyz", "xyz: unknown field, expected one of topic, data, event, retry, private, idempotency_key"),
     ],
 )
