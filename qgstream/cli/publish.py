@@ -119,7 +119,8 @@ def _publish_lines(args: argparse.Namespace, publisher: Publisher) -> int:
                 try:
                     last_id = publisher.publish_all(events).ids[-1]
                 except QgstreamError as error:
-                    _explain(args, error, where=f"{batch[0]} to {batch[len(events) - 1].number}")
+                    last = f" to {batch[len(events) - 1].number}" if len(events) > 1 else ""
+                    _explain(args, error, where=f"{batch[0]}{last}")
                 progress.add(len(events), sum(len(line.text.encode()) + 1 for line in batch))
             if wrong is not None:
                 raise wrong

@@ -377,9 +377,6 @@ class Window:
 
     # Reading.
 
-    def _held(self) -> Iterator[Publication]:
-        return (publication for publication in self._log if isinstance(publication, Publication))
-
     def retention_classes_of(self, patterns: Iterable[str]) -> tuple[RetentionClass, ...]:
         """Return the retention classes that may hold a subscription's publications.
 

@@ -45,7 +45,7 @@ from qgstream.process.listening import listen
 from qgstream.process.reaper import Reaper
 from qgstream.process.signals import Signals
 from qgstream.process.systemd import Supervisor
-from qgstream.service.drain import LINGER_SECONDS, drain, wait
+from qgstream.service.drain import FLUSH_SECONDS, drain, wait
 from qgstream.service.limit_changes import carry_over
 from qgstream.service.service import Service
 from qgstream.sources.base import open_sources
@@ -71,7 +71,7 @@ _EXIT_SECONDS = 5.0
 
 # The most time that an end takes besides drain.notice_seconds and drain.seconds, for a supervisor that would kill the
 # process.
-STOP_SECONDS = LINGER_SECONDS + _ANSWER_SECONDS
+STOP_SECONDS = FLUSH_SECONDS + _ANSWER_SECONDS
 
 
 @dataclass

@@ -19,7 +19,7 @@ _STEP_SECONDS = 0.05
 _SAY_EVERY_SECONDS = 2.0
 # Extra time after the drain for closing messages that are still being sent to clients that read. Clients that stall
 # have had their time.
-LINGER_SECONDS = 1.0
+FLUSH_SECONDS = 1.0
 
 DrainRetry = Literal["auto", "short", "spread"]
 
@@ -73,7 +73,7 @@ async def drain(hub: Hub, seconds: float, cut: asyncio.Event, *, retry: DrainRet
             said = now
             log.info("drain.progress", extra={"left": len(hub.registry), "seconds": round(now - began, 1)})
         await wait(cut, _STEP_SECONDS)
-    deadline = time.monotonic() + LINGER_SECONDS
+    deadline = time.monotonic() + FLUSH_SECONDS
     while len(hub.registry) and time.monotonic() < deadline and not cut.is_set():
         await wait(cut, _STEP_SECONDS)
     stalled = list(hub.registry)

@@ -178,7 +178,7 @@ def test_what_the_server_refuses_is_said_with_the_lines(
     assert run("--url", server.url, "t", "--file", str(path)) == 1
     said = capsys.readouterr().err
     assert re.search("413 too_large: line [12]: data: got 300000 bytes", said)
-    assert f"{path}, line 1 to 2: " in said or f"{path}, line 2 to 2: " in said
+    assert f"{path}, line 1 to 2: " in said or f"{path}, line 2: " in said
 
 
 def test_without_a_key_it_says_where_keys_come_from(

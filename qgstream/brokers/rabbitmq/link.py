@@ -26,7 +26,7 @@ from yarl import URL
 # The exceptions of the library after `answered`.
 FAILURES: tuple[type[Exception], ...] = (OSError, EOFError, AMQPError)
 # The longest time to wait for RabbitMQ to confirm the end of a connection.
-GOODBYE_SECONDS = 1.0
+CLOSE_SECONDS = 1.0
 
 _T = TypeVar("_T")
 
@@ -63,9 +63,9 @@ async def answered(question: Awaitable[_T]) -> _T:
         raise ConnectionError(str(error)) from error
 
 
-async def _goodbye(closing: Awaitable[Any]) -> None:
+async def _close_politely(closing: Awaitable[Any]) -> None:
     try:
-        async with asyncio.timeout(GOODBYE_SECONDS):
+        async with asyncio.timeout(CLOSE_SECONDS):
             await answered(closing)
     except FAILURES:
         return
@@ -116,7 +116,7 @@ class Link:
 
     async def close(self) -> None:
         """Close the connection in any state."""
-        await _goodbye(self._connection.close())
+        await _close_politely(self._connection.close())
 
     def why(self, channel: Channel) -> Exception:
         """Return the error that closed a channel."""
@@ -144,7 +144,7 @@ class Link:
             yield reader
         finally:
             if not channel.is_closed:
-                await _goodbye(channel.close())
+                await _close_politely(channel.close())
 
 
 class Reader:
