@@ -19,9 +19,9 @@ help: ## show this list
 run: $(VENV)/.installed ## serve on 127.0.0.1:8000 with conf/dev.toml
 	@$(BIN)/qgstream serve --config conf/dev.toml || true
 
-# One test more at a time than there are cores: most of them wait for a server. At most four: each of those that run the
+# Two tests more at a time than there are cores: most of them wait for a server. At most six: each of those that run the
 # tests may have a Redis, a RabbitMQ and browsers.
-AT_A_TIME = $(shell $(PYTHON) -c 'import os; print(min(4, 1 + (os.cpu_count() or 1)))')
+AT_A_TIME = $(shell $(PYTHON) -c 'import os; print(min(6, 2 + (os.cpu_count() or 1)))')
 test: $(VENV)/.test ## run every test
 	$(BIN)/python -m pytest --numprocesses=$(AT_A_TIME) --dist=worksteal
 

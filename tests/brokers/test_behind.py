@@ -28,8 +28,8 @@ DATA_BYTES = 10_000
 AHEAD_BYTES = 10_000_000
 
 
-def events(count: int) -> list[Publication]:
-    return [Publication(("a",), b"x" * DATA_BYTES, is_json=False) for _ in range(count)]
+def events(count: int, *, private: bool = False) -> list[Publication]:
+    return [Publication(("a",), b"x" * DATA_BYTES, is_json=False, private=private) for _ in range(count)]
 
 
 class Behind(Tail):
@@ -42,11 +42,11 @@ class Behind(Tail):
             await self.has_room.wait()
 
 
-async def fill(tail: Tail, batches: int) -> int:
+async def fill(tail: Tail, batches: int, *, private: bool = False) -> int:
     """Append so many batches of 1000 through another process; the offset of the last event."""
     newest = 0
     for _ in range(batches):
-        newest = (await tail.broker.append(events(1000)))[-1]
+        newest = (await tail.broker.append(events(1000, private=private)))[-1]
     return newest
 
 
@@ -88,8 +88,8 @@ async def test_what_others_append_is_bounded_in_a_process_that_is_slow(
     limit = 256 * 1024
     async with Served(engine.broker(), limits=LimitSettings(max_total_backlog_bytes=limit)) as client:
         hub = client.hub
-        for number in range(500):  # each of them is asked about each event
-            hub.router.feed(Subscription(patterns=frozenset({"a", f"t{number}"})))
+        for number in range(1500):  # each of them is asked about each private event, so one event is a job in slices
+            hub.router.feed(Subscription(patterns=frozenset({"a", f"t{number}"}), grants=frozenset({"a"})))
         most, is_over = 0, False
 
         def slow_down() -> Iterator[None]:
@@ -102,10 +102,10 @@ async def test_what_others_append_is_bounded_in_a_process_that_is_slow(
         def is_done() -> bool:
             nonlocal most
             most = max(most, hub._dispatch.queued_bytes)
-            return len(hub.window) == 3000 and hub._dispatch.is_idle
+            return len(hub.window) == 2000 and hub._dispatch.is_idle
 
         other = await tails.open(broker=engine.broker())
-        writing = asyncio.ensure_future(fill(other, 3))
+        writing = asyncio.ensure_future(fill(other, 2, private=True))
         await until(is_done)
         is_over = True
         await writing

@@ -162,7 +162,7 @@ def test_every_command_has_help(capsys: pytest.CaptureFixture[str], command: str
         (["--topic", "a"], "qgstream: expected a command before --topic, for instance qgstream tail --topic\n"),
         (["--key-file", "a"], "qgstream: unknown flag --key-file\n"),
         (["--workers", "4"], "qgstream: unknown flag --workers: this version serves with one process"),
-        (["--auth.publish_keys", "a"], "qgstream: the keys of auth do not come by flag"),
+        (["--auth.publish_keys", "a"], "qgstream: the keys of auth cannot be set by a flag"),
         (["help", "serv"], "qgstream help: unknown command 'serv'; did you mean serve?\n"),
         (["help", "--man", "serve"], "qgstream help: got --man with COMMAND"),
         (["completion", "fsh"], "qgstream completion: argument SHELL: invalid choice: 'fsh'"),

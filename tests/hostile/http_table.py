@@ -294,7 +294,7 @@ CODINGS = [
         body=gzip.compress(EVENT + b"\n" + EVENT)), (200,), (b'"ids": ',)),
     Row("gzip that is none", post(b"Content-Encoding: gzip"), (400,), error("invalid_content_coding", "gzip")),
     Row("gzip that is cut off", post(b"Content-Encoding: gzip", body=CODED[:-1]), (400,),
-        error("invalid_content_coding", "end")),
+        error("invalid_content_coding", "cut off")),
     Row("gzip of nothing", post(b"Content-Encoding: gzip", body=b""), (400,), error("empty_body")),
     Row("gzip with a wrong checksum", post(b"Content-Encoding: gzip", body=CODED[:-8] + b"12345678"), (400,),
         error("invalid_content_coding")),
