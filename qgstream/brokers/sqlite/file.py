@@ -16,6 +16,8 @@ SCHEMA_VERSION = 2
 # The check at the start reads the whole file, which takes a fraction of a second for a default log. The check of a
 # larger file stops after this time; damage in the rest is detected when it is read.
 CHECK_SECONDS = 5.0
+# The longest wait for the lock of another program on the database, before a write fails and is tried again.
+LOCK_SECONDS = 1.0
 
 # Since version 2: which events each topic has. Triggers keep it, so that it is right also where somebody has edited a
 # row. What is in a row need not be JSON then.
@@ -51,7 +53,7 @@ CREATE INDEX keys_at ON keys (at);
 def connect(path: Path, mode: str) -> sqlite3.Connection:
     """Open a connection in the mode `rw` or `ro`; `transaction` starts transactions."""
     uri = f"file:{quote(str(path))}?mode={mode}"
-    return sqlite3.connect(uri, uri=True, isolation_level=None, check_same_thread=False, timeout=1.0)
+    return sqlite3.connect(uri, uri=True, isolation_level=None, check_same_thread=False, timeout=LOCK_SECONDS)
 
 
 def lock(path: Path) -> int:
