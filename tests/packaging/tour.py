@@ -22,6 +22,8 @@ from pathlib import Path
 ROOT = Path(__file__).parents[2]
 KEY = "tour"
 SECONDS = 120  # how long a failure takes
+# A checkout that belongs to another user, as in a container, is one that git refuses to read otherwise.
+GIT = ("git", "-c", "safe.directory=*")
 # What setuptools adds to an sdist.
 ADDED = {"PKG-INFO", "setup.cfg"}
 
@@ -30,7 +32,7 @@ def missing_in(sdist: Path) -> set[str]:
     """The files of the repository that an sdist lacks."""
     with tarfile.open(sdist) as packed:
         names = {name.partition("/")[2] for name in packed.getnames()}
-    listed = subprocess.run(["git", "ls-files", "-z"], cwd=ROOT, capture_output=True, text=True, check=True)
+    listed = subprocess.run([*GIT, "ls-files", "-z"], cwd=ROOT, capture_output=True, text=True, check=True)
     return set(filter(None, listed.stdout.split("\0"))) - names
 
 
@@ -39,7 +41,7 @@ def surplus_in(sdist: Path) -> set[str]:
     with tarfile.open(sdist) as packed:
         names = {member.name.partition("/")[2] for member in packed.getmembers() if member.isfile()}
     listed = subprocess.run(
-        ["git", "ls-files", "-z", "--cached", "--others", "--exclude-standard"], cwd=ROOT,
+        [*GIT, "ls-files", "-z", "--cached", "--others", "--exclude-standard"], cwd=ROOT,
         capture_output=True, text=True, check=True,
     )  # fmt: skip
     return {name for name in names - ADDED - set(listed.stdout.split("\0")) if "qgstream.egg-info/" not in name}
