@@ -19,7 +19,7 @@ _TEMPLATES = ("page.html", "rows.html", "shape.html")
 
 @cache
 def _page(with_operator_paths: bool) -> bytes:
-    """Make the page at the first request; this takes 20 to 40 ms."""
+    """Make the page at the first request; this takes about 20 ms of CPU time."""
     from tornado.template import DictLoader
 
     from qgstream.http import api_reference
