@@ -50,7 +50,7 @@ async def fill(tail: Tail, batches: int, *, private: bool = False) -> int:
     return newest
 
 
-@pytest.mark.gen_test(timeout=120)
+@pytest.mark.gen_test
 async def test_a_tail_without_room_waits_and_then_delivers_everything(
     engine: Engine, tails: Tails, remote: Machine
 ) -> None:
@@ -81,7 +81,7 @@ async def test_a_tail_without_room_waits_and_then_delivers_everything(
     await tail.broker.append(events(1))
 
 
-@pytest.mark.gen_test(timeout=120)
+@pytest.mark.gen_test
 async def test_what_others_append_is_bounded_in_a_process_that_is_slow(
     engine: Engine, tails: Tails, remote: Machine
 ) -> None:
@@ -117,7 +117,7 @@ async def test_what_others_append_is_bounded_in_a_process_that_is_slow(
 MADE_BY = {"nats": "to_headers", "redis": "_fields", "amqp": None}
 
 
-@pytest.mark.gen_test(timeout=120)
+@pytest.mark.gen_test
 async def test_a_long_batch_is_made_ready_in_parts(
     engine: Engine, tails: Tails, remote: Machine, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -18,7 +18,6 @@ from tests.brokers.test_contract import event
 from tests.conftest import ExpectLog
 
 
-@pytest.mark.timeout(240)
 @pytest.mark.gen_test
 async def test_a_check_disturbs_nobody(engine: Engine, tails: Tails) -> None:
     await engine.broker().check()  # nobody has made the log
@@ -34,7 +33,6 @@ async def test_a_check_disturbs_nobody(engine: Engine, tails: Tails) -> None:
     assert (tail.lost_at, tail.broker.is_up) == ([], True)
 
 
-@pytest.mark.timeout(240)
 @pytest.mark.gen_test
 async def test_an_engine_that_hangs_is_not_waited_for(engine: Engine, remote: Machine) -> None:
     remote.hang()

@@ -75,7 +75,6 @@ async def is_away(client: Client, quiet: Stream) -> None:
     new.close()
 
 
-@pytest.mark.timeout(240)
 @pytest.mark.gen_test
 async def test_an_engine_that_hangs_is_told_and_waited_for(
     engine: Engine, remote: Machine, expect_log: ExpectLog
@@ -100,8 +99,7 @@ async def test_an_engine_that_hangs_is_told_and_waited_for(
         assert [(event.id, event.data) for event in again] == [(event.id, event.data) for event in events[1:]]
 
 
-@pytest.mark.timeout(240)
-@pytest.mark.gen_test(timeout=120)
+@pytest.mark.gen_test
 async def test_what_others_publish_while_it_is_away_follows_in_order(
     engine: Engine, remote: Machine, expect_log: ExpectLog
 ) -> None:

@@ -6,8 +6,6 @@ from __future__ import annotations
 import asyncio
 from pathlib import Path
 
-import pytest
-
 from tests.brokers.engines import Engine
 from tests.brokers.machines import Machine
 from tests.fleet.checker import DURABLE, HARSH, VARIANTS, check
@@ -21,7 +19,6 @@ HARDSHIPS = (
 REFUSED = ("publishes answered 503", "publishes not answered")
 
 
-@pytest.mark.timeout(480)
 def test_moving_between_servers_is_nothing_that_a_subscriber_can_see(
     engine: Engine, remote: Machine, tmp_path: Path
 ) -> None:

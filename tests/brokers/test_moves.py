@@ -23,8 +23,7 @@ DELAY_SECONDS = 0.05
 BEHIND = 500
 
 
-@pytest.mark.timeout(240)
-@pytest.mark.gen_test(timeout=120)
+@pytest.mark.gen_test
 async def test_an_id_that_another_process_gave_a_moment_ago_is_resumed(engine: Engine, remote: Machine) -> None:
     is_over, given = False, deque[int](maxlen=BEHIND)
 

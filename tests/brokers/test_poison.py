@@ -223,8 +223,7 @@ def skipped(client: Client) -> float:
     return float(line.rpartition(" ")[2])
 
 
-@pytest.mark.timeout(240)
-@pytest.mark.gen_test(timeout=150)
+@pytest.mark.gen_test
 async def test_poison_is_passed_over_and_counted(engine: Engine, remote: object, expect_log: ExpectLog) -> None:
     expect_log("broker.skipped")
     put = PUT[urlsplit(engine.url).scheme.replace("amqp", "rabbitmq")]

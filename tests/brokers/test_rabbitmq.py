@@ -300,8 +300,7 @@ async def test_the_time_of_a_foreign_publisher_decides_nothing_for_others(
 # What becomes of RabbitMQ.
 
 
-@pytest.mark.timeout(240)
-@pytest.mark.gen_test(timeout=100)
+@pytest.mark.gen_test
 async def test_what_is_published_while_it_hangs_comes_once_and_in_order(
     stream: Engine, tails: Tails, rabbitmq_machine: RabbitmqServer, expect_log: ExpectLog
 ) -> None:
@@ -351,7 +350,7 @@ async def test_what_is_published_while_it_hangs_comes_once_and_in_order(
     assert found == data_of(both[0])
 
 
-@pytest.mark.gen_test(timeout=100)
+@pytest.mark.gen_test
 async def test_an_alarm_refuses_events_and_ends_no_stream(
     stream: Engine, tails: Tails, rabbitmq_machine: RabbitmqServer, expect_log: ExpectLog
 ) -> None:
@@ -453,7 +452,7 @@ async def test_its_epoch_outlives_its_beginning(stream: Engine, tails: Tails, mo
     assert 0 < len(marks) < 40
 
 
-@pytest.mark.gen_test(timeout=120)
+@pytest.mark.gen_test
 async def test_ids_from_the_future_write_nothing(stream: Engine, tmp_path: Path, tails: Tails) -> None:
     """Also not through a server, for clients without credentials. The history stays where it is."""
     reader = await tails.open()
@@ -478,7 +477,7 @@ async def test_ids_from_the_future_write_nothing(stream: Engine, tmp_path: Path,
         assert await broker._end() == before + 1
 
 
-@pytest.mark.gen_test(timeout=120)
+@pytest.mark.gen_test
 async def test_an_id_that_another_server_gave_out_a_moment_ago_is_known(tails: Tails) -> None:
     """The engine is asked for its end, whatever the last chunk of the stream is, and nothing is written for that."""
     one, two = await tails.open(), await tails.open()
@@ -522,8 +521,7 @@ def stranger(stream: Engine, rabbitmq_machine: RabbitmqServer) -> str:
     return f"amqp://{user}:password@127.0.0.1:{rabbitmq_machine.port}"
 
 
-@pytest.mark.timeout(240)
-@pytest.mark.gen_test(timeout=200)
+@pytest.mark.gen_test
 async def test_a_publisher_cannot_speak_for_a_server(
     stream: Engine, stranger: str, tails: Tails, expect_log: ExpectLog
 ) -> None:
@@ -564,8 +562,7 @@ async def test_a_publisher_cannot_speak_for_a_server(
     assert later.opened.recent[-1].offset == offset
 
 
-@pytest.mark.timeout(240)
-@pytest.mark.gen_test(timeout=200)
+@pytest.mark.gen_test
 async def test_servers_with_different_users_name_each_other(
     stream: Engine, tails: Tails, rabbitmq_machine: RabbitmqServer
 ) -> None:
@@ -586,8 +583,7 @@ async def test_servers_with_different_users_name_each_other(
         await tails.close()
 
 
-@pytest.mark.timeout(240)
-@pytest.mark.gen_test(timeout=200)
+@pytest.mark.gen_test
 async def test_a_server_that_may_not_leave_a_witness_says_so(
     stream: Engine, tails: Tails, rabbitmq_machine: RabbitmqServer, expect_log: ExpectLog
 ) -> None:

@@ -71,8 +71,7 @@ def batch(events: int, topics: int) -> list[Publication]:
     return [Publication(names, b"1") for _ in range(events)]
 
 
-@pytest.mark.timeout(240)
-@pytest.mark.gen_test(timeout=200)
+@pytest.mark.gen_test
 async def test_the_largest_batch_is_taken_and_one_more_is_refused(engine: Engine, remote: object) -> None:
     broker = cast(Remote, open_broker(engine.url, timeout_seconds=60))
     events = broker.max_batch_events
@@ -226,8 +225,7 @@ def rabbitmq_with(rabbitmq_machine: RabbitmqServer) -> Iterator[Callable[[str, i
         put(name, defaults[name])
 
 
-@pytest.mark.timeout(240)
-@pytest.mark.gen_test(timeout=100)
+@pytest.mark.gen_test
 async def test_a_message_that_rabbitmq_does_not_take(
     rabbitmq_engine: Engine, rabbitmq_with: Callable[[str, int], Awaitable[None]]
 ) -> None:
@@ -241,8 +239,7 @@ async def test_a_message_that_rabbitmq_does_not_take(
         assert not [p for p in await client.hub.broker.read(0, 10_000) if p.topics == ("batch",)]
 
 
-@pytest.mark.timeout(240)
-@pytest.mark.gen_test(timeout=100)
+@pytest.mark.gen_test
 async def test_a_small_bound_of_rabbitmqs_is_the_publishers_affair_too(
     rabbitmq_engine: Engine, rabbitmq_with: Callable[[str, int], Awaitable[None]]
 ) -> None:
@@ -269,8 +266,7 @@ async def test_a_channel_takes_only_those_with_it_that_went_over_it() -> None:
     assert (plain.done(), batched.done()) == (True, False)
 
 
-@pytest.mark.timeout(240)
-@pytest.mark.gen_test(timeout=100)
+@pytest.mark.gen_test
 async def test_topics_that_fit_no_frame_of_rabbitmqs(
     rabbitmq_engine: Engine, rabbitmq_with: Callable[[str, int], Awaitable[None]]
 ) -> None:

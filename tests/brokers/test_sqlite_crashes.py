@@ -76,7 +76,6 @@ def whole_log(path: Path) -> dict[str, Publication]:
     return asyncio.run(read())
 
 
-@pytest.mark.timeout(240)
 def test_kill_9_at_any_instant_loses_nothing_that_was_acknowledged(tmp_path: Path) -> None:
     path, random = tmp_path / "events.db", Random(1)
     acknowledged: dict[str, str] = {}
@@ -107,7 +106,6 @@ def test_kill_9_at_any_instant_loses_nothing_that_was_acknowledged(tmp_path: Pat
     print(f"{len(acknowledged)} acknowledged, {unanswered} more in the log")
 
 
-@pytest.mark.timeout(240)
 def test_what_is_acknowledged_was_synced_first(tmp_path: Path, require_program: Callable[[str], Path]) -> None:
     """kill -9 leaves the kernel's cache; a power cut does not. So look at the system calls."""
     strace, trace = require_program("strace"), tmp_path / "trace"
@@ -164,7 +162,6 @@ def ready(server: ServerProcess) -> dict[str, str]:
         return document
 
 
-@pytest.mark.timeout(240)
 def test_a_full_disk_stops_publishing_and_nothing_else(tmp_path: Path) -> None:
     path = tmp_path / "events.db"
     server = ServerProcess(tmp_path, broker__url=f"sqlite://{path}")
@@ -209,7 +206,6 @@ def refusal(server: ServerProcess) -> dict[str, str]:
     return error
 
 
-@pytest.mark.timeout(240)
 @pytest.mark.parametrize("publishing", [False, True])
 def test_a_log_that_is_removed_is_not_written_on_while_another_server_begins_a_new_one(
     tmp_path: Path, publishing: bool
@@ -243,7 +239,6 @@ def test_a_log_that_is_removed_is_not_written_on_while_another_server_begins_a_n
                 server.kill()
 
 
-@pytest.mark.timeout(240)
 def test_a_server_whose_log_is_in_use_ends_and_says_so(tmp_path: Path) -> None:
     url = f"sqlite://{tmp_path}/events.db"
     with ServerProcess(tmp_path, broker__url=url) as server:

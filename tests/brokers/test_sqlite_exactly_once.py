@@ -17,7 +17,6 @@ HARDSHIPS = (
 )  # fmt: skip
 
 
-@pytest.mark.timeout(480)
 @pytest.mark.parametrize("history_events", [10_000, 300], ids=["all in the window", "most from the file"])
 def test_a_restart_is_nothing_that_a_subscriber_can_see(tmp_path: Path, history_events: int) -> None:
     url = f"sqlite://{tmp_path}/events.db?max_events=1000000"

@@ -241,8 +241,7 @@ RESET = ("reset", "epoch_changed")
 
 
 @pytest.mark.usefixtures("_soon")
-@pytest.mark.timeout(240)
-@pytest.mark.gen_test(timeout=200)
+@pytest.mark.gen_test
 async def test_a_log_that_came_back_older_is_no_complete_replay(
     own: Own, tmp_path: Path, expect_log: ExpectLog
 ) -> None:
@@ -262,8 +261,7 @@ async def test_a_log_that_came_back_older_is_no_complete_replay(
         assert await told(client, new[-1]) == ("complete", "")
 
 
-@pytest.mark.timeout(240)
-@pytest.mark.gen_test(timeout=200)
+@pytest.mark.gen_test
 async def test_what_was_given_after_a_signature_that_came_back_is_unknown(own: Own, tmp_path: Path) -> None:
     async with Served(own.broker()) as client:
         before = await publish(client, 0, 30)
@@ -286,8 +284,7 @@ async def test_what_was_given_after_a_signature_that_came_back_is_unknown(own: O
             later = new
 
 
-@pytest.mark.timeout(240)
-@pytest.mark.gen_test(timeout=200)
+@pytest.mark.gen_test
 async def test_a_process_that_ends_in_whatever_way_costs_no_client_its_place(own: Own, tails: Tails) -> None:
     async with Served(own.broker()) as client:
         ids = await publish(client, 0, 30)
@@ -306,8 +303,7 @@ async def test_a_process_that_ends_in_whatever_way_costs_no_client_its_place(own
 
 
 @pytest.mark.usefixtures("_soon")
-@pytest.mark.timeout(240)
-@pytest.mark.gen_test(timeout=200)
+@pytest.mark.gen_test
 async def test_a_process_that_stops_beside_others_signs_for_nobody(own: Own, expect_log: ExpectLog) -> None:
     expect_log("broker.unvouched")
     async with Served(own.broker()) as one:
@@ -323,8 +319,7 @@ async def test_a_process_that_stops_beside_others_signs_for_nobody(own: Own, exp
 
 
 @pytest.mark.usefixtures("_soon")
-@pytest.mark.timeout(240)
-@pytest.mark.gen_test(timeout=200)
+@pytest.mark.gen_test
 async def test_a_signature_under_a_process_that_goes_on_is_taken_back(own: Own, expect_log: ExpectLog) -> None:
     """Another process signed in the moment in which this one began."""
     expect_log("broker.unvouched")
@@ -344,8 +339,7 @@ async def test_a_signature_under_a_process_that_goes_on_is_taken_back(own: Own, 
             assert await told(later, ids[2]) == RESET
 
 
-@pytest.mark.timeout(240)
-@pytest.mark.gen_test(timeout=200)
+@pytest.mark.gen_test
 async def test_an_engine_that_starts_again_under_its_processes_is_what_it_was(own: Own, expect_log: ExpectLog) -> None:
     expect_log("broker.down")
     async with Served(own.broker()) as one:

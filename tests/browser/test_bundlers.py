@@ -16,9 +16,6 @@ from tests.documents import ROOT
 from tests.publishing import publish
 from tests.serving import ServerProcess
 
-# The registry may be slow, and the machine too.
-pytestmark = pytest.mark.timeout(240)
-
 WEB = ROOT / "qgstream" / "web"
 
 

@@ -205,7 +205,6 @@ def test_it_shows_who_publishes_and_who_is_refused(server: ServerProcess, board:
     expect(page.locator("#topics tr td")).to_have_text(["orders", re.compile(r"\d"), re.compile(r"\d"), "0"])
 
 
-@pytest.mark.timeout(240)
 def test_a_connection_that_died_without_a_word_is_noticed(
     server: ServerProcess, open_tab: OpenTab, start_relay: Callable[[ServerProcess], Relay],
     connect: Callable[..., RawClient],

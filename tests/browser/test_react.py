@@ -32,8 +32,7 @@ QUIETLY = ("--no-audit", "--no-fund", "--ignore-scripts", "--prefer-offline", "-
 # What the newest Vite needs (package.json, "engines").
 OLDEST_NODE = (20, 19)
 
-# The registry may be slow, and the machine too.
-pytestmark = [pytest.mark.timeout(240), pytest.mark.engines("chromium")]
+pytestmark = pytest.mark.engines("chromium")
 
 OpenTab = Callable[..., Tab]
 StartServer = Callable[..., ServerProcess]

@@ -303,7 +303,6 @@ def test_users_are_measured_beside_one_topic(monkeypatch: pytest.MonkeyPatch) ->
     assert "users-memory" in {result.scenario for result in results}
 
 
-@pytest.mark.timeout(240)
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_ctrl_c_prints_what_there_is(tmp_path: Path, number: signal.Signals) -> None:
     path, mark = tmp_path / "figures.json", f"STARTED_BY={tmp_path}"

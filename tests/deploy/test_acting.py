@@ -101,7 +101,6 @@ def opened(port: int, number: int, address: str) -> list[Visitor]:
     return visitors
 
 
-@pytest.mark.timeout(240)
 def test_a_ban_on_both_keeps_one_client_away(processes: tuple[ServerProcess, ServerProcess], proxy: int) -> None:
     floods, others = opened(proxy, 6, "127.0.0.2"), opened(proxy, 6, "127.0.0.3")
     assert sum(map(streams, processes)) == 12
@@ -122,7 +121,6 @@ def test_a_ban_on_both_keeps_one_client_away(processes: tuple[ServerProcess, Ser
         visitor.close()
 
 
-@pytest.mark.timeout(240)
 def test_streams_leave_for_maintenance_and_are_shed_back(
     processes: tuple[ServerProcess, ServerProcess], proxy: int
 ) -> None:

@@ -42,7 +42,7 @@ IN_REAL_TIME = os.environ.get("INCIDENTS_PACE") == "real"
 LOOKS_SECONDS = 0.5 if IN_REAL_TIME else 0.02
 SECONDS = 240.0 if IN_REAL_TIME else 60.0  # how long a failure takes
 
-pytestmark = pytest.mark.timeout(900 if IN_REAL_TIME else 180)
+pytestmark = pytest.mark.timeout(900 if IN_REAL_TIME else 600)
 
 
 class Process(ServerProcess):

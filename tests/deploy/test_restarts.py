@@ -24,8 +24,6 @@ from tests.hostile.certificates import make_certificate
 from tests.publishing import publish
 from tests.serving import KEY, ServerProcess, wait_until
 
-pytestmark = pytest.mark.timeout(240)
-
 STREAMS = 24
 RETRY_SECONDS = 0.2
 NEVER = 3600.0

@@ -20,7 +20,6 @@ HARDSHIPS = (
 )  # fmt: skip
 
 
-@pytest.mark.timeout(480)
 def test_every_event_arrives_exactly_once_in_order_or_is_told_as_missed(tmp_path: Path) -> None:
     plan = Plan(seconds=18, round_seconds=6, hardships=HARDSHIPS)
     verdict = asyncio.run(check(Fleet(tmp_path, HARSH, variants=VARIANTS), plan))
@@ -30,7 +29,6 @@ def test_every_event_arrives_exactly_once_in_order_or_is_told_as_missed(tmp_path
     assert not [name for name in HARDSHIPS if not verdict.counts[name]], verdict
 
 
-@pytest.mark.timeout(480)
 @pytest.mark.parametrize(
     ("fault", "told"),
     [

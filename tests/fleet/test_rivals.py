@@ -315,7 +315,6 @@ def test_mercure_a_publish_looks_at_nobody_who_did_not_ask() -> None:
 PUBLISHES, PUBLISHERS, STREAMS = 3000, 6, 20
 
 
-@pytest.mark.timeout(240)
 def test_pushpin_every_publish_that_is_answered_arrives(tmp_path: Path) -> None:
     with ServerProcess(tmp_path) as server:
         asyncio.run(publish_at_full_speed(server))

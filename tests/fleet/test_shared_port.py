@@ -137,7 +137,6 @@ async def until(condition: Callable[[], bool], what: str) -> None:
         await asyncio.sleep(0.05)
 
 
-@pytest.mark.timeout(240)
 def test_processes_on_one_port_are_one_server_and_any_of_them_may_leave(servers: list[ServerProcess]) -> None:
     asyncio.run(check(servers))
 

@@ -46,7 +46,6 @@ def broken(strain: Strain, measured: Measured) -> list[str]:
     return [f"{what}: {value:.3f}, at most {bound:.3f}" for what, (value, bound) in bounds.items() if value > bound]
 
 
-@pytest.mark.timeout(600)
 @pytest.mark.parametrize("name", HERE)
 def test_others_wait_no_longer_and_memory_is_what_the_settings_say(name: str, tmp_path: Path) -> None:
     found = []

@@ -95,7 +95,6 @@ def read_to_the_end(witness: RawClient) -> list[Event]:
     return [event for event in Parser().feed(body_of(witness)) if not event.data.startswith('{"event": ')]
 
 
-@pytest.mark.timeout(600)
 def test_nothing_that_nearly_is_a_request_does_harm(tmp_path: Path) -> None:
     settings = {
         "auth__admin_keys": {"boss": ADMIN_KEY}, "history__max_events": 200, "heartbeat__interval_seconds": 1,

@@ -112,7 +112,6 @@ class EventSource:
             writer.transport.abort()
 
 
-@pytest.mark.timeout(300)
 @pytest.mark.parametrize("rate", [0, 300], ids=["without a rate limit", "with one"])
 def test_everybody_comes_back_at_once(tmp_path: Path, rate: int) -> None:
     """All streams of a server that died reconnect in the same moment, to one that has the log."""
@@ -150,7 +149,6 @@ def test_everybody_comes_back_at_once(tmp_path: Path, rate: int) -> None:
         assert metrics(server)["connections_opened_total"] == count
 
 
-@pytest.mark.timeout(300)
 def test_ten_times_as_many_as_are_let_in(tmp_path: Path) -> None:
     """In one go, and they stay: a thousand streams are open, and each of the others was told or closed, and counted."""
     count, limit = many(10_000, 2000), many(1000, 200)
@@ -198,7 +196,6 @@ def test_ten_times_as_many_as_are_let_in(tmp_path: Path) -> None:
 REQUEST = b"GET /events HTTP/1.1\r\nHost: x\r\nAccept: text/event-stream\r\n\r\n"
 
 
-@pytest.mark.timeout(240)
 def test_who_never_ends_a_request_does_not_keep_others_out(tmp_path: Path) -> None:
     """Slowloris, on headers and on bodies, with more sockets than there may be."""
     with ServerProcess(tmp_path, limits__max_connections=50, limits__max_sockets=60) as server:
@@ -229,7 +226,6 @@ def test_who_never_ends_a_request_does_not_keep_others_out(tmp_path: Path) -> No
         wait_until(no_stream, what="no stream")
 
 
-@pytest.mark.timeout(240)
 def test_five_hundred_stalled_readers_and_a_flood(tmp_path: Path) -> None:
     """Live readers get everything, /health answers, and what the stalled ones hold is bounded."""
     bound = 16 * MIB
@@ -265,7 +261,6 @@ def test_five_hundred_stalled_readers_and_a_flood(tmp_path: Path) -> None:
         assert metrics(server)["backlog_bytes"] == 0
 
 
-@pytest.mark.timeout(300)
 def test_thousands_with_sixty_four_topics_each(tmp_path: Path) -> None:
     """No two ask for the same; each gets what is for it, once, and nothing is left of their topics."""
     count = many(5000, 300)

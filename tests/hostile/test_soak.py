@@ -38,7 +38,6 @@ def test_what_is_wrong_is_found(samples: list[Sample], last: Sample, said: str) 
     assert said in problem
 
 
-@pytest.mark.timeout(240)
 def test_a_short_one(tmp_path: Path) -> None:
     document = soak(tmp_path, make_plan(5, subscribers=40), every_seconds=0.5)
     # In so short a time memory only fills.

@@ -199,7 +199,6 @@ def see_a_drain(play: Play, balancer: Switch, leaving: ServerProcess, start: Cal
     play.see("drain", lambda client: told(client) and resumed(client))
 
 
-@pytest.mark.timeout(240)  # for the play, which the first of them waits for
 @pytest.mark.parametrize("column", COLUMNS)
 @pytest.mark.parametrize("client", CLIENTS)
 def test_what_the_table_says_is_what_happened(observed: Observed, client: str, column: str) -> None:
