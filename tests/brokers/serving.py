@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from typing import Any
 
+import pytest
 from tornado.httpclient import AsyncHTTPClient
 from tornado.testing import bind_unused_port
 
@@ -53,7 +54,8 @@ async def open_stream(client: Client, *topics: str, id: str | None = None) -> tu
     headers = [f"GET /events{query} HTTP/1.1", "Host: tests", *([f"Last-Event-ID: {id}"] if id is not None else [])]
     await stream.iostream.write(("\r\n".join(headers) + "\r\n\r\n").encode())
     head = await stream.iostream.read_until(b"\r\n\r\n")
-    assert head.startswith(b"HTTP/1.1 200 "), head
+    if not head.startswith(b"HTTP/1.1 200 "):
+        pytest.fail(f"{head.decode()}{(await stream.iostream.read_until_close()).decode()}")
     connected = await stream.next()
     message: dict[str, Any] = json.loads(connected.data)
     assert message["event"] == "connected", message
