@@ -14,7 +14,7 @@ from contextlib import asynccontextmanager, closing
 from itertools import count
 from pathlib import Path
 from types import SimpleNamespace
-from typing import cast
+from typing import Any, cast
 from urllib.parse import parse_qs, urlsplit
 
 import aio_pika
@@ -404,6 +404,30 @@ async def test_a_connection_that_ends_while_the_stream_is_declared(
     tail = await tails.open()
     await tail.broker.append([event("1")])
     assert len(set(links)) == ended + 1
+
+
+@pytest.mark.gen_test
+async def test_a_pulse_in_the_middle_of_an_acknowledgement_loses_no_message(
+    tails: Tails, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A tail asks for a sign of life when it has waited for some time. On a busy machine that may be at any moment."""
+    acknowledge, slow = Channel.basic_ack, 5
+
+    async def hesitate(self: Channel, *args: Any, **options: Any) -> None:
+        nonlocal slow
+        if slow:
+            slow -= 1
+            await asyncio.Event().wait()
+        await acknowledge(self, *args, **options)
+
+    tail = await tails.open()
+    cast(RabbitmqBroker, tail.broker).pulse_seconds = 0.05
+    await tail.broker.append([event("0")])  # from here on the tail waits so long
+    monkeypatch.setattr(Channel, "basic_ack", hesitate)
+    await tail.broker.append([event("1")])
+    await tail.broker.append([event("2")])
+    assert data_of(tail) == ["0", "1", "2"]
+    assert not slow
 
 
 @pytest.mark.gen_test

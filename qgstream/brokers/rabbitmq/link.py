@@ -14,6 +14,7 @@ import traceback
 from collections import deque
 from collections.abc import AsyncGenerator, Awaitable
 from contextlib import asynccontextmanager, suppress
+from itertools import islice
 from typing import Any, TypeVar, cast
 
 from aio_pika.exceptions import AMQPError
@@ -156,6 +157,7 @@ class Reader:
         self._came: deque[DeliveredMessage] = deque()
         self._more = asyncio.Event()
         self._tag = ""
+        self._acknowledged = 0
         channel.closing.add_done_callback(self._wake)
 
     def _wake(self, _closing: asyncio.Future[Any]) -> None:
@@ -190,9 +192,13 @@ class Reader:
             self.check()
             self._more.clear()
             await self._more.wait()
-        found = [self._came.popleft() for _ in range(min(limit, len(self._came)))]
+        found = list(islice(self._came, limit))
         tag = found[-1].delivery_tag
-        if tag is not None and not self.channel.is_closed:
+        if tag is not None and tag > self._acknowledged and not self.channel.is_closed:
             with suppress(*FAILURES):  # messages that have arrived are returned; the next call raises the error
-                await answered(self.channel.basic_ack(tag, multiple=True))
+                await answered(self.channel.basic_ack(tag, multiple=True, wait=False))
+            self._acknowledged = tag
+        # A caller's timeout may end the wait above. So the messages are removed only now, and the next call has them.
+        for _ in found:
+            self._came.popleft()
         return found
