@@ -176,6 +176,10 @@ class _Expected:
         return (record.name + ".").startswith(self.logger + ".") and bool(self.pattern.search(record.getMessage()))
 
 
+# The attributes that logging itself gives a record; all others say what happened.
+_OF_ANY_RECORD = {*vars(logging.makeLogRecord({})), "message", "asctime"}
+
+
 @dataclass
 class ExpectLog:
     """Call it with a regular expression to allow a record at WARNING or above, and to require it."""
@@ -192,7 +196,9 @@ class ExpectLog:
             expected.seen += 1
         if not matching:
             trace = logging.Formatter().formatException(record.exc_info) if record.exc_info else ""
-            self.unexpected.append(f"{record.levelname} {record.name}: {record.getMessage()} {trace}".rstrip())
+            extra = {name: value for name, value in vars(record).items() if name not in _OF_ANY_RECORD}
+            text = f"{record.levelname} {record.name}: {record.getMessage()} {extra or ''} {trace}"
+            self.unexpected.append(text.rstrip())
 
     def verify(self) -> None:
         missing = [expected.pattern.pattern for expected in self.expected if expected.required and not expected.seen]

@@ -178,7 +178,7 @@ async def test_it_is_fetched_again_by_itself(monkeypatch: pytest.MonkeyPatch) ->
     assert defaults is not None
     monkeypatch.setitem(defaults, "refresh_seconds", 0.2)
     async with Issuer(key_set(one="p256")).listening() as issuer, serving(auth(issuer)):
-        await until(lambda: len(issuer.requests) == 3)
+        await until(lambda: len(issuer.requests) >= 3)
 
 
 BAD = {

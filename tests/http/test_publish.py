@@ -502,7 +502,7 @@ async def test_an_odd_content_length(client: Client, length: str, status: int) -
 
 
 @pytest.mark.gen_test
-@pytest.mark.parametrize("settings", [{"limits": {"publish_rate_per_key": 2, "publish_burst_per_key": 3}}])
+@pytest.mark.parametrize("settings", [{"limits": {"publish_rate_per_key": 0.002, "publish_burst_per_key": 3}}])
 async def test_a_key_that_publishes_too_fast(client: Client) -> None:
     event = {"topic": "a", "data": 1}
     for _ in range(3):
@@ -510,11 +510,12 @@ async def test_a_key_that_publishes_too_fast(client: Client) -> None:
     answer = await client.post(event)
     assert answer.code == 429
     assert error_of(answer)["code"] == "publish_rate_per_key"
-    assert answer.headers["Retry-After"] == "1"
+    assert 100 < int(answer.headers["Retry-After"]) <= 500
     assert client.published == 3
     # A batch is charged whole, and refused whole.
     answer = await client.post(ndjson(event, event, event), media_type=NDJSON)
-    assert (answer.code, answer.headers["Retry-After"], client.published) == (429, "2", 3)
+    assert (answer.code, client.published) == (429, 3)
+    assert 1100 < int(answer.headers["Retry-After"]) <= 1500
 
 
 @pytest.mark.gen_test

@@ -94,7 +94,12 @@ async def test_a_publish_is_accepted_or_repeated(client: Client, caplog: pytest.
 
 SETTINGS: dict[str, Any] = {
     "auth": JWT | {"publish_keys": {"tests": KEY}},
-    "limits": {"max_event_bytes": 100, "max_body_bytes": 1024, "publish_rate_per_key": 1, "publish_burst_per_key": 1},
+    "limits": {
+        "max_event_bytes": 100,
+        "max_body_bytes": 1024,
+        "publish_rate_per_key": 0.001,
+        "publish_burst_per_key": 1,
+    },
 }
 
 

@@ -285,11 +285,12 @@ async def test_a_source_that_recovered_is_begun_again_soon_as_at_first(
         return [record.__dict__["restart_seconds"] for record in caplog.records if record.message == "source.failed"]
 
     async with house:
-        await until(lambda: len(delays()) == 6)
+        await until(lambda: len(delays()) >= 6)
         assert delays()[-1] > 0.01
         monkeypatch.setattr("qgstream.sources.runner.STEADY_SECONDS", 0.0)
-        await until(lambda: len(delays()) == 8)
-        assert max(delays()[6:]) <= 0.001
+        before = len(delays())
+        await until(lambda: len(delays()) >= before + 2)
+        assert max(delays()[before:]) <= 0.001
     assert 0 < RESTART_FIRST_SECONDS < RESTART_LIMIT_SECONDS
 
 
