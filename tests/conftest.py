@@ -185,7 +185,7 @@ class ExpectLog:
     """Call it with a regular expression to allow a record at WARNING or above, and to require it."""
 
     expected: list[_Expected] = field(default_factory=list)
-    unexpected: list[str] = field(default_factory=list)
+    unexpected: list[logging.LogRecord] = field(default_factory=list)
 
     def __call__(self, pattern: str, *, logger: str = "qgstream", required: bool = True) -> None:
         self.expected.append(_Expected(re.compile(pattern), logger, required))
@@ -195,17 +195,20 @@ class ExpectLog:
         for expected in matching:
             expected.seen += 1
         if not matching:
-            trace = logging.Formatter().formatException(record.exc_info) if record.exc_info else ""
-            extra = {name: value for name, value in vars(record).items() if name not in _OF_ANY_RECORD}
-            text = f"{record.levelname} {record.name}: {record.getMessage()} {extra or ''} {trace}"
-            self.unexpected.append(text.rstrip())
+            self.unexpected.append(record)  # its `extra` comes later
 
     def verify(self) -> None:
         missing = [expected.pattern.pattern for expected in self.expected if expected.required and not expected.seen]
-        problems = [f"unexpected log record: {text}" for text in self.unexpected]
+        problems = [f"unexpected log record: {_described(record)}" for record in self.unexpected]
         problems += [f"no log record matches {pattern!r}" for pattern in missing]
         if problems:
             pytest.fail("\n".join(problems), pytrace=False)
+
+
+def _described(record: logging.LogRecord) -> str:
+    extra = {name: value for name, value in vars(record).items() if name not in _OF_ANY_RECORD}
+    trace = logging.Formatter().formatException(record.exc_info) if record.exc_info else ""
+    return f"{record.levelname} {record.name}: {record.getMessage()} {extra or ''} {trace}".rstrip()
 
 
 @pytest.fixture(autouse=True)
