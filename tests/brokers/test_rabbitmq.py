@@ -32,7 +32,7 @@ from qgstream.brokers.base import open_broker
 from qgstream.brokers.rabbitmq import broker as rabbitmq
 from qgstream.brokers.rabbitmq import outbox as rabbitmq_outbox
 from qgstream.brokers.rabbitmq.broker import RabbitmqBroker
-from qgstream.brokers.rabbitmq.link import Link
+from qgstream.brokers.rabbitmq.link import Link, Reader
 from qgstream.brokers.rabbitmq.marks import Slip
 from qgstream.errors import ConfigError, Unavailable
 from qgstream.events.draft import parse_json
@@ -404,6 +404,32 @@ async def test_a_connection_that_ends_while_the_stream_is_declared(
     tail = await tails.open()
     await tail.broker.append([event("1")])
     assert len(set(links)) == ended + 1
+
+
+@pytest.mark.gen_test
+@pytest.mark.parametrize("refused", [1, 2, 1000])
+async def test_a_stream_whose_replica_is_not_there_yet(
+    tails: Tails, monkeypatch: pytest.MonkeyPatch, refused: int
+) -> None:
+    """As RabbitMQ has it for a moment, when another server has just declared the stream; or for ever in a cluster."""
+    begin, begun = Reader.begin, 0
+
+    async def refuse(self: Reader, stream: str, start: int | str) -> None:
+        nonlocal begun
+        begun += 1
+        if begun <= refused:
+            await self.channel.close()
+            raise ChannelPreconditionFailed("does not have a replica on the local node")
+        await begin(self, stream, start)
+
+    monkeypatch.setattr(Reader, "begin", refuse)
+    if refused < 10:
+        tail = await tails.open()
+        await tail.broker.append([event("1")])
+        assert data_of(tail) == ["1"]
+    else:
+        with pytest.raises(Unavailable, match="does not have a replica on the local node"):
+            await tails.open()
 
 
 @pytest.mark.gen_test

@@ -49,6 +49,9 @@ PAGE_TAKEN = 16
 WAKING_SECONDS = 0.1
 # So often the stream is declared when RabbitMQ ends the connection for it.
 DECLARATIONS = 3
+# A stream that another server has just declared exists some time before its replica. Until then RabbitMQ refuses
+# readers, as it always does on a node of a cluster without a replica.
+REPLICA_CHECKS = 10
 # How far back from the end of the stream the broker searches for its epoch, and for the keys of the last five
 # minutes.
 SEARCH_EVENTS = 10_000
@@ -245,6 +248,14 @@ class RabbitmqBroker(Remote):
 
     async def _end(self) -> int:
         """Return the position of the newest message."""
+        for _ in range(REPLICA_CHECKS - 1):
+            try:
+                return await self._look_for_end()
+            except ChannelPreconditionFailed:
+                await asyncio.sleep(WAKING_SECONDS)
+        return await self._look_for_end()
+
+    async def _look_for_end(self) -> int:
         mark = Slip("end", self._uid())
         async with self._link(self._side).reading(self.stream, "next", ahead=TAIL_AHEAD) as reader:
             # On the same channel, so that the mark is published after the reading has started.
