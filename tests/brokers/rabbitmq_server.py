@@ -16,6 +16,7 @@ from aiormq.exceptions import AMQPError
 from tests.brokers.machines import Machine
 from tests.deploy.programs import free_port
 from tests.hostile.certificates import make_certificate
+from tests.serving import looks
 
 # Debian's `rabbitmq-server` changes to the user rabbitmq, who may not write to our folder; this is what it starts.
 DEBIANS = Path("/usr/lib/rabbitmq/bin/rabbitmq-server")
@@ -78,6 +79,13 @@ class RabbitmqServer(Machine):
                 stdin=subprocess.DEVNULL, stdout=self._mapper_log, stderr=subprocess.STDOUT,
             )  # fmt: skip
         super().start()
+        # Erlang writes down the names of what runs half a second later. Without that of the process which looks after
+        # streams, no stream is there again after `kill -9`.
+        names = [*(self.folder / "data").glob("*/coordination/*/names.dets")]
+        for _ in looks(SECONDS):
+            if any(b"rabbit_stream_coordinator" in path.read_bytes() for path in names):
+                return
+        raise AssertionError(f"the names of what runs are not on the disk: {names}")
 
     def serves(self) -> bool:
         """Whether it serves streams: it answers in AMQP before it does."""

@@ -534,7 +534,7 @@ async def test_an_id_that_another_server_gave_out_a_moment_ago_is_known(tails: T
     broker = cast(RabbitmqBroker, two.broker)
     for number in (1, 2, 5, 300, 1, 700, 1):  # also more than is sent ahead
         offsets = await one.broker.append([event("x" * 500) for _ in range(number)])
-        assert await broker._newest() == offsets[-1]
+        assert offsets[-1] <= await broker._newest() < offsets[-1] + 10  # a mark may follow
         assert all(await asyncio.gather(*(broker.reach(offset) for offset in offsets)))
         assert data_of(two) == data_of(one)
         assert not await broker.reach(offsets[-1] + 10_000)  # nearer there may be a mark
